@@ -1,0 +1,3 @@
+//! A dataflow: what `queries` hands over, and the drivers that run it.
+
+pub mod plan;

@@ -1,0 +1,160 @@
+//! The description of a dataflow: a graph of operator plans in topological order. `queries` makes it, once; each worker
+//! and the merge thread instantiate their halves of it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
+
+use crate::window::shape::WindowShape;
+
+/// Index of a node in [`Dataflow::nodes`].
+pub type NodeId = usize;
+
+/// A whole job between its inputs and outputs.
+#[derive(Clone, Debug)]
+pub struct Dataflow {
+    /// Each node's inputs come before it.
+    pub nodes: Vec<Node>,
+    /// Inputs as the intake has to deliver them, by the index in [`InputPlan::input`].
+    pub inputs: Vec<InputColumns>,
+    /// Names of the outputs, by the index in [`OperatorPlan::Output`].
+    pub outputs: Vec<String>,
+}
+
+/// One operator and where its rows come from.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it does.
+    pub operator: OperatorPlan,
+    /// Its inputs by port.
+    pub inputs: Vec<NodeId>,
+    /// Columns of its rows. The last one is [`crate::EVENT_TIME`], for every node but an output.
+    pub schema: SchemaRef,
+}
+
+/// What the query needs of one input: the columns of its batches are `payload`, then `metadata`, then
+/// [`crate::EVENT_TIME`].
+#[derive(Clone, Debug)]
+pub struct InputColumns {
+    /// Name of the input in the spec.
+    pub name: String,
+    /// Payload columns that the query names, to be decoded.
+    pub payload: SchemaRef,
+    /// Metadata columns that the query names.
+    pub metadata: Vec<MetadataColumn>,
+}
+
+/// A property of a record outside its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MetadataColumn {
+    /// `_key`: Utf8, null when absent; bytes that are not UTF-8 are replaced by U+FFFD.
+    Key,
+    /// `_headers`: a list of structs `{name: Utf8, value: Utf8}`.
+    Headers,
+    /// `_topic`: Utf8; a file's path.
+    Topic,
+    /// `_partition`: Int64.
+    Partition,
+    /// `_offset`: Int64.
+    Offset,
+    /// `_timestamp`: the raw timestamp as a datetime.
+    Timestamp,
+}
+
+impl MetadataColumn {
+    /// All of them.
+    pub const ALL: [MetadataColumn; 6] =
+        [Self::Key, Self::Headers, Self::Topic, Self::Partition, Self::Offset, Self::Timestamp];
+
+    /// Its column name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "_key",
+            Self::Headers => "_headers",
+            Self::Topic => "_topic",
+            Self::Partition => "_partition",
+            Self::Offset => "_offset",
+            Self::Timestamp => "_timestamp",
+        }
+    }
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum OperatorPlan {
+    /// Rows of an input under a time policy. No node inputs.
+    Input(InputPlan),
+    /// Keeps the rows for which the predicate is true (null is not).
+    Filter(Arc<dyn PhysicalExpr>),
+    /// Computes the columns of the node's schema, in order, the event time among them.
+    Project(Vec<Arc<dyn PhysicalExpr>>),
+    /// Repeats each row for each window that it lies in, with the columns `window_start`, `window_end` and `window_time`
+    /// put before the event time.
+    Assign(WindowShape),
+    /// Aggregates by window and key. Columns: keys, `window_start`, `window_end`, aggregates, event time.
+    Aggregate(AggregatePlan),
+    /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.
+    Union,
+    /// Hands the rows, without the event time, to the output of this index.
+    Output(usize),
+}
+
+/// An input as one statement reads it.
+#[derive(Clone, Debug)]
+pub struct InputPlan {
+    /// Index in [`Dataflow::inputs`].
+    pub input: usize,
+    /// How its rows get their event time.
+    pub time: TimePolicy,
+}
+
+/// How rows get their event time, and what becomes of those that come too late or too early (ASA, time handling).
+#[derive(Clone, Debug)]
+pub enum TimePolicy {
+    /// The arrival: the record's own timestamp, as the source or the spec's `timestamp` decides.
+    Arrival,
+    /// `TIMESTAMP BY expression`.
+    Column {
+        /// Over the input's columns (arrival included, as [`crate::EVENT_TIME`]); gives a datetime or null.
+        expression: Arc<dyn PhysicalExpr>,
+        /// The policies; `None`: nothing is late or early, and the watermark stays at the beginning until the end.
+        bounds: Option<TimeBounds>,
+    },
+}
+
+/// Tolerances in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeBounds {
+    /// arrival - event time above this is late; `None` waits for ever.
+    pub late_arrival: Option<i64>,
+    /// How far behind the largest event time a row may come.
+    pub out_of_order: i64,
+    /// event time - arrival above this is early: the row is dropped.
+    pub early_arrival: Option<i64>,
+    /// What becomes of late and out-of-order rows.
+    pub action: LateAction,
+}
+
+/// What becomes of a row that is late or out of order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateAction {
+    /// Its event time moves up to the bound.
+    Adjust,
+    /// It is counted and kept as a dead letter of class `late`.
+    Drop,
+    /// It keeps its event time; windows that are still open take it, others count it as late (standard SQL).
+    Keep,
+}
+
+/// A windowed aggregation.
+#[derive(Clone, Debug)]
+pub struct AggregatePlan {
+    /// The windows.
+    pub shape: WindowShape,
+    /// Group keys over the input's columns; may be empty.
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Aggregates over the input's columns.
+    pub aggregates: Vec<Arc<LoweredAggregate>>,
+}

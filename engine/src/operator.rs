@@ -1,0 +1,36 @@
+//! The contract of an operator: synchronous, push-based, called by a driver that owns it.
+
+use arrow::record_batch::RecordBatch;
+
+use crate::{EventTime, Result};
+
+/// Collects what an operator emits, in order. Epochs and the end are passed on by the driver.
+pub trait Emit {
+    /// Rows, each with its event time in [`crate::EVENT_TIME`].
+    fn batch(&mut self, batch: RecordBatch) -> Result<()>;
+    /// A promise: no later row is below `t`.
+    fn watermark(&mut self, t: EventTime) -> Result<()>;
+}
+
+/// One step of a dataflow. `port` numbers its inputs from 0.
+///
+/// A driver calls it from one thread. At the end of an input it gets `on_watermark(EventTime::MAX)`, which closes every
+/// window. An operator emits its own watermark: usually the one it got, after the rows that it releases.
+pub trait Operator: Send {
+    /// Takes rows. Results depend on the rows alone, never on how they are cut into batches.
+    fn on_batch(&mut self, port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()>;
+
+    /// Takes a watermark, which never goes back on a port.
+    fn on_watermark(&mut self, port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()>;
+
+    /// State as Arrow batches, each with a schema of the operator's choosing; none for a stateless operator. The operator
+    /// goes on afterwards as if nothing had happened (DataFusion's `Accumulator::state` may consume what it reports:
+    /// put it back).
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>>;
+
+    /// Puts a snapshot into a new operator of the same plan.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::State`] when the batches are not this operator's.
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()>;
+}
