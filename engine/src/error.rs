@@ -57,6 +57,12 @@ pub enum EngineError {
         /// What happened and what to do, one sentence each.
         message: String,
     },
+    /// Nobody reads this output any more (a closed pipe): the job ends as if it had been asked to.
+    #[error("output `{output}`: its reader is gone")]
+    ReaderGone {
+        /// Name of the output in the spec.
+        output: String,
+    },
     /// A snapshot does not belong to this operator.
     #[error("state does not fit operator `{operator}`: {message}")]
     State {
@@ -75,7 +81,7 @@ impl EngineError {
             Self::Evaluate { .. } => ErrorKind::Data,
             Self::DataFusion(_) | Self::Arrow(_) => ErrorKind::Bug,
             Self::Source { kind, .. } | Self::Sink { kind, .. } => *kind,
-            Self::State { .. } => ErrorKind::User,
+            Self::ReaderGone { .. } | Self::State { .. } => ErrorKind::User,
         }
     }
 }

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod dataflow;
+pub mod dead_letter;
 pub mod decoder;
 pub mod error;
 pub mod operator;
