@@ -1,6 +1,9 @@
 //! The contract of an operator: synchronous, push-based, called by a driver that owns it.
 
-use arrow::record_batch::RecordBatch;
+use std::sync::Arc;
+
+use arrow::{array::ArrayRef, record_batch::RecordBatch};
+use datafusion_physical_expr::PhysicalExpr;
 
 use crate::{EventTime, Result};
 
@@ -33,4 +36,14 @@ pub trait Operator: Send {
     /// # Errors
     /// [`crate::EngineError::State`] when the batches are not this operator's.
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()>;
+}
+
+/// Evaluates an expression on a batch to an array of its length.
+///
+/// # Errors
+/// [`crate::EngineError::Evaluate`] when a value cannot be computed, e.g. a CAST that fails.
+pub(crate) fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    expression.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(|source| {
+        crate::EngineError::Evaluate { expression: expression.to_string(), source }
+    })
 }

@@ -1,0 +1,148 @@
+//! Group keys and accumulators of one slice or window: DataFusion's `GroupValues` and `GroupsAccumulator`s, driven
+//! directly (no plan, no channel).
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, BooleanArray},
+    datatypes::{Field, Schema, SchemaRef},
+};
+use datafusion_expr::{EmitTo, GroupsAccumulator};
+use datafusion_physical_expr::{GroupsAccumulatorAdapter, aggregate::LoweredAggregate};
+use datafusion_physical_plan::aggregates::{
+    group_values::{GroupValues, new_group_values},
+    order::GroupOrdering,
+};
+
+use crate::Result;
+
+/// What is computed for each group, and the layout of its state columns.
+#[derive(Debug)]
+pub(super) struct GroupsPlan {
+    key_schema: SchemaRef,
+    aggregates: Vec<Arc<LoweredAggregate>>,
+    /// For each aggregate the range of its columns behind the keys in a state batch.
+    state_ranges: Vec<std::ops::Range<usize>>,
+    state_fields: Vec<Field>,
+}
+
+impl GroupsPlan {
+    pub(super) fn try_new(keys: Vec<Field>, aggregates: &[Arc<LoweredAggregate>]) -> Result<Self> {
+        let mut state_fields = keys.clone();
+        let mut state_ranges = vec![];
+        for (i, lowered) in aggregates.iter().enumerate() {
+            let start = state_fields.len();
+            for (j, field) in lowered.aggregate.state_fields()?.into_iter().enumerate() {
+                state_fields.push(field.as_ref().clone().with_name(format!("__state_{i}_{j}")).with_nullable(true));
+            }
+            state_ranges.push(start..state_fields.len());
+        }
+        let key_schema = Arc::new(Schema::new(keys));
+        Ok(Self { key_schema, aggregates: aggregates.to_vec(), state_ranges, state_fields })
+    }
+
+    /// Fields of a state batch: keys, then each aggregate's state.
+    pub(super) fn state_fields(&self) -> &[Field] {
+        &self.state_fields
+    }
+
+    fn key_count(&self) -> usize {
+        self.key_schema.fields().len()
+    }
+}
+
+/// Argument and filter columns of one aggregate, evaluated on a batch.
+pub(super) struct Arguments {
+    pub(super) values: Vec<ArrayRef>,
+    pub(super) filter: Option<ArrayRef>,
+}
+
+/// The groups of one slice or window.
+pub(super) struct Groups {
+    plan: Arc<GroupsPlan>,
+    /// `None` without keys: then there is one group.
+    keys: Option<Box<dyn GroupValues>>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// Scratch: the group of each row at hand.
+    ids: Vec<usize>,
+}
+
+impl Groups {
+    pub(super) fn try_new(plan: Arc<GroupsPlan>) -> Result<Self> {
+        let keys = match plan.key_count() {
+            0 => None,
+            _ => Some(new_group_values(Arc::clone(&plan.key_schema), &GroupOrdering::None)?),
+        };
+        let accumulators = plan
+            .aggregates
+            .iter()
+            .map(|lowered| {
+                let aggregate = &lowered.aggregate;
+                if aggregate.groups_accumulator_supported() {
+                    return aggregate.create_groups_accumulator();
+                }
+                let aggregate = Arc::clone(aggregate);
+                let adapter = GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator());
+                Ok(Box::new(adapter) as Box<dyn GroupsAccumulator>)
+            })
+            .collect::<datafusion_common::Result<_>>()?;
+        Ok(Self { plan, keys, accumulators, ids: vec![] })
+    }
+
+    /// Assigns a group to each of `rows` rows; returns how many groups there are.
+    fn assign(&mut self, keys: &[ArrayRef], rows: usize) -> Result<usize> {
+        self.ids.clear();
+        match &mut self.keys {
+            Some(values) => {
+                values.intern(keys, &mut self.ids)?;
+                Ok(values.len())
+            }
+            None => {
+                self.ids.resize(rows, 0);
+                Ok(1)
+            }
+        }
+    }
+
+    /// Adds rows.
+    pub(super) fn update(&mut self, keys: &[ArrayRef], arguments: &[Arguments], rows: usize) -> Result<()> {
+        let groups = self.assign(keys, rows)?;
+        for (accumulator, arguments) in self.accumulators.iter_mut().zip(arguments) {
+            let filter: Option<&BooleanArray> = arguments.filter.as_ref().map(|f| f.as_boolean());
+            accumulator.update_batch(&arguments.values, &self.ids, filter, groups)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the groups of a state batch.
+    pub(super) fn merge(&mut self, state: &[ArrayRef], rows: usize) -> Result<()> {
+        let groups = self.assign(&state[..self.plan.key_count()], rows)?;
+        for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
+            accumulator.merge_batch(&state[range.clone()], &self.ids, groups)?;
+        }
+        Ok(())
+    }
+
+    /// Takes keys and states out; the groups are empty afterwards.
+    pub(super) fn take_state(&mut self) -> Result<Vec<ArrayRef>> {
+        let mut columns = self.take_keys()?;
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        Ok(columns)
+    }
+
+    /// Takes keys and results out: (keys, aggregates). The groups are empty afterwards.
+    pub(super) fn take_results(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
+        let keys = self.take_keys()?;
+        let results = self.accumulators.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect::<Result<_, _>>()?;
+        Ok((keys, results))
+    }
+
+    fn take_keys(&mut self) -> Result<Vec<ArrayRef>> {
+        Ok(match &mut self.keys {
+            Some(values) => values.emit(EmitTo::All)?,
+            None => vec![],
+        })
+    }
+}

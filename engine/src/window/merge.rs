@@ -1,0 +1,104 @@
+//! The merge thread's half of a windowed aggregation: state batches of all workers' slices in, results of closed windows
+//! out, in order of window.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+    record_batch::RecordBatch,
+};
+
+use super::{groups::Groups, partial::WindowAggregate};
+use crate::{
+    EventTime, Result,
+    operator::{Emit, Operator},
+};
+
+/// See the module.
+pub(crate) struct MergeWindows {
+    window: Arc<WindowAggregate>,
+    /// Keys, `window_start`, `window_end`, aggregates, event time.
+    schema: SchemaRef,
+    /// State batches by slice start; a slice stays until its last window has closed.
+    slices: BTreeMap<i64, Vec<RecordBatch>>,
+    /// End (half-open) of the last window that was closed: windows close in order, each once.
+    closed_to: i64,
+    watermark: EventTime,
+}
+
+impl MergeWindows {
+    pub(crate) fn new(window: Arc<WindowAggregate>, schema: SchemaRef) -> Self {
+        Self { window, schema, slices: BTreeMap::new(), closed_to: i64::MIN, watermark: EventTime::MIN }
+    }
+
+    /// The result of the window that starts at `start` (half-open).
+    fn result(&self, start: i64) -> Result<RecordBatch> {
+        let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
+        for state in self.slices.range(start..self.window.slices.window_end(start)).flat_map(|(_, batches)| batches) {
+            groups.merge(state.columns(), state.num_rows())?;
+        }
+        let (mut columns, results) = groups.take_results()?;
+        let rows = columns.first().or(results.first()).map_or(1, |c| c.len());
+        let (shown_start, shown_end, time) = self.window.slices.shown(start);
+        let constant = |t: i64| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from_value(t, rows).with_timezone("UTC"))
+        };
+        columns.push(constant(shown_start));
+        columns.push(constant(shown_end));
+        columns.extend(results);
+        columns.push(constant(time.0));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+impl Operator for MergeWindows {
+    fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
+        self.slices.entry(self.window.slice_start(&state)?).or_default().push(state);
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
+        self.watermark = self.watermark.max(t);
+        let slices = self.window.slices;
+        while let Some((&first, _)) = self.slices.first_key_value() {
+            match slices.first_open_window(slices.slice_of(first), self.closed_to) {
+                None => {
+                    self.slices.pop_first();
+                }
+                Some(start) if slices.window_end(start) <= t.0 => {
+                    out.batch(self.result(start)?)?;
+                    self.closed_to = slices.window_end(start);
+                }
+                Some(_) => break,
+            }
+        }
+        out.watermark(slices.result_watermark(t))
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
+        let mut state = vec![progress_batch(self.closed_to, self.watermark)?];
+        state.extend(self.slices.values().flatten().cloned());
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()> {
+        let mut batches = state.into_iter();
+        if let Some(progress) = batches.next() {
+            let value = |column: usize| progress.column(column).as_primitive::<Int64Type>().value(0);
+            (self.closed_to, self.watermark) = (value(0), EventTime(value(1)));
+        }
+        for batch in batches {
+            self.slices.entry(self.window.slice_start(&batch)?).or_default().push(batch);
+        }
+        Ok(())
+    }
+}
+
+/// First batch of a snapshot: one row of how far windows have closed.
+fn progress_batch(closed_to: i64, watermark: EventTime) -> Result<RecordBatch> {
+    let field = |name: &str| Field::new(name, DataType::Int64, false);
+    let schema = Schema::new(vec![field("closed_to"), field("watermark")]);
+    let value = |v: i64| -> ArrayRef { Arc::new(Int64Array::from_value(v, 1)) };
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![value(closed_to), value(watermark.0)])?)
+}
