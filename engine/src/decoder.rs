@@ -57,6 +57,9 @@ pub trait Decoder: Send {
     /// On a bad payload nothing of it stays, and rows of other payloads are untouched.
     fn push(&mut self, payload: &[u8]) -> Result<usize, BadRecord>;
 
+    /// Forgets all but the first `rows` rows since the last flush; puts a decoder in order whose `push` panicked.
+    fn truncate(&mut self, rows: usize);
+
     /// Takes all rows pushed since the last flush.
     fn flush(&mut self) -> Result<RecordBatch>;
 }

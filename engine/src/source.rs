@@ -90,6 +90,10 @@ pub enum SourceEvent<'a> {
     Joined {
         /// Whose.
         partition: PartitionId,
+        /// Its topic; a file's path.
+        topic: &'a str,
+        /// Its number in the topic; 0 for a file.
+        number: i32,
         /// First offset to be read.
         start_offset: i64,
     },
@@ -112,9 +116,6 @@ pub trait Source: Send {
     /// [`crate::EngineError::Source`]: what cannot be retried (authentication, authorisation, an unknown topic, offsets
     /// that are gone). An unreachable broker is retried inside.
     fn poll(&mut self, wait: Duration, visit: &mut Visit<'_>) -> Result<()>;
-
-    /// Topic and partition number by [`PartitionId`], for messages and columns. A file's path and 0.
-    fn describe(&self, partition: PartitionId) -> (&str, i32);
 
     /// Whether every partition is [`SourceEvent::Finished`].
     fn finished(&self) -> bool;

@@ -1,3 +1,5 @@
-//! A dataflow: what `queries` hands over, and the drivers that run it.
+//! A dataflow: what `queries` hands over ([`plan`]), and the two halves that run it ([`stage`]).
 
 pub mod plan;
+pub mod stage;
+mod stateless;

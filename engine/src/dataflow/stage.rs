@@ -1,0 +1,279 @@
+//! The two halves of a dataflow and the driver of each: the worker stage (inputs, stateless steps, partial windows; one
+//! instance per worker) and the merge stage (windows over all workers, what follows them, outputs; one instance).
+//!
+//! Signals go through a half in first-in-first-out order, so each edge keeps its order. What crosses from a worker to the
+//! merge stage is an [`Exchange`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use arrow::record_batch::RecordBatch;
+
+use super::{
+    plan::{Dataflow, Node, NodeId, OperatorPlan},
+    stateless::{Filter, Project, Union},
+};
+use crate::{
+    EventTime, Result,
+    operator::{Emit, Operator},
+    window::{AssignWindows, MergeWindows, PartialAggregate, WindowAggregate},
+};
+
+/// Rows or a watermark on their way from a worker to a node of the merge stage.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The node that takes it.
+    pub node: NodeId,
+    /// Its port.
+    pub port: usize,
+    /// What it is.
+    pub payload: Payload,
+}
+
+/// What an operator emits.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Rows.
+    Rows(RecordBatch),
+    /// No later row is below it.
+    Watermark(EventTime),
+}
+
+/// Which half of the dataflow runs a node. A windowed aggregation over a worker's rows runs in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Worker,
+    Merge,
+}
+
+fn halves(dataflow: &Dataflow) -> Vec<Half> {
+    let mut halves: Vec<Half> = Vec::with_capacity(dataflow.nodes.len());
+    for node in &dataflow.nodes {
+        let half = match node.operator {
+            OperatorPlan::Input(_) => Half::Worker,
+            OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => Half::Merge,
+            _ if node.inputs.iter().all(|&i| halves[i] == Half::Worker) => Half::Worker,
+            _ => Half::Merge,
+        };
+        halves.push(half);
+    }
+    halves
+}
+
+/// Where an operator's signals go.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// An operator of this half.
+    Local { slot: usize, port: usize },
+    /// A node of the other half (worker), or an output (merge).
+    Away { node: NodeId, port: usize },
+}
+
+struct Slot {
+    operator: Box<dyn Operator>,
+    targets: Vec<Target>,
+}
+
+/// One half of a dataflow.
+pub struct Stage {
+    slots: Vec<Slot>,
+    /// Where signals enter: a worker's inputs, or the merge stage's exchanges.
+    entries: HashMap<NodeId, Vec<Target>>,
+    queue: VecDeque<(Target, Payload)>,
+}
+
+/// Takes what leaves a half: (node, port, payload). For the merge half the node is an output's.
+pub type Leave<'l> = dyn FnMut(Exchange) -> Result<()> + 'l;
+
+impl Stage {
+    /// A worker's half. Rows enter at input nodes.
+    ///
+    /// # Errors
+    /// When an expression's type cannot be told.
+    pub fn worker(dataflow: &Dataflow, late: &Arc<AtomicU64>) -> Result<Self> {
+        Self::build(dataflow, Half::Worker, late)
+    }
+
+    /// The merge half. Exchanges enter at their node.
+    ///
+    /// # Errors
+    /// When an expression's type cannot be told.
+    pub fn merge(dataflow: &Dataflow, late: &Arc<AtomicU64>) -> Result<Self> {
+        Self::build(dataflow, Half::Merge, late)
+    }
+
+    fn build(dataflow: &Dataflow, half: Half, late: &Arc<AtomicU64>) -> Result<Self> {
+        let halves = halves(dataflow);
+        let mut stage = Stage { slots: vec![], entries: HashMap::new(), queue: VecDeque::new() };
+        // Slots that produce a node's rows in this half, and slots that consume its inputs.
+        let mut producer: HashMap<NodeId, usize> = HashMap::new();
+        let mut links: Vec<(NodeId, Target)> = vec![];
+        for (id, node) in dataflow.nodes.iter().enumerate() {
+            let input_half = |port: usize| halves[node.inputs[port]];
+            match &node.operator {
+                OperatorPlan::Input(_) => {}
+                OperatorPlan::Aggregate(plan) => {
+                    let input = &dataflow.nodes[node.inputs[0]].schema;
+                    let window = Arc::new(WindowAggregate::try_new(plan.clone(), input, Arc::clone(late))?);
+                    let partial = (input_half(0) == half).then(|| {
+                        stage.slots.push(Slot { operator: Box::new(PartialAggregate::new(Arc::clone(&window))), targets: vec![] });
+                        stage.slots.len() - 1
+                    });
+                    if let Some(slot) = partial {
+                        links.push((node.inputs[0], Target::Local { slot, port: 0 }));
+                    }
+                    if half == Half::Merge {
+                        stage.slots.push(Slot {
+                            operator: Box::new(MergeWindows::new(window, Arc::clone(&node.schema))),
+                            targets: vec![],
+                        });
+                        let merge = stage.slots.len() - 1;
+                        producer.insert(id, merge);
+                        match partial {
+                            Some(slot) => stage.slots[slot].targets.push(Target::Local { slot: merge, port: 0 }),
+                            None => stage.entry(id, Target::Local { slot: merge, port: 0 }),
+                        }
+                    } else if let Some(slot) = partial {
+                        stage.slots[slot].targets.push(Target::Away { node: id, port: 0 });
+                    }
+                }
+                OperatorPlan::Output(_) => match (half, input_half(0)) {
+                    (Half::Merge, Half::Worker) => stage.entry(id, Target::Away { node: id, port: 0 }),
+                    (_, from) if from == half => links.push((node.inputs[0], Target::Away { node: id, port: 0 })),
+                    _ => {}
+                },
+                _ if halves[id] == half => {
+                    stage.slots.push(Slot { operator: stateless(node), targets: vec![] });
+                    let slot = stage.slots.len() - 1;
+                    producer.insert(id, slot);
+                    for (port, &input) in node.inputs.iter().enumerate() {
+                        let target = Target::Local { slot, port };
+                        if halves[input] == half {
+                            links.push((input, target));
+                        } else {
+                            stage.entry(id, target);
+                        }
+                    }
+                }
+                // A merge node that reads this worker's rows, among others.
+                _ => {
+                    for (port, &input) in node.inputs.iter().enumerate() {
+                        if half == Half::Worker && halves[input] == Half::Worker {
+                            links.push((input, Target::Away { node: id, port }));
+                        }
+                    }
+                }
+            }
+        }
+        for (from, target) in links {
+            match producer.get(&from) {
+                Some(&slot) => stage.slots[slot].targets.push(target),
+                None => stage.entry(from, target), // an input node
+            }
+        }
+        Ok(stage)
+    }
+
+    fn entry(&mut self, node: NodeId, target: Target) {
+        self.entries.entry(node).or_default().push(target);
+    }
+
+    /// Takes a signal for an input node (worker) or an exchange's node and port (merge), and drives it through. What
+    /// leaves the half goes to `leave`.
+    ///
+    /// # Errors
+    /// The first one of an operator or of `leave`; the stage must not be used afterwards.
+    pub fn push(&mut self, node: NodeId, port: usize, payload: Payload, leave: &mut Leave<'_>) -> Result<()> {
+        let Some(targets) = self.entries.get(&node) else { return Ok(()) };
+        for &target in targets {
+            if !matches!(target, Target::Local { port: p, .. } | Target::Away { port: p, .. } if p != port) {
+                self.queue.push_back((target, payload.clone()));
+            }
+        }
+        while let Some((target, payload)) = self.queue.pop_front() {
+            match target {
+                Target::Away { node, port } => leave(Exchange { node, port, payload })?,
+                Target::Local { slot, port } => {
+                    let Slot { operator, targets } = &mut self.slots[slot];
+                    let mut forward = Forward { targets, queue: &mut self.queue };
+                    match payload {
+                        Payload::Rows(batch) => operator.on_batch(port, batch, &mut forward)?,
+                        Payload::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every operator's state, in a fixed order.
+    ///
+    /// # Errors
+    /// The first one of an operator.
+    pub fn snapshot(&mut self) -> Result<Vec<Vec<RecordBatch>>> {
+        self.slots.iter_mut().map(|slot| slot.operator.snapshot()).collect()
+    }
+
+    /// Puts a snapshot of a stage of the same dataflow into this new one.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::State`] when it does not fit.
+    pub fn restore(&mut self, state: Vec<Vec<RecordBatch>>) -> Result<()> {
+        if state.len() != self.slots.len() {
+            return Err(crate::EngineError::State {
+                operator: "stage".to_owned(),
+                message: format!("{} operators in the state, {} in the plan", state.len(), self.slots.len()),
+            });
+        }
+        self.slots.iter_mut().zip(state).try_for_each(|(slot, state)| slot.operator.restore(state))
+    }
+}
+
+/// Puts what an operator emits into the queue, once for each target.
+struct Forward<'f> {
+    targets: &'f [Target],
+    queue: &'f mut VecDeque<(Target, Payload)>,
+}
+
+impl Emit for Forward<'_> {
+    fn batch(&mut self, batch: RecordBatch) -> Result<()> {
+        self.queue.extend(self.targets.iter().map(|&t| (t, Payload::Rows(batch.clone()))));
+        Ok(())
+    }
+
+    fn watermark(&mut self, t: EventTime) -> Result<()> {
+        self.queue.extend(self.targets.iter().map(|&target| (target, Payload::Watermark(t))));
+        Ok(())
+    }
+}
+
+fn stateless(node: &Node) -> Box<dyn Operator> {
+    let schema = Arc::clone(&node.schema);
+    match &node.operator {
+        OperatorPlan::Filter(predicate) => Box::new(Filter(Arc::clone(predicate))),
+        OperatorPlan::Project(expressions) => Box::new(Project { expressions: expressions.clone(), schema }),
+        OperatorPlan::Assign(shape) => Box::new(AssignWindows::new(*shape, schema)),
+        OperatorPlan::Union => Box::new(Union::new(schema, node.inputs.len())),
+        OperatorPlan::Input(_) | OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => {
+            unreachable!("`Stage::build` places these itself")
+        }
+    }
+}
+
+/// How far before a watermark rows may lie that open windows of this dataflow still need, in microseconds: the longest
+/// sum of window reaches from an input to an output. 0 without windows.
+#[must_use]
+pub fn reach_back(dataflow: &Dataflow) -> i64 {
+    let mut reach = vec![0i64; dataflow.nodes.len()];
+    for (id, node) in dataflow.nodes.iter().enumerate() {
+        let upstream = node.inputs.iter().map(|&i| reach[i]).max().unwrap_or(0);
+        let own = match &node.operator {
+            OperatorPlan::Aggregate(plan) => crate::window::slices::Slices::new(plan.shape).reach_back(),
+            _ => 0,
+        };
+        reach[id] = upstream.saturating_add(own);
+    }
+    reach.into_iter().max().unwrap_or(0)
+}
