@@ -1,0 +1,74 @@
+//! Where Kafka's jars are, and how they get there.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Of the broker; `pom.xml` and `./x` name it too.
+const VERSION: &str = "4.1.0";
+
+/// Downloads break; more than this many in a row is no accident.
+const ATTEMPTS: usize = 3;
+
+/// The directory of Kafka's jars: `TIDEMILL_KAFKA_LIBS`, or the user's cache, filled by maven when it is not there.
+///
+/// # Errors
+/// When the named directory does not exist, maven is missing or fails, or the cache cannot be written.
+pub(super) fn directory() -> Result<PathBuf> {
+    if let Some(libs) = std::env::var_os("TIDEMILL_KAFKA_LIBS") {
+        let libs = PathBuf::from(libs);
+        ensure!(libs.is_dir(), "`TIDEMILL_KAFKA_LIBS` names `{}`, which is no directory", libs.display());
+        return Ok(libs);
+    }
+    let cache = cache()?;
+    let libs = cache.join(format!("kafka-{VERSION}"));
+    if !libs.is_dir() {
+        fs::create_dir_all(&cache)?;
+        // Held until the end of this scope, so that of two processes only one fetches.
+        let lock = File::create(cache.join("kafka.lock"))?;
+        lock.lock()?;
+        if !libs.is_dir() {
+            fetch(&cache, &libs).with_context(|| format!("cannot fetch Apache Kafka {VERSION}"))?;
+        }
+    }
+    Ok(libs)
+}
+
+/// The user's cache directory of tidemill, as in `./x`.
+fn cache() -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(std::env::var_os("HOME").context("neither `XDG_CACHE_HOME` nor `HOME` is set")?)
+            .join(".cache"),
+    };
+    Ok(base.join("tidemill"))
+}
+
+/// Has maven copy the jars next to `libs`, then puts them in place at once: `libs` is whole or is not there.
+fn fetch(cache: &Path, libs: &Path) -> Result<()> {
+    eprintln!("fetching Apache Kafka {VERSION} through maven, once (54 MB) ...");
+    let download = tempfile::Builder::new().prefix("kafka-download-").tempdir_in(cache)?;
+    let pom = download.path().join("pom.xml");
+    fs::write(&pom, include_str!("pom.xml"))?;
+    let jars = download.path().join("libs");
+
+    let mut failure = String::new();
+    for _ in 0..ATTEMPTS {
+        let output = Command::new("mvn")
+            .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"])
+            .arg(format!("-DoutputDirectory={}", jars.display()))
+            .arg("-f")
+            .arg(&pom)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run `mvn` (Debian package `maven`)")?;
+        if output.status.success() {
+            fs::rename(&jars, libs)?;
+            return Ok(());
+        }
+        failure = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    }
+    bail!("`mvn` failed {ATTEMPTS} times, at last with:\n{}", failure.trim())
+}

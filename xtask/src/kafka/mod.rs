@@ -1,0 +1,138 @@
+//! A real Apache Kafka for tests and benches: one node in KRaft mode, one JVM, on free ports of the loopback.
+//!
+//! Its jars come from Maven Central, once, into the user's cache (`TIDEMILL_KAFKA_LIBS` names another directory that
+//! holds them). It takes some 5 s to start and 500 MB, so a test process shares one, [`shared`], and each test makes
+//! topics of its own. A broker ends with its owner however that ends, a SIGKILL included, and leaves nothing behind.
+//!
+//! ```no_run
+//! use xtask::kafka::{Record, shared};
+//!
+//! let kafka = shared();
+//! kafka.create_topic("clicks", 4, &[])?;
+//! kafka.produce("clicks", (0..1_000).map(|i| Record::new(i % 4, format!(r#"{{"i":{i}}}"#))))?;
+//! assert_eq!(kafka.read("clicks")?.len(), 1_000);
+//! # anyhow::Ok(())
+//! ```
+
+mod admin;
+mod jars;
+mod records;
+mod server;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::Result;
+use rdkafka::ClientConfig;
+
+pub use self::records::Record;
+use self::server::Server;
+
+/// How a broker differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// Whether the broker stamps records itself, unless a topic says otherwise. Kafka's own default is CreateTime;
+    /// here it is LogAppendTime, as tidemill wants it.
+    pub log_append_time: bool,
+    /// Further lines of `server.properties`; they win over ours.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Default for BrokerOptions {
+    fn default() -> Self {
+        Self { log_append_time: true, properties: Vec::new() }
+    }
+}
+
+/// A running broker; stopped and removed, with all its records, when dropped.
+#[derive(Debug)]
+pub struct Broker {
+    bootstrap: String,
+    server: Mutex<Server>,
+}
+
+/// The broker that all tests of this process share, started by the first that asks.
+///
+/// # Panics
+/// When it cannot be started: a test without its Kafka has failed, not passed.
+pub fn shared() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(|| Broker::start(BrokerOptions::default()).expect("the real Kafka must start"))
+}
+
+/// `cargo xtask kafka`: starts a broker, prints its address, and keeps it until the process ends.
+///
+/// # Errors
+/// When the broker cannot be started.
+pub fn serve() -> Result<()> {
+    let broker = Broker::start(BrokerOptions::default())?;
+    println!("{}", broker.bootstrap());
+    loop {
+        std::thread::park();
+    }
+}
+
+impl Broker {
+    /// Starts a broker and waits until it answers.
+    ///
+    /// # Errors
+    /// When Java or the jars are missing and cannot be had, or the broker ends or does not answer within a minute; with
+    /// the end of its log.
+    pub fn start(options: BrokerOptions) -> Result<Self> {
+        let server = Server::start(&options)?;
+        let broker = Self { bootstrap: server.address(), server: Mutex::new(server) };
+        broker.wait_until_ready()?;
+        Ok(broker)
+    }
+
+    /// `host:port` of its one listener, without security.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Stops the whole process where it stands (SIGSTOP): connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn pause(&self) -> Result<()> {
+        self.server().signal("STOP")
+    }
+
+    /// Lets a paused broker go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn resume(&self) -> Result<()> {
+        self.server().signal("CONT")
+    }
+
+    /// Kills the broker (SIGKILL): connections break and new ones are refused. Its records stay for [`Broker::restart`].
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn kill(&self) -> Result<()> {
+        self.server().kill()
+    }
+
+    /// Kills the broker unless [`Broker::kill`] did, starts it again on its records and port, and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn restart(&self) -> Result<()> {
+        self.server().restart()?;
+        self.wait_until_ready()
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client's settings: this broker, and soon again at it after a fault.
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("reconnect.backoff.max.ms", "200");
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! The broker's process and its directory.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::{BrokerOptions, jars};
+
+/// Any constant does: a cluster of one that nobody joins.
+const CLUSTER_ID: &str = "dGlkZW1pbGwta2Fma2EtMQ";
+
+/// Runs the broker, prints its process id, and ends with it. When stdin closes, which the kernel sees to however our
+/// process ends, it kills the broker and removes its directory, `$1`. (`PR_SET_PDEATHSIG` would do it at the end of the
+/// *thread* that started the broker: for a shared one, that of the first test.)
+const KEEPER: &str = r#"
+dir=$1; shift
+exec 3<&0
+"$@" >>"$dir/broker.log" 2>&1 </dev/null 3<&- & broker=$!
+echo $broker
+{ cat >/dev/null; : >"$dir/orphaned"; kill -KILL $broker; } <&3 & watch=$!
+wait $broker
+kill $watch
+[ ! -e "$dir/orphaned" ] || rm -rf "$dir"
+"#;
+
+/// One broker: its directory (settings, records, log) and the process that runs on it.
+#[derive(Debug)]
+pub(super) struct Server {
+    port: u16,
+    // Before `dir`: fields are dropped in this order, and the process goes before its directory.
+    process: Process,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Writes the settings, formats the storage and starts the process; it does not answer yet.
+    pub(super) fn start(options: &BrokerOptions) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("tidemill-kafka-").tempdir()?;
+        let [port, controller_port] = free_ports()?;
+        fs::write(dir.path().join("server.properties"), properties(options, port, controller_port, dir.path())?)?;
+        let format = java(dir.path())?
+            .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"])
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run `java` (Debian package `default-jre-headless`)")?;
+        ensure!(format.status.success(), "cannot format the storage:\n{}", String::from_utf8_lossy(&format.stderr));
+        Ok(Self { port, process: Process::start(dir.path())?, dir })
+    }
+
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    #[cfg(test)]
+    pub(super) fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Sends the broker a signal, named as `kill` names it.
+    pub(super) fn signal(&self, name: &str) -> Result<()> {
+        let kill = format!("kill -{name} {}", self.process.broker);
+        ensure!(Command::new("sh").args(["-c", &kill]).status()?.success(), "`{kill}` failed");
+        Ok(())
+    }
+
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.signal("KILL")?;
+        self.process.keeper.wait()?;
+        Ok(())
+    }
+
+    /// Kills what still runs and starts a process on the same directory and port.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        if self.process.keeper.try_wait()?.is_none() {
+            self.kill()?;
+        }
+        self.process = Process::start(self.dir.path())?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the process has ended, with the end of its log.
+    pub(super) fn check_alive(&mut self) -> Result<()> {
+        if self.process.keeper.try_wait()?.is_some() {
+            bail!("the broker has ended:\n{}", self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// The last lines of the broker's log.
+    pub(super) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.path().join("broker.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+/// The keeper and the broker it runs.
+#[derive(Debug)]
+struct Process {
+    keeper: Child,
+    /// Process id of the JVM.
+    broker: u32,
+}
+
+impl Process {
+    fn start(dir: &Path) -> Result<Self> {
+        let java = java(dir)?;
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "kafka-keeper"])
+            .arg(dir)
+            .arg(java.get_program())
+            .args(java.get_args())
+            .args(["kafka.Kafka", "server.properties"])
+            .current_dir(dir)
+            // Not in the terminal's group: a Ctrl-C is for our process, which then takes the broker along.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut broker = String::new();
+        BufReader::new(keeper.stdout.take().expect("stdout is piped")).read_line(&mut broker)?;
+        Ok(Self { broker: broker.trim().parse().context("the keeper printed no process id")?, keeper })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It has ended or does now; there is nobody to tell otherwise.
+        let _ = self.keeper.wait();
+    }
+}
+
+/// `java` on Kafka's jars, in the broker's directory.
+fn java(dir: &Path) -> Result<Command> {
+    let mut command = Command::new("java");
+    command.arg("-Xmx512m").arg("-cp").arg(jars::directory()?.join("*")).current_dir(dir);
+    Ok(command)
+}
+
+/// Ports that were free a moment ago; held together, so that they differ.
+fn free_ports() -> Result<[u16; 2]> {
+    let [a, b] = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
+    Ok([a.local_addr()?.port(), b.local_addr()?.port()])
+}
+
+/// `server.properties` of a single node that is broker and controller.
+fn properties(options: &BrokerOptions, port: u16, controller_port: u16, dir: &Path) -> Result<String> {
+    let timestamp_type = if options.log_append_time { "LogAppendTime" } else { "CreateTime" };
+    let mut text = format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={}
+log.message.timestamp.type={timestamp_type}
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+",
+        dir.join("records").display()
+    );
+    for (name, value) in &options.properties {
+        writeln!(text, "{name}={value}")?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,11 @@
+//! What developers and the whole-program tests share, and the commands of `cargo xtask`.
+//!
+//! - [`kafka`]: a real Apache Kafka for tests and benches
+//! - [`test`]: everything `./x test` runs, closed by the counts
+//! - [`conformance`]: worked examples of the languages against our planner and engine
+//!
+//! Nothing here is part of the product: it may use the wall clock, the environment and stdout.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "developer commands, see above")]
+
+pub mod kafka;
