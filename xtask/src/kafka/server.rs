@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -106,6 +106,8 @@ impl Server {
 #[derive(Debug)]
 struct Process {
     keeper: Child,
+    /// Open as long as the broker shall live; not left in `keeper`, whose `wait` would close it.
+    lifeline: Option<ChildStdin>,
     /// Process id of the JVM.
     broker: u32,
 }
@@ -128,13 +130,14 @@ impl Process {
             .spawn()?;
         let mut broker = String::new();
         BufReader::new(keeper.stdout.take().expect("stdout is piped")).read_line(&mut broker)?;
-        Ok(Self { broker: broker.trim().parse().context("the keeper printed no process id")?, keeper })
+        let broker = broker.trim().parse().context("the keeper printed no process id")?;
+        Ok(Self { lifeline: keeper.stdin.take(), keeper, broker })
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
+        drop(self.lifeline.take());
         // It has ended or does now; there is nobody to tell otherwise.
         let _ = self.keeper.wait();
     }
