@@ -1,0 +1,31 @@
+//! Files as inputs and outputs. A [`FileSource`] reads lines or CSV rows of finished files; a [`FileSink`] writes files
+//! that a reader sees only when they are whole.
+
+mod listing;
+mod reader;
+mod sink;
+mod source;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+pub use listing::list_files;
+pub use sink::{FileSink, OutputFormat, Rolling};
+pub use source::{FileSource, InputFormat, sample};
+
+/// Creates the directory where it is missing, and a file in it for a moment: what is wrong with it should show at the
+/// start of a job, not at its first row.
+pub(crate) fn prepare_directory(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let probe = directory.join(format!(".tidemill-{}.probe", std::process::id()));
+    File::create(&probe)?;
+    fs::remove_file(&probe)
+}
+
+#[cfg(test)]
+pub(crate) use tests::FixedClock;
+#[cfg(test)]
+mod tests;

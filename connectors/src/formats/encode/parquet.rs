@@ -1,0 +1,67 @@
+//! Parquet: one file of column chunks, compressed with zstd.
+
+use std::{fs::File, io};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::properties::WriterProperties,
+};
+
+/// A row group is written out when it holds this many bytes; it is in memory until then.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// Writes batches of one schema into one file, which is readable only after [`ParquetEncoder::finish`].
+pub struct ParquetEncoder {
+    writer: ArrowWriter<File>,
+}
+
+impl ParquetEncoder {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// A column type that Parquet does not have; an I/O error.
+    pub fn new(file: File, schema: SchemaRef) -> io::Result<Self> {
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        Ok(Self { writer: ArrowWriter::try_new(file, schema, Some(properties)).map_err(into_io)? })
+    }
+
+    /// Adds rows to the current row group.
+    ///
+    /// # Errors
+    /// Rows of another schema; an I/O error.
+    pub fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
+        self.writer.write(batch).map_err(into_io)?;
+        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
+            self.writer.flush().map_err(into_io)?;
+        }
+        Ok(())
+    }
+
+    /// About how long the file would be, in bytes, if it ended here.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Writes the footer and gives the file back, not yet synced.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn finish(self) -> io::Result<File> {
+        self.writer.into_inner().map_err(into_io)
+    }
+}
+
+/// Gets the I/O error back out, with its kind.
+fn into_io(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(source) => io::Error::other(source),
+        },
+        other => io::Error::other(other),
+    }
+}
