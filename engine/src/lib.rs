@@ -9,10 +9,13 @@
 //! a whole job can be simulated.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod aggregate;
 pub mod dataflow;
 pub mod dead_letter;
 pub mod decoder;
 pub mod error;
+pub mod event_time;
+pub mod intake;
 pub mod operator;
 pub mod signal;
 pub mod sink;

@@ -1,4 +1,4 @@
-//! What runs on every edge of a dataflow.
+//! What runs on the edges of a dataflow.
 
 use arrow::record_batch::RecordBatch;
 
@@ -8,15 +8,12 @@ use crate::time::EventTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EpochId(pub u64);
 
-/// One message on an edge. Order on an edge is the order of meaning: rows before a watermark are before it.
+/// One message on an edge. Order on an edge is the order of meaning. Epochs and ends concern whole workers, not single
+/// edges: see [`crate::dataflow::merge::FromWorker`].
 #[derive(Clone, Debug)]
 pub enum Signal {
     /// Rows; each batch carries the column [`crate::EVENT_TIME`].
     Batch(RecordBatch),
-    /// No later row has an event time below this one; equal may come.
+    /// No later row has an event time below this one; equal may come. [`EventTime::MAX`] is the end.
     Watermark(EventTime),
-    /// All rows before it belong to this epoch.
-    Epoch(EpochId),
-    /// Nothing follows. A watermark of [`EventTime::MAX`] came before it.
-    End,
 }

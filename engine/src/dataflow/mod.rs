@@ -1,5 +1,8 @@
-//! A dataflow: what `queries` hands over ([`plan`]), and the two halves that run it ([`stage`]).
+//! A dataflow: what `queries` hands over ([`plan`]), the two halves that run it ([`stage`]), and
+//! their drivers ([`worker`], [`merge`]).
 
+pub mod merge;
 pub mod plan;
 pub mod stage;
 mod stateless;
+pub mod worker;

@@ -16,7 +16,7 @@ use super::{
     stateless::{Filter, Project, Union},
 };
 use crate::{
-    EventTime, Result,
+    EventTime, Result, Signal,
     operator::{Emit, Operator},
     window::{AssignWindows, MergeWindows, PartialAggregate, WindowAggregate},
 };
@@ -29,16 +29,7 @@ pub struct Exchange {
     /// Its port.
     pub port: usize,
     /// What it is.
-    pub payload: Payload,
-}
-
-/// What an operator emits.
-#[derive(Clone, Debug)]
-pub enum Payload {
-    /// Rows.
-    Rows(RecordBatch),
-    /// No later row is below it.
-    Watermark(EventTime),
+    pub signal: Signal,
 }
 
 /// Which half of the dataflow runs a node. A windowed aggregation over a worker's rows runs in both.
@@ -81,10 +72,10 @@ pub struct Stage {
     slots: Vec<Slot>,
     /// Where signals enter: a worker's inputs, or the merge stage's exchanges.
     entries: HashMap<NodeId, Vec<Target>>,
-    queue: VecDeque<(Target, Payload)>,
+    queue: VecDeque<(Target, Signal)>,
 }
 
-/// Takes what leaves a half: (node, port, payload). For the merge half the node is an output's.
+/// Takes what leaves a half: (node, port, signal). For the merge half the node is an output's.
 pub type Leave<'l> = dyn FnMut(Exchange) -> Result<()> + 'l;
 
 impl Stage {
@@ -118,7 +109,10 @@ impl Stage {
                     let input = &dataflow.nodes[node.inputs[0]].schema;
                     let window = Arc::new(WindowAggregate::try_new(plan.clone(), input, Arc::clone(late))?);
                     let partial = (input_half(0) == half).then(|| {
-                        stage.slots.push(Slot { operator: Box::new(PartialAggregate::new(Arc::clone(&window))), targets: vec![] });
+                        stage.slots.push(Slot {
+                            operator: Box::new(PartialAggregate::new(Arc::clone(&window))),
+                            targets: vec![],
+                        });
                         stage.slots.len() - 1
                     });
                     if let Some(slot) = partial {
@@ -185,22 +179,22 @@ impl Stage {
     ///
     /// # Errors
     /// The first one of an operator or of `leave`; the stage must not be used afterwards.
-    pub fn push(&mut self, node: NodeId, port: usize, payload: Payload, leave: &mut Leave<'_>) -> Result<()> {
+    pub fn push(&mut self, node: NodeId, port: usize, signal: Signal, leave: &mut Leave<'_>) -> Result<()> {
         let Some(targets) = self.entries.get(&node) else { return Ok(()) };
         for &target in targets {
             if !matches!(target, Target::Local { port: p, .. } | Target::Away { port: p, .. } if p != port) {
-                self.queue.push_back((target, payload.clone()));
+                self.queue.push_back((target, signal.clone()));
             }
         }
-        while let Some((target, payload)) = self.queue.pop_front() {
+        while let Some((target, signal)) = self.queue.pop_front() {
             match target {
-                Target::Away { node, port } => leave(Exchange { node, port, payload })?,
+                Target::Away { node, port } => leave(Exchange { node, port, signal })?,
                 Target::Local { slot, port } => {
                     let Slot { operator, targets } = &mut self.slots[slot];
                     let mut forward = Forward { targets, queue: &mut self.queue };
-                    match payload {
-                        Payload::Rows(batch) => operator.on_batch(port, batch, &mut forward)?,
-                        Payload::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
+                    match signal {
+                        Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
+                        Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
                     }
                 }
             }
@@ -234,17 +228,17 @@ impl Stage {
 /// Puts what an operator emits into the queue, once for each target.
 struct Forward<'f> {
     targets: &'f [Target],
-    queue: &'f mut VecDeque<(Target, Payload)>,
+    queue: &'f mut VecDeque<(Target, Signal)>,
 }
 
 impl Emit for Forward<'_> {
     fn batch(&mut self, batch: RecordBatch) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&t| (t, Payload::Rows(batch.clone()))));
+        self.queue.extend(self.targets.iter().map(|&t| (t, Signal::Batch(batch.clone()))));
         Ok(())
     }
 
     fn watermark(&mut self, t: EventTime) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&target| (target, Payload::Watermark(t))));
+        self.queue.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t))));
         Ok(())
     }
 }

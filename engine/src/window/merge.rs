@@ -41,9 +41,8 @@ impl MergeWindows {
         let (mut columns, results) = groups.take_results()?;
         let rows = columns.first().or(results.first()).map_or(1, |c| c.len());
         let (shown_start, shown_end, time) = self.window.slices.shown(start);
-        let constant = |t: i64| -> ArrayRef {
-            Arc::new(TimestampMicrosecondArray::from_value(t, rows).with_timezone("UTC"))
-        };
+        let constant =
+            |t: i64| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from_value(t, rows).with_timezone("UTC")) };
         columns.push(constant(shown_start));
         columns.push(constant(shown_end));
         columns.extend(results);

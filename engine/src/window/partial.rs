@@ -127,7 +127,8 @@ impl Operator for PartialAggregate {
         let window = Arc::clone(&self.window);
         let rows = batch.num_rows();
         let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampMicrosecondType>();
-        let all = |exprs: &[Arc<dyn PhysicalExpr>]| exprs.iter().map(|e| evaluate(e, &batch)).collect::<Result<Vec<_>>>();
+        let all =
+            |exprs: &[Arc<dyn PhysicalExpr>]| exprs.iter().map(|e| evaluate(e, &batch)).collect::<Result<Vec<_>>>();
         let keys = all(&window.plan.keys)?;
         let mut arguments = Vec::with_capacity(window.plan.aggregates.len());
         for lowered in &window.plan.aggregates {
@@ -148,7 +149,9 @@ impl Operator for PartialAggregate {
         }
         for (slice, ranges) in pieces.into_values() {
             let cut: Box<dyn Fn(&ArrayRef) -> Result<ArrayRef>> = match ranges[..] {
-                [(start, end)] if runs.len() <= MAX_RUNS => Box::new(move |a: &ArrayRef| Ok(a.slice(start, end - start))),
+                [(start, end)] if runs.len() <= MAX_RUNS => {
+                    Box::new(move |a: &ArrayRef| Ok(a.slice(start, end - start)))
+                }
                 _ => {
                     let rows = UInt32Array::from_iter_values(ranges.iter().flat_map(|&(s, e)| s as u32..e as u32));
                     Box::new(move |a: &ArrayRef| Ok(take(a.as_ref(), &rows, None)?))

@@ -127,7 +127,9 @@ mod tests {
     /// Brute force over all window starts: every claim of `Slices` follows from the definition of a window.
     #[test]
     fn slices_agree_with_the_definition_of_windows() {
-        for (size, hop, offset) in [(10, 10, 0), (10, 5, 3), (10, 3, -4), (7, 2, 100), (3, 10, 1), (1, 1, 0), (10, 7, 9)] {
+        for (size, hop, offset) in
+            [(10, 10, 0), (10, 5, 3), (10, 3, -4), (7, 2, 100), (3, 10, 1), (1, 1, 0), (10, 7, 9)]
+        {
             for closed in [Closed::Start, Closed::End] {
                 let s = slices(size, hop, offset, closed);
                 let shift = i64::from(closed == Closed::End);
@@ -138,12 +140,19 @@ mod tests {
                     let of_t: Vec<i64> = starts.iter().copied().filter(|w| *w <= t && t < w + size).collect();
                     assert_eq!(s.windows_of(t).collect::<Vec<_>>(), of_t, "{size} {hop} {offset} {t}");
                     for u in slice.start..slice.end {
-                        assert!(starts.iter().filter(|w| **w <= u && u < *w + size).eq(of_t.iter()), "one slice, one set");
+                        assert!(
+                            starts.iter().filter(|w| **w <= u && u < *w + size).eq(of_t.iter()),
+                            "one slice, one set"
+                        );
                     }
                     assert_eq!(s.last_window_end(slice), of_t.last().map(|w| w + size));
                     for closed_to in -60..60 {
                         let expected = of_t.iter().copied().find(|w| w + size > closed_to);
-                        assert_eq!(s.first_open_window(slice, closed_to), expected, "{size} {hop} {offset} {t} {closed_to}");
+                        assert_eq!(
+                            s.first_open_window(slice, closed_to),
+                            expected,
+                            "{size} {hop} {offset} {t} {closed_to}"
+                        );
                     }
                 }
             }
@@ -156,10 +165,9 @@ mod tests {
         assert_eq!(asa.windows_of(10).map(|w| asa.shown(w)).collect::<Vec<_>>(), [(0, 10, EventTime(10))]);
         assert_eq!(asa.windows_of(11).map(|w| asa.shown(w).1).collect::<Vec<_>>(), [20]);
         let standard = slices(10_000, 10_000, 0, Closed::Start);
-        assert_eq!(standard.windows_of(10_000).map(|w| standard.shown(w)).collect::<Vec<_>>(), [(
-            10_000,
-            20_000,
-            EventTime(19_000)
-        )]);
+        assert_eq!(
+            standard.windows_of(10_000).map(|w| standard.shown(w)).collect::<Vec<_>>(),
+            [(10_000, 20_000, EventTime(19_000))]
+        );
     }
 }

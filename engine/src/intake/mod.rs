@@ -1,0 +1,536 @@
+//! The intake: raw records of one input in, batches with event time and watermarks out.
+//!
+//! One intake serves one worker and one input. It decodes each record once for all statements that read the input; each
+//! of them has its own time policy, so its own event times and watermark. A bad record becomes a dead letter and harms
+//! nobody else; a record that makes the decoder panic is such a bad record (class `bug`).
+
+mod metadata;
+mod progress;
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, TimestampMicrosecondArray},
+    compute::{cast, filter_record_batch},
+    datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
+    record_batch::{RecordBatch, RecordBatchOptions},
+};
+use datafusion_physical_expr::PhysicalExpr;
+
+use metadata::MetadataBuilders;
+use progress::PartitionProgress;
+pub use progress::{InputCounters, PartitionView};
+
+use crate::{
+    Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, Result, Signal,
+    dataflow::plan::{Dataflow, InputColumns, LateAction, NodeId, OperatorPlan, TimePolicy},
+    datetime_type,
+    dead_letter::{DeadLetter, DeadLetters},
+    decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
+    event_time::{BrokerClocks, InputTime, Now, Placement, TimeRule},
+    operator::evaluate,
+    source::{PartitionId, Record, Source, SourceEvent},
+};
+
+/// Rows of a batch at most, but for a payload that holds more: large enough that per-batch work does not show, small
+/// enough to stay in the second-level cache (spikes C: 1,024 to 8,192 rows cost the same).
+pub const BATCH_ROWS: usize = 8_192;
+
+/// What becomes of a record that cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadRecord {
+    /// Counted and kept.
+    DeadLetter,
+    /// The job stops.
+    Fail,
+    /// Counted.
+    Drop,
+}
+
+/// How an input is taken in.
+#[derive(Clone)]
+pub struct IntakeOptions {
+    /// How the record's own timestamp becomes event time, for statements without `TIMESTAMP BY`.
+    pub arrival: TimeRule,
+    /// How far an idle partition stays behind its broker's clock, in microseconds.
+    pub idle_margin_us: i64,
+    /// By how much our wall clock may be ahead of a broker's, in microseconds.
+    pub clock_uncertainty_us: i64,
+    /// Whether partitions may appear while the job runs.
+    pub growing: bool,
+    /// Policy for bad records.
+    pub on_bad_record: OnBadRecord,
+    /// Where they go, shared by all intakes of a job.
+    pub dead_letters: Arc<Mutex<dyn DeadLetters>>,
+    /// What is shown of this input while it runs, shared by its workers.
+    pub counters: Arc<InputCounters>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Records below these offsets were taken by an earlier run; they are read again for its open windows.
+    pub replay_below: BTreeMap<PartitionId, i64>,
+    /// Rows of a batch at most; [`BATCH_ROWS`] but in tests.
+    pub batch_rows: usize,
+}
+
+/// Takes what an intake emits: the input node, rows or watermark, and whether an earlier run has taken these rows before.
+pub type EmitInput<'e> = dyn FnMut(NodeId, Signal, bool) -> Result<()> + 'e;
+
+/// See the module.
+pub struct Intake {
+    source: Box<dyn Source>,
+    rows: Rows,
+}
+
+/// Everything but the source, which is borrowed while it reports.
+struct Rows {
+    name: String,
+    options: IntakeOptions,
+    decoder: Box<dyn Decoder>,
+    /// Signal, metadata, arrival as [`EVENT_TIME`].
+    schema: SchemaRef,
+    readers: Vec<Reader>,
+    clocks: BrokerClocks,
+    partitions: BTreeMap<PartitionId, PartitionProgress>,
+    metadata: MetadataBuilders,
+    /// Of each row since the last flush: its record's timestamp in microseconds.
+    arrivals: Vec<i64>,
+    /// Of each row since the last flush: index of its record in the event at hand.
+    record_of_row: Vec<u32>,
+    /// Rows since the last flush in runs of one partition: (partition, first row).
+    runs: Vec<(PartitionId, usize)>,
+    /// Whether the rows since the last flush are replayed ones.
+    replayed: bool,
+    ended: bool,
+}
+
+/// One statement's view of the input.
+struct Reader {
+    node: NodeId,
+    time: InputTime,
+    /// `TIMESTAMP BY`; otherwise event time is the arrival.
+    expression: Option<Arc<dyn PhysicalExpr>>,
+    /// Rows that keep an event time behind the watermark need it sent before them.
+    keeps_late: bool,
+    sent: EventTime,
+}
+
+impl Intake {
+    /// For the input of index `input`. `decoders` makes decoders of the input's payload columns.
+    #[must_use]
+    pub fn new(
+        dataflow: &Dataflow,
+        input: usize,
+        source: Box<dyn Source>,
+        decoders: &DecoderFactory,
+        options: IntakeOptions,
+    ) -> Self {
+        let InputColumns { name, payload, metadata } = dataflow.inputs[input].clone();
+        let mut fields: Vec<Arc<Field>> = payload.fields().to_vec();
+        fields.extend(metadata.iter().map(|m| Arc::new(metadata::field(*m))));
+        fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), false)));
+        let readers = dataflow.nodes.iter().enumerate().filter_map(|(node, n)| match &n.operator {
+            OperatorPlan::Input(plan) if plan.input == input => Some(Reader::new(node, &plan.time, &options)),
+            _ => None,
+        });
+        let rows = Rows {
+            name,
+            decoder: decoders(),
+            schema: Arc::new(Schema::new(fields)),
+            readers: readers.collect(),
+            clocks: BrokerClocks::new(options.clock_uncertainty_us),
+            partitions: BTreeMap::new(),
+            metadata: MetadataBuilders::new(&metadata),
+            arrivals: vec![],
+            record_of_row: vec![],
+            runs: vec![],
+            replayed: false,
+            ended: false,
+            options,
+        };
+        Self { source, rows }
+    }
+
+    /// Polls the source once, waiting at most `wait`, and emits what came. Returns whether anything came. At the end of
+    /// the source emits watermarks of [`EventTime::MAX`], once.
+    ///
+    /// # Errors
+    /// Of the source, of an expression, of `emit`, or a bad record under [`OnBadRecord::Fail`].
+    pub fn poll(&mut self, wait: Duration, emit: &mut EmitInput<'_>) -> Result<bool> {
+        if self.rows.ended {
+            return Ok(false);
+        }
+        let Self { source, rows } = self;
+        let mut any = false;
+        source.poll(wait, &mut |event| {
+            any |= matches!(event, SourceEvent::Records { .. });
+            rows.take(event, emit)
+        })?;
+        rows.flush(None, emit)?;
+        rows.ended = source.finished();
+        rows.send_watermarks(emit)?;
+        Ok(any)
+    }
+
+    /// Whether the source is finished and everything was emitted.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.rows.ended
+    }
+
+    /// Of each partition: (partition, next offset, replay offset). The replay offset is that of the first record whose
+    /// event time may be at or above `horizon`; `None`: nothing needs replaying.
+    pub fn positions(&mut self, horizon: Option<EventTime>) -> impl Iterator<Item = (PartitionId, i64, i64)> + use<'_> {
+        self.rows
+            .partitions
+            .iter_mut()
+            .map(move |(&id, progress)| (id, progress.next_offset, progress.replay_offset(horizon)))
+    }
+}
+
+impl Reader {
+    fn new(node: NodeId, policy: &TimePolicy, options: &IntakeOptions) -> Self {
+        let (rule, expression) = match policy {
+            TimePolicy::Arrival => (options.arrival, None),
+            TimePolicy::Column { expression, bounds } => {
+                (bounds.map_or(TimeRule::Unbounded, TimeRule::Bounded), Some(Arc::clone(expression)))
+            }
+        };
+        Self {
+            node,
+            time: InputTime::new(rule, options.idle_margin_us, options.growing),
+            expression,
+            keeps_late: matches!(rule, TimeRule::Bounded(bounds) if bounds.action == LateAction::Keep),
+            sent: EventTime::MIN,
+        }
+    }
+
+    /// Whether a row may be left out, so that its record must still be at hand.
+    fn may_leave_out(&self) -> bool {
+        self.expression.is_some()
+    }
+}
+
+impl Rows {
+    fn take(&mut self, event: SourceEvent<'_>, emit: &mut EmitInput<'_>) -> Result<()> {
+        match event {
+            SourceEvent::Joined { partition, topic, number, start_offset } => {
+                for reader in &mut self.readers {
+                    reader.time.joined(partition, start_offset);
+                }
+                let progress = PartitionProgress::new(topic, number, start_offset);
+                self.options.counters.joined(partition, &progress);
+                self.partitions.insert(partition, progress);
+            }
+            SourceEvent::Records { partition, records, received, live_from } => {
+                self.take_records(partition, records, emit)?;
+                if let (Some(leader), TimeRule::LogAppend, Some(last)) =
+                    (live_from, self.options.arrival, records.last())
+                {
+                    self.clocks.sample(partition, leader, EventTime::from_millis(last.timestamp_ms), received);
+                }
+            }
+            SourceEvent::Position { partition, next_offset } => {
+                if let Some(progress) = self.partitions.get_mut(&partition) {
+                    progress.next_offset = progress.next_offset.max(next_offset);
+                }
+            }
+            SourceEvent::End { partition, leader, asked, end_offset } => {
+                let now = Now::of(self.options.clock.as_ref());
+                let broker_time = self.clocks.broker_time(partition, leader, asked, now);
+                if let Some(progress) = self.partitions.get(&partition) {
+                    for reader in &mut self.readers {
+                        reader.time.end_evidence(partition, progress.next_offset, end_offset, broker_time);
+                    }
+                }
+            }
+            SourceEvent::Topology { asked } => {
+                let now = Now::of(self.options.clock.as_ref());
+                let broker_time = self.clocks.topology_time(asked, now);
+                for reader in &mut self.readers {
+                    reader.time.topology(broker_time);
+                }
+            }
+            SourceEvent::Finished { partition } => {
+                self.flush(None, emit)?;
+                for reader in &mut self.readers {
+                    reader.time.finished(partition);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_records(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
+        let Some(last) = records.last() else { return Ok(()) };
+        let replay_below = self.options.replay_below.get(&partition).copied().unwrap_or(i64::MIN);
+        let split = records.partition_point(|r| r.offset < replay_below);
+        for (piece, replayed) in [(&records[..split], true), (&records[split..], false)] {
+            if piece.is_empty() {
+                continue;
+            }
+            if self.replayed != replayed {
+                self.flush(None, emit)?;
+                self.replayed = replayed;
+            }
+            self.decode(partition, piece, emit)?;
+        }
+        if let Some(progress) = self.partitions.get_mut(&partition) {
+            progress.next_offset = last.offset + 1;
+        }
+        self.options.counters.took(records);
+        Ok(())
+    }
+
+    /// Decodes records of one partition, all replayed or all new.
+    fn decode(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
+        let at_hand = self.readers.iter().any(Reader::may_leave_out);
+        if at_hand {
+            self.flush(None, emit)?; // `record_of_row` counts from this event
+        }
+        self.runs.push((partition, self.arrivals.len()));
+        let mut next = 0;
+        while next < records.len() {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.push_until_bad(records, &mut next)));
+            let bad = match outcome {
+                Ok(Ok(())) => None,
+                Ok(Err(bad)) => Some(bad),
+                Err(panic) => {
+                    self.decoder.truncate(self.arrivals.len());
+                    Some(BadRecord {
+                        class: BadClass::Bug,
+                        message: format!("decoder panicked: {}", panic_text(&panic)),
+                    })
+                }
+            };
+            if let Some(bad) = bad {
+                self.bad_record(partition, &records[next], &bad)?;
+                next += 1;
+            }
+            if self.arrivals.len() >= self.options.batch_rows {
+                self.flush(at_hand.then_some(records), emit)?;
+                self.runs.push((partition, 0));
+            }
+        }
+        if at_hand { self.flush(Some(records), emit) } else { Ok(()) }
+    }
+
+    /// Pushes records from `next` on until one is bad (then `next` is its index), the batch is full or none is left.
+    fn push_until_bad(&mut self, records: &[Record<'_>], next: &mut usize) -> Result<(), BadRecord> {
+        while let Some(record) = records.get(*next) {
+            if self.arrivals.len() >= self.options.batch_rows {
+                break;
+            }
+            match record.value {
+                None => self.options.counters.tombstone(),
+                Some(value) => {
+                    let rows = self.decoder.push(value)?;
+                    let arrival = EventTime::from_millis(record.timestamp_ms).0;
+                    self.arrivals.extend(std::iter::repeat_n(arrival, rows));
+                    self.record_of_row.extend(std::iter::repeat_n(*next as u32, rows));
+                    if !self.metadata.is_empty() {
+                        let partition = self.runs.last().and_then(|(p, _)| self.partitions.get(p));
+                        self.metadata.append(record, partition, rows);
+                    }
+                }
+            }
+            *next += 1;
+        }
+        Ok(())
+    }
+
+    fn bad_record(&self, partition: PartitionId, record: &Record<'_>, bad: &BadRecord) -> Result<()> {
+        if self.replayed {
+            return Ok(()); // counted and kept by the run that took it first
+        }
+        let (topic, number) = self.partitions.get(&partition).map_or(("", 0), |p| (p.topic.as_str(), p.number));
+        self.options.counters.bad(bad.class);
+        match self.options.on_bad_record {
+            OnBadRecord::Drop => Ok(()),
+            OnBadRecord::Fail => Err(EngineError::Source {
+                input: self.name.clone(),
+                kind: ErrorKind::Data,
+                message: format!("bad record in `{topic}` partition {number} offset {}: {bad}", record.offset),
+            }),
+            OnBadRecord::DeadLetter => {
+                let letter = DeadLetter {
+                    input: &self.name,
+                    topic,
+                    partition: number,
+                    offset: record.offset,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key,
+                    value: record.value,
+                    headers: record.headers,
+                    class: bad.class,
+                    message: &bad.message,
+                };
+                self.options.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).put(&letter)
+            }
+        }
+    }
+
+    /// Emits the rows since the last flush. `records` of the event at hand when a reader may leave rows out.
+    fn flush(&mut self, records: Option<&[Record<'_>]>, emit: &mut EmitInput<'_>) -> Result<()> {
+        let runs = std::mem::take(&mut self.runs);
+        if self.arrivals.is_empty() {
+            return Ok(());
+        }
+        let rows = self.arrivals.len();
+        let arrivals = std::mem::replace(&mut self.arrivals, Vec::with_capacity(rows));
+        let record_of_row = std::mem::take(&mut self.record_of_row);
+        let payload = self.decoder.flush()?;
+        let mut columns = payload.columns().to_vec();
+        columns.extend(self.metadata.finish());
+        columns.push(datetimes(arrivals.clone()));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+
+        let mut readers = std::mem::take(&mut self.readers);
+        for reader in &mut readers {
+            self.place(reader, &batch, &arrivals, &runs, records.map(|r| (r, &record_of_row[..])), emit)?;
+        }
+        self.readers = readers;
+        Ok(())
+    }
+
+    /// Gives the rows their event times by one reader's policy and emits them.
+    fn place(
+        &mut self,
+        reader: &mut Reader,
+        batch: &RecordBatch,
+        arrivals: &[i64],
+        runs: &[(PartitionId, usize)],
+        records: Option<(&[Record<'_>], &[u32])>,
+        emit: &mut EmitInput<'_>,
+    ) -> Result<()> {
+        let events = reader.expression.as_ref().map(|e| evaluate(e, batch)).transpose()?;
+        let events = events.map(|e| cast(&e, &datetime_type())).transpose()?;
+        let events = events.as_ref().map(|e| e.as_primitive::<TimestampMicrosecondType>());
+        let mut times = Vec::with_capacity(arrivals.len());
+        let mut left_out: Vec<usize> = vec![];
+        let mut emitted = 0;
+        for (i, &(partition, start)) in runs.iter().enumerate() {
+            let end = runs.get(i + 1).map_or(arrivals.len(), |next| next.1);
+            let Some(time) = reader.time.partition(partition) else { continue };
+            let mut largest = EventTime::MIN;
+            let mut row = start;
+            while row < end {
+                let arrival = EventTime(arrivals[row]);
+                let event = match events {
+                    None => Some(arrival),
+                    Some(events) => events.is_valid(row).then(|| EventTime(events.value(row))),
+                };
+                // A run of rows with one stamp is placed at once.
+                let same = match events {
+                    None => arrivals[row..end].iter().take_while(|&&a| a == arrival.0).count(),
+                    Some(_) => 1,
+                };
+                if reader.keeps_late && event.is_some_and(|e| e < time.watermark()) && row > emitted {
+                    // Windows decide by the watermark whether this row is late: it has to be there first.
+                    let before = batch.slice(emitted, row - emitted);
+                    let watermark = time.watermark();
+                    emit_rows(
+                        reader.node,
+                        &before,
+                        times.split_off(0),
+                        &shifted(&mut left_out, emitted),
+                        self.replayed,
+                        emit,
+                    )?;
+                    if watermark > reader.sent && runs.len() == 1 && self.partitions.len() == 1 {
+                        emit(reader.node, Signal::Watermark(watermark), self.replayed)?;
+                        reader.sent = watermark;
+                    }
+                    emitted = row;
+                }
+                let placement = event.map(|event| time.place_run(event, arrival, same as u64));
+                let at = match placement {
+                    Some(Placement::At(t)) => {
+                        largest = largest.max(t);
+                        t
+                    }
+                    other => {
+                        left_out.extend(row..row + same);
+                        let bad = left_out_record(other);
+                        if let Some((records, record_of_row)) = records {
+                            self.bad_record(partition, &records[record_of_row[row] as usize], &bad)?;
+                        } else if !self.replayed {
+                            self.options.counters.bad(bad.class);
+                        }
+                        arrival
+                    }
+                };
+                times.extend(std::iter::repeat_n(at.0, same));
+                row += same;
+            }
+            if let Some(progress) = self.partitions.get_mut(&partition) {
+                progress.took_rows(largest);
+            }
+        }
+        let rest = batch.slice(emitted, batch.num_rows() - emitted);
+        emit_rows(reader.node, &rest, times, &shifted(&mut left_out, emitted), self.replayed, emit)
+    }
+
+    fn send_watermarks(&mut self, emit: &mut EmitInput<'_>) -> Result<()> {
+        for reader in &mut self.readers {
+            let watermark = if self.ended { EventTime::MAX } else { reader.time.watermark() };
+            if watermark > reader.sent {
+                reader.sent = watermark;
+                emit(reader.node, Signal::Watermark(watermark), false)?;
+            }
+        }
+        if let Some(reader) = self.readers.first() {
+            self.options.counters.progress(&self.partitions, reader.time.watermarks());
+        }
+        Ok(())
+    }
+}
+
+/// Emits rows with `times` as their event time, without those at the indices `left_out`.
+fn emit_rows(
+    node: NodeId,
+    batch: &RecordBatch,
+    times: Vec<i64>,
+    left_out: &[usize],
+    replayed: bool,
+    emit: &mut EmitInput<'_>,
+) -> Result<()> {
+    let mut columns = batch.columns().to_vec();
+    columns.pop();
+    columns.push(datetimes(times));
+    let mut placed = RecordBatch::try_new(batch.schema(), columns)?;
+    if !left_out.is_empty() {
+        let mut keep = vec![true; placed.num_rows()];
+        left_out.iter().for_each(|&row| keep[row] = false);
+        placed = filter_record_batch(&placed, &BooleanArray::from(keep))?;
+    }
+    if placed.num_rows() == 0 { Ok(()) } else { emit(node, Signal::Batch(placed), replayed) }
+}
+
+/// Takes the indices out, counted from `start`.
+fn shifted(rows: &mut Vec<usize>, start: usize) -> Vec<usize> {
+    std::mem::take(rows).into_iter().map(|row| row - start).collect()
+}
+
+fn left_out_record(placement: Option<Placement>) -> BadRecord {
+    let (class, message) = match placement {
+        None => (BadClass::EventTime, "its event time is null or cannot be read"),
+        Some(Placement::Early) => (BadClass::Early, "its event time lies too far ahead of its arrival"),
+        Some(_) => (BadClass::Late, "it came behind the watermark"),
+    };
+    BadRecord { class, message: message.to_owned() }
+}
+
+fn datetimes(values: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
+}
+
+fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}
