@@ -1,0 +1,143 @@
+//! librdkafka's callbacks: what its log and its errors say about the brokers, kept so that faults can name their cause.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use std::sync::Arc;
+
+use super::fault::{Cause, Fault};
+
+/// What is known about the brokers of one input or output; its clients share it.
+#[derive(Debug)]
+pub(super) struct Brokers {
+    /// "input `clicks`" or "output `alerts`".
+    owner: String,
+    /// The last failure of each broker, by `host:port`.
+    failures: Mutex<BTreeMap<String, Cause>>,
+    contacted: AtomicBool,
+    away: AtomicBool,
+}
+
+impl Brokers {
+    pub(super) fn new(owner: String) -> Arc<Self> {
+        let [contacted, away] = [AtomicBool::new(false), AtomicBool::new(false)];
+        Arc::new(Self { owner, failures: Mutex::default(), contacted, away })
+    }
+
+    /// What each of `brokers` said last; those never heard of gave no answer.
+    pub(super) fn answers(&self, brokers: &[String]) -> Vec<(String, Cause)> {
+        let failures = self.failures();
+        brokers.iter().map(|b| (b.clone(), failures.get(b).cloned().unwrap_or(Cause::NoAnswer))).collect()
+    }
+
+    /// A refusal that no retry can cure.
+    pub(super) fn refusal(&self) -> Option<Fault> {
+        let failures = self.failures();
+        let (broker, cause) = failures.iter().find(|(_, cause)| cause.is_final())?;
+        Some(Fault::Refused { broker: broker.clone(), cause: cause.clone() })
+    }
+
+    /// A first complete answer came: from now on an unreachable broker is waited for.
+    pub(super) fn contacted(&self) {
+        self.contacted.store(true, Ordering::Relaxed);
+    }
+
+    /// No broker can be reached; said once until they are back.
+    pub(super) fn lost(&self, cause: &dyn std::fmt::Display) {
+        if self.contacted.load(Ordering::Relaxed) && !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}: Kafka does not answer ({cause}); trying again until it does", self.owner);
+        }
+    }
+
+    /// A broker answered.
+    pub(super) fn answered(&self) {
+        if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
+            tracing::info!("{}: Kafka answers again", self.owner);
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, text: &str) {
+        if let Some((broker, rest)) = broker_of(text) {
+            self.failures().insert(broker.to_owned(), Cause::of(rest));
+        }
+    }
+}
+
+/// Splits `host:port/id: text`, as librdkafka begins what it says of one broker; its log puts the thread before it.
+fn broker_of(text: &str) -> Option<(&str, &str)> {
+    let text = match text.strip_prefix("[thrd:") {
+        Some(rest) => rest.split_once("]: ")?.1,
+        None => text,
+    };
+    let (name, rest) = text.split_once(": ")?;
+    let (broker, _id) = name.rsplit_once('/')?;
+    Some((broker.rsplit_once("//").map_or(broker, |(_protocol, broker)| broker), rest))
+}
+
+/// The context of every client.
+#[derive(Debug)]
+pub(super) struct Reporter(pub(super) Arc<Brokers>);
+
+impl ClientContext for Reporter {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, "{text}");
+        self.0.note(text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{text}");
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                let cause = self.0.failures().values().next().cloned().unwrap_or(Cause::NoAnswer);
+                self.0.lost(&cause);
+            }
+            _ => self.0.note(text),
+        }
+    }
+}
+
+impl ConsumerContext for Reporter {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_is_found_in_logs_and_errors() {
+        let rest = "Connect to ipv4#127.0.0.1:1 failed: Connection refused";
+        for text in [
+            format!("127.0.0.1:1/bootstrap: {rest}"),
+            format!("[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: {rest}"),
+            format!("sasl_ssl://127.0.0.1:1/3: {rest}"),
+        ] {
+            assert_eq!(broker_of(&text), Some(("127.0.0.1:1", rest)), "{text}");
+        }
+        assert_eq!(broker_of("1/1 brokers are down"), None);
+    }
+
+    #[test]
+    fn answers_name_every_broker_asked() {
+        let brokers = Brokers::new("input `x`".into());
+        brokers.note("a:1/bootstrap: Connect failed: Connection refused");
+        let answers = brokers.answers(&["a:1".into(), "b:1".into()]);
+        assert_eq!(answers, [("a:1".into(), Cause::Refused), ("b:1".into(), Cause::NoAnswer)]);
+        assert_eq!(brokers.refusal(), None);
+        brokers.note("b:1/bootstrap: SASL authentication error: Authentication failed");
+        assert_eq!(brokers.refusal(), Some(Fault::Refused { broker: "b:1".into(), cause: Cause::WrongCredentials }));
+    }
+}

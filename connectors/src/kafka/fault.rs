@@ -1,0 +1,342 @@
+//! What can go wrong with a cluster, by name: librdkafka's texts and codes become a [`Fault`] with a [`Cause`].
+
+use std::{fmt, time::Duration};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tidemill_engine::{EngineError, ErrorKind};
+
+/// Why a broker did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Nothing listens there.
+    Refused,
+    /// The host name has no address.
+    Unresolved,
+    /// No answer in time: a firewall, a paused or overloaded broker.
+    NoAnswer,
+    /// The connection was closed by the other side.
+    Disconnected,
+    /// Closed at the first request: a TLS listener, or not Kafka at all.
+    WrongProtocol,
+    /// TLS was spoken to a plain-text listener.
+    PlaintextListener,
+    /// The certificate of the broker was not accepted.
+    CertificateNotVerified,
+    /// The broker wants a certificate of ours and got none that it trusts.
+    CertificateWanted,
+    /// Wrong user or password.
+    WrongCredentials,
+    /// The broker does not offer the mechanism.
+    MechanismRefused,
+    /// None of the above, in librdkafka's words.
+    Unnamed(String),
+}
+
+impl Cause {
+    /// Finds the cause in a text of librdkafka's log and error callbacks.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let table: [(&[&str], Self); 10] = [
+            (&["Connection refused"], Self::Refused),
+            (&["Failed to resolve"], Self::Unresolved),
+            (&["connecting to a PLAINTEXT broker listener"], Self::PlaintextListener),
+            (&["certificate verify failed", "could not be verified"], Self::CertificateNotVerified),
+            (&["certificate required", "bad certificate", "alert handshake failure"], Self::CertificateWanted),
+            (&["SASL authentication error", "Authentication failed"], Self::WrongCredentials),
+            (&["Unsupported SASL mechanism"], Self::MechanismRefused),
+            (&["connecting to a SSL listener", "ApiVersionRequest failed"], Self::WrongProtocol),
+            (&["timed out", "Timed out", "setup time"], Self::NoAnswer),
+            (&["Disconnected", "Connection reset", "Broken pipe"], Self::Disconnected),
+        ];
+        table
+            .into_iter()
+            .find(|(marks, _)| marks.iter().any(|mark| text.contains(mark)))
+            .map_or_else(|| Self::Unnamed(text.to_owned()), |(_, cause)| cause)
+    }
+
+    /// Whether trying again cannot help: credentials, certificates, the kind of listener.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::PlaintextListener
+                | Self::CertificateNotVerified
+                | Self::CertificateWanted
+                | Self::WrongCredentials
+                | Self::MechanismRefused
+        )
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "connection refused",
+            Self::Unresolved => "the host name does not resolve",
+            Self::NoAnswer => "no answer",
+            Self::Disconnected => "the connection was closed",
+            Self::WrongProtocol => "closed the connection at the first request: a TLS listener, or not a Kafka broker",
+            Self::PlaintextListener => "a plain-text listener, but the job says TLS",
+            Self::CertificateNotVerified => "its certificate is not trusted: check `ca`, the host name, the dates",
+            Self::CertificateWanted => "it wants a client certificate that it trusts: check `certificate` and `key`",
+            Self::WrongCredentials => "wrong user or password",
+            Self::MechanismRefused => "it does not offer this mechanism",
+            Self::Unnamed(text) => text,
+        })
+    }
+}
+
+/// An error of Kafka, named.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nobody answered in time.
+    #[error("no Kafka broker answered within {}s: {}", waited.as_secs(), each(answers))]
+    Unreachable {
+        /// What each broker said last, by `host:port`.
+        answers: Vec<(String, Cause)>,
+        /// How long was tried.
+        waited: Duration,
+    },
+    /// A broker refused us for good.
+    #[error("broker `{broker}`: {cause}")]
+    Refused {
+        /// Its `host:port`.
+        broker: String,
+        /// Why.
+        cause: Cause,
+    },
+    /// The principal lacks a right.
+    #[error("not allowed to use {what}: ask for the right (ACL) on it")]
+    NotAllowed {
+        /// "topic `a`", "group `g`", "the cluster".
+        what: String,
+    },
+    /// There is no such topic.
+    #[error(
+        "topic `{topic}` does not exist{}; create it with: kafka-topics --bootstrap-server {bootstrap} --create --topic \
+         {topic} --partitions 4",
+        existing(near)
+    )]
+    UnknownTopic {
+        /// The name asked for.
+        topic: String,
+        /// Names that exist, the nearest first; at most five.
+        near: Vec<String>,
+        /// Brokers, for the command.
+        bootstrap: String,
+    },
+    /// The topic was deleted under the job.
+    #[error("topic `{topic}` was deleted while the job ran")]
+    TopicGone {
+        /// Its name.
+        topic: String,
+    },
+    /// The topic keeps the producers' timestamps.
+    #[error(
+        "topic `{topic}` carries the producers' timestamps (CreateTime); let the broker stamp its records with: kafka-configs \
+         --bootstrap-server {bootstrap} --alter --entity-type topics --entity-name {topic} --add-config \
+         message.timestamp.type=LogAppendTime; or accept them with `timestamp: create_time`"
+    )]
+    CreateTimeTopic {
+        /// Its name.
+        topic: String,
+        /// Brokers, for the command.
+        bootstrap: String,
+    },
+    /// A record from before the topic was switched to LogAppendTime.
+    #[error(
+        "record {offset} of topic `{topic}` partition {number} carries its producer's timestamp (CreateTime): it is older \
+         than the topic's switch to LogAppendTime; {}",
+        advice(*switch, *number, offsets)
+    )]
+    CreateTimeRecord {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        number: i32,
+        /// Its offset.
+        offset: i64,
+        /// First offset of the partition from which on all records are LogAppendTime, when it was found.
+        switch: Option<i64>,
+        /// The same for all partitions of the topic, when all were found.
+        offsets: Vec<(i32, i64)>,
+    },
+    /// The offset to read next is not in the log.
+    #[error(
+        "offset {wanted} of topic `{topic}` partition {number} is not in the log, which has {earliest} to {end}; start \
+         elsewhere with `--from-start` or `start`"
+    )]
+    OffsetsGone {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        number: i32,
+        /// The offset that was to be read.
+        wanted: i64,
+        /// First offset in the log.
+        earliest: i64,
+        /// The offset after the last.
+        end: i64,
+    },
+    /// `start: {offsets: ...}` names a partition that no topic of the input has.
+    #[error("`start` gives an offset for partition {number}; the input has partitions 0 to {last}")]
+    UnknownPartition {
+        /// The number given.
+        number: i32,
+        /// The highest one.
+        last: i32,
+    },
+    /// Another consumer of the group is active and owns its offsets.
+    #[error("group `{group}` is in use by another consumer; choose another `group`")]
+    GroupInUse {
+        /// Its name.
+        group: String,
+    },
+    /// A partition cannot be read on.
+    #[error("topic `{topic}` partition {number} cannot be read at offset {offset}: {text}")]
+    Unreadable {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        number: i32,
+        /// Where reading stopped.
+        offset: i64,
+        /// librdkafka's words.
+        text: String,
+    },
+    /// A request failed for now.
+    #[error("cannot {doing}: {code}")]
+    Request {
+        /// What was tried.
+        doing: &'static str,
+        /// The broker's or librdkafka's code.
+        code: RDKafkaErrorCode,
+    },
+    /// librdkafka did not take a setting of ours.
+    #[error("librdkafka refused its settings: {0}")]
+    Client(KafkaError),
+}
+
+fn each(answers: &[(String, Cause)]) -> String {
+    let texts: Vec<_> = answers.iter().map(|(broker, cause)| format!("`{broker}`: {cause}")).collect();
+    texts.join("; ")
+}
+
+fn existing(near: &[String]) -> String {
+    let names: Vec<_> = near.iter().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() {
+        " (the cluster has no topics)".to_owned()
+    } else {
+        format!(" (there are {})", names.join(", "))
+    }
+}
+
+fn advice(switch: Option<i64>, number: i32, offsets: &[(i32, i64)]) -> String {
+    let Some(switch) = switch else {
+        return "start behind the switch with `start`, or accept such records with `timestamp: create_time`".to_owned();
+    };
+    let offsets = if offsets.is_empty() { &[(number, switch)] } else { offsets };
+    let pairs: Vec<_> = offsets.iter().map(|(number, offset)| format!("{number}: {offset}")).collect();
+    format!(
+        "the first LogAppendTime offset is {switch}: begin there with `start: {{offsets: {{{}}}}}`",
+        pairs.join(", ")
+    )
+}
+
+impl Fault {
+    /// Makes a fault of a failed request; `what` is what a missing right would be about.
+    pub(super) fn request(doing: &'static str, what: &str, error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(
+                Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed,
+            ) => Self::NotAllowed { what: what.to_owned() },
+            Some(code) => Self::Request { doing, code },
+            None => Self::Client(error.clone()),
+        }
+    }
+
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unreachable { .. } | Self::Request { .. } => ErrorKind::Unavailable,
+            Self::Client(_) => ErrorKind::Bug,
+            _ => ErrorKind::User,
+        }
+    }
+
+    /// As the engine's error of an input.
+    #[must_use]
+    pub fn of_input(self, input: &str) -> EngineError {
+        EngineError::Source { input: input.to_owned(), kind: self.kind(), message: self.to_string() }
+    }
+
+    /// As the engine's error of an output.
+    #[must_use]
+    pub fn of_output(self, output: &str) -> EngineError {
+        EngineError::Sink { output: output.to_owned(), kind: self.kind(), message: self.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_librdkafka_become_causes() {
+        let cases = [
+            (
+                "h:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
+                Cause::Refused,
+            ),
+            ("nope:9092/bootstrap: Failed to resolve 'nope:9092': Name or service not known", Cause::Unresolved),
+            (
+                "h:1: SSL handshake failed: Disconnected: connection reset by peer: connecting to a PLAINTEXT broker listener?",
+                Cause::PlaintextListener,
+            ),
+            (
+                "SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not \
+                 be verified, verify that ssl.ca.location is correctly configured",
+                Cause::CertificateNotVerified,
+            ),
+            (
+                "Receive failed: ssl/record: tlsv13 alert certificate required: SSL alert number 116",
+                Cause::CertificateWanted,
+            ),
+            ("SASL authentication error: Authentication failed: Invalid username or password", Cause::WrongCredentials),
+            (
+                "SASL handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: ",
+                Cause::MechanismRefused,
+            ),
+            (
+                "h:1: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration \
+                 (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request)",
+                Cause::WrongProtocol,
+            ),
+            ("h:1: Connection setup timed out in state CONNECT (after 10001ms in state CONNECT)", Cause::NoAnswer),
+            ("h:1: Disconnected (after 12ms in state UP)", Cause::Disconnected),
+        ];
+        for (text, cause) in cases {
+            assert_eq!(Cause::of(text), cause, "{text}");
+        }
+        assert_eq!(Cause::of("a new text"), Cause::Unnamed("a new text".to_owned()));
+    }
+
+    #[test]
+    fn a_fault_says_what_to_do() {
+        let unknown =
+            Fault::UnknownTopic { topic: "cliks".into(), near: vec!["clicks".into()], bootstrap: "b:9092".into() };
+        assert_eq!(
+            unknown.to_string(),
+            "topic `cliks` does not exist (there are `clicks`); create it with: kafka-topics --bootstrap-server b:9092 \
+             --create --topic cliks --partitions 4"
+        );
+        let record = |switch, offsets| {
+            Fault::CreateTimeRecord { topic: "t".into(), number: 1, offset: 7, switch, offsets }.to_string()
+        };
+        assert!(record(Some(9), vec![(0, 4), (1, 9)]).ends_with("with `start: {offsets: {0: 4, 1: 9}}`"));
+        assert!(record(Some(9), vec![]).ends_with("with `start: {offsets: {1: 9}}`"));
+        assert!(record(None, vec![]).contains("`timestamp: create_time`"));
+    }
+}

@@ -1,0 +1,108 @@
+//! Positions of a consumer group, kept at the broker: where a job resumes until it has epochs.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tidemill_engine::{Result, source::PartitionId};
+
+use super::{
+    client::{Brokers, Reporter},
+    config::SourceSettings,
+    fault::Fault,
+    partition::{Partition, PartitionTable},
+};
+
+/// How long reading the committed positions may take; a new group's coordinator is looked up first.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A committed position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset to read.
+    pub offset: i64,
+    /// What was stored with it; empty if nothing was.
+    pub metadata: String,
+}
+
+/// A consumer group's positions in an input. It never joins the group: only its offsets are used.
+pub struct Group {
+    name: String,
+    input: String,
+    table: Arc<PartitionTable>,
+    consumer: BaseConsumer<Reporter>,
+}
+
+impl Group {
+    pub(super) fn new(
+        name: &str,
+        settings: &SourceSettings,
+        table: Arc<PartitionTable>,
+        brokers: Arc<Brokers>,
+    ) -> Result<Self, Fault> {
+        let mut config = settings.connection.client_config();
+        config.set("group.id", name).set("enable.auto.commit", "false");
+        let consumer = config.create_with_context(Reporter(brokers)).map_err(Fault::Client)?;
+        Ok(Self { name: name.to_owned(), input: settings.input.clone(), table, consumer })
+    }
+
+    /// What the group has committed; partitions without a position are left out.
+    ///
+    /// # Errors
+    /// [`tidemill_engine::EngineError::Source`]: no right on the group, no answer.
+    pub fn committed(&self) -> Result<BTreeMap<PartitionId, Committed>> {
+        let partitions = self.table.all();
+        let mut list = TopicPartitionList::new();
+        for partition in &partitions {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        let list = self
+            .consumer
+            .committed_offsets(list, ANSWER_WITHIN)
+            .map_err(|error| self.fault("read the group's offsets", &error))?;
+        let mut found = BTreeMap::new();
+        for (answer, partition) in list.elements().iter().zip(&partitions) {
+            answer.error().map_err(|error| self.fault("read the group's offsets", &error))?;
+            if let Offset::Offset(offset) = answer.offset() {
+                found.insert(partition.id, Committed { offset, metadata: answer.metadata().to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Commits positions and returns when the broker has them.
+    ///
+    /// # Errors
+    /// [`tidemill_engine::EngineError::Source`]; of kind `Unavailable` when a later try may succeed.
+    pub fn commit(&self, positions: &[(PartitionId, Committed)]) -> Result<()> {
+        let partitions = self.table.all();
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        for (id, position) in positions {
+            let partition: &Partition = &partitions[id.0 as usize];
+            let mut element = list.add_partition(&partition.topic, partition.number);
+            let set = element.set_offset(Offset::Offset(position.offset));
+            set.map_err(|error| self.fault("commit offsets", &error))?;
+            if !position.metadata.is_empty() {
+                element.set_metadata(&position.metadata);
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| self.fault("commit offsets", &error))
+    }
+
+    fn fault(&self, doing: &'static str, error: &KafkaError) -> tidemill_engine::EngineError {
+        use RDKafkaErrorCode as Code;
+        let fault = match error.rdkafka_error_code() {
+            Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress) => {
+                Fault::GroupInUse { group: self.name.clone() }
+            }
+            _ => Fault::request(doing, &format!("group `{}`", self.name), error),
+        };
+        fault.of_input(&self.input)
+    }
+}

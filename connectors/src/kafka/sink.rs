@@ -1,0 +1,283 @@
+//! Rows as records of a topic, at least once: a flush returns when the cluster has acknowledged them all.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arrow::{
+    array::{Array, StringArray},
+    compute::cast,
+    datatypes::DataType,
+    record_batch::RecordBatch,
+};
+use rdkafka::{
+    ClientContext, Message,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::DeliveryResult,
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+};
+use tidemill_engine::{Clock, EngineError, ErrorKind, Result, sink::Sink};
+
+use crate::formats::encode::{EncodedRows, RowEncoder};
+
+use super::{
+    client::{Brokers, Reporter},
+    cluster::Cluster,
+    config::{Isolation, SinkSettings},
+    fault::Fault,
+};
+
+/// Rows between two looks at the acknowledgements.
+const SERVE_EVERY: usize = 1_000;
+/// How long to wait for acknowledgements at a time.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A row that Kafka did not take, as it was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct RejectedRow<'a> {
+    /// Key, if any.
+    pub key: Option<&'a [u8]>,
+    /// The encoded row.
+    pub value: &'a [u8],
+    /// Why.
+    pub cause: &'a str,
+}
+
+/// Keeps a rejected row; called on the sink's thread. An error stops the job.
+pub type KeepRejected = Box<dyn FnMut(&RejectedRow<'_>) -> Result<()> + Send>;
+
+/// What to do with a row that is at fault itself (too large, refused by the topic's rules).
+pub enum OnRejected {
+    /// Stop the job with the row's key and the cause.
+    Stop,
+    /// Keep the row elsewhere and go on.
+    DeadLetter(KeepRejected),
+}
+
+impl fmt::Debug for OnRejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "Stop",
+            Self::DeadLetter(_) => "DeadLetter",
+        })
+    }
+}
+
+/// Writes rows to a topic.
+pub struct KafkaSink {
+    settings: SinkSettings,
+    producer: BaseProducer<Deliveries>,
+    encoder: Box<dyn RowEncoder>,
+    /// Kept for its allocation.
+    rows: EncodedRows,
+    on_rejected: OnRejected,
+}
+
+impl fmt::Debug for KafkaSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { settings, on_rejected, .. } = self;
+        f.debug_struct("KafkaSink")
+            .field("settings", settings)
+            .field("on_rejected", on_rejected)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaSink {
+    /// Contacts the cluster and checks that the topic exists.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`]: of kind `Unavailable` when no broker answered within `wait`, saying what each said; of kind
+    /// `User` for an unknown topic or a missing right.
+    pub fn connect(
+        settings: SinkSettings,
+        encoder: Box<dyn RowEncoder>,
+        on_rejected: OnRejected,
+        clock: &dyn Clock,
+        wait: Duration,
+    ) -> Result<Self> {
+        let contact = || {
+            let brokers = Brokers::new(format!("output `{}`", settings.output));
+            // Asked through a consumer, because a producer's question could create the topic.
+            let cluster = Cluster::new(&settings.connection, Isolation::ReadUncommitted, brokers.clone())?;
+            cluster.contact(std::slice::from_ref(&settings.topic), clock, wait)?;
+            let deliveries =
+                Deliveries { reporter: Reporter(brokers), waiting: AtomicUsize::new(0), failures: Mutex::default() };
+            settings.produce_config().create_with_context(deliveries).map_err(Fault::Client)
+        };
+        let producer = contact().map_err(|fault| fault.of_output(&settings.output))?;
+        Ok(Self { settings, producer, encoder, rows: EncodedRows::default(), on_rejected })
+    }
+
+    fn send(&mut self, key: Option<&[u8]>, row: usize) -> Result<()> {
+        loop {
+            let mut record = BaseRecord::<[u8], [u8]>::to(&self.settings.topic).payload(self.rows.row(row));
+            if let Some(key) = key {
+                record = record.key(key);
+            }
+            let deliveries = self.producer.context();
+            deliveries.waiting.fetch_add(1, Ordering::Relaxed);
+            let Err((error, _record)) = self.producer.send(record) else { return Ok(()) };
+            deliveries.waiting.fetch_sub(1, Ordering::Relaxed);
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => self.serve(PATIENCE)?,
+                code => {
+                    let code = code.unwrap_or(RDKafkaErrorCode::Fail);
+                    let (key, value) = (key.map(<[u8]>::to_vec), self.rows.row(row).to_vec());
+                    return self.reject(&Failure { code, key, value });
+                }
+            }
+        }
+    }
+
+    /// Takes in acknowledgements, waiting at most `wait` for one, and acts on rows that were not taken.
+    fn serve(&mut self, wait: Duration) -> Result<()> {
+        self.producer.poll(wait);
+        for failure in self.producer.context().take_failures() {
+            self.reject(&failure)?;
+        }
+        if let Some((_, text)) = self.producer.client().fatal_error() {
+            return Err(self.error(ErrorKind::Unavailable, format!("the producer cannot go on: {text}")));
+        }
+        match self.producer.context().reporter.0.refusal() {
+            Some(refusal) => Err(refusal.of_output(&self.settings.output)),
+            None => Ok(()),
+        }
+    }
+
+    fn reject(&mut self, failure: &Failure) -> Result<()> {
+        use RDKafkaErrorCode as Code;
+        let Failure { code, key, value } = failure;
+        let topic = &self.settings.topic;
+        let cause = match code {
+            Code::MessageSizeTooLarge => {
+                format!("too large for topic `{topic}` ({} bytes; its limit is `max.message.bytes`)", value.len())
+            }
+            Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
+                format!("refused by topic `{topic}`: {code}")
+            }
+            Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+                return Err(Fault::NotAllowed { what: format!("topic `{topic}`") }.of_output(&self.settings.output));
+            }
+            Code::UnknownTopic | Code::UnknownTopicOrPartition => {
+                return Err(Fault::TopicGone { topic: topic.clone() }.of_output(&self.settings.output));
+            }
+            code => {
+                return Err(self.error(ErrorKind::Unavailable, format!("topic `{topic}` did not take a row: {code}")));
+            }
+        };
+        match &mut self.on_rejected {
+            OnRejected::DeadLetter(keep) => keep(&RejectedRow { key: key.as_deref(), value, cause: &cause }),
+            OnRejected::Stop => {
+                let key = key.as_ref().map_or("no key".into(), |key| format!("key `{}`", String::from_utf8_lossy(key)));
+                Err(self.error(ErrorKind::Data, format!("a row with {key} is {cause}")))
+            }
+        }
+    }
+
+    /// The key column as text.
+    fn keys(&self, batch: &RecordBatch) -> Result<Option<StringArray>> {
+        let Some(name) = &self.settings.key else { return Ok(None) };
+        let Some(column) = batch.column_by_name(name) else {
+            let schema = batch.schema();
+            let names: Vec<_> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+            let message = format!("unknown key column `{name}`; available: {}", names.join(", "));
+            return Err(self.error(ErrorKind::User, message));
+        };
+        let text = cast(column, &DataType::Utf8)?;
+        Ok(text.as_any().downcast_ref::<StringArray>().cloned())
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> EngineError {
+        EngineError::Sink { output: self.settings.output.clone(), kind, message }
+    }
+}
+
+impl Sink for KafkaSink {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let keys = self.keys(batch)?;
+        self.rows.clear();
+        self.encoder.encode(batch, &mut self.rows)?;
+        for row in 0..self.rows.len() {
+            if row % SERVE_EVERY == 0 {
+                self.serve(Duration::ZERO)?;
+            }
+            let key = keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row).as_bytes());
+            self.send(key, row)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        loop {
+            self.serve(Duration::ZERO)?;
+            if self.producer.context().waiting.load(Ordering::Acquire) == 0 {
+                // A failure is put down before it is counted off: none is left behind.
+                return self.serve(Duration::ZERO);
+            }
+            self.serve(PATIENCE)?;
+        }
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.serve(Duration::ZERO)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.flush()
+    }
+}
+
+/// A row that was not delivered.
+struct Failure {
+    code: RDKafkaErrorCode,
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+}
+
+/// The producer's context: counts rows on their way and keeps those that failed.
+struct Deliveries {
+    reporter: Reporter,
+    waiting: AtomicUsize,
+    /// Bounded by the producer's queue, to which they belonged.
+    failures: Mutex<Vec<Failure>>,
+}
+
+impl Deliveries {
+    fn take_failures(&self) -> Vec<Failure> {
+        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.reporter.log(level, facility, text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.reporter.error(error, text);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => self.reporter.0.answered(),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                let [key, value] = [message.key(), message.payload()].map(|bytes| bytes.map(<[u8]>::to_vec));
+                let failure = Failure { code, key, value: value.unwrap_or_default() };
+                self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+            }
+        }
+        self.waiting.fetch_sub(1, Ordering::Release);
+    }
+}

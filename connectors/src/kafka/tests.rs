@@ -1,0 +1,475 @@
+//! Source, control thread and sink against librdkafka's in-process broker, which keeps CreateTime and knows no offsets by
+//! time. What needs LogAppendTime, transactions or more partitions is tested on a real Kafka in tests/it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime},
+};
+
+use arrow::{
+    array::{ArrayRef, Int64Array, StringArray},
+    record_batch::RecordBatch,
+};
+use rdkafka::{
+    ClientConfig,
+    bindings::rd_kafka_resp_err_t as Code,
+    message::{Header as NewHeader, OwnedHeaders},
+    mocking::MockCluster,
+    producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
+    types::RDKafkaApiKey,
+};
+use tidemill_engine::{
+    Clock, EngineError, ErrorKind, EventTime, Monotonic,
+    sink::Sink,
+    source::{PartitionId, Source, SourceEvent, TimestampKind},
+};
+
+use super::*;
+use crate::formats::encode::JsonEncoder;
+
+/// Far longer than any of this takes; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct MachineClock(Instant);
+
+#[expect(clippy::disallowed_methods, reason = "the tests' one clock")]
+impl MachineClock {
+    fn new() -> Arc<dyn Clock> {
+        Arc::new(Self(Instant::now()))
+    }
+}
+
+impl Clock for MachineClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.0.elapsed().as_micros() as i64)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the tests' one clock")]
+    fn wall(&self) -> EventTime {
+        EventTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64)
+    }
+}
+
+/// A broker with one topic `t`.
+struct Broker {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    producer: BaseProducer,
+}
+
+impl Broker {
+    fn new(partitions: i32) -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", partitions, 1).unwrap();
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("linger.ms", "0")
+            .create()
+            .unwrap();
+        Self { cluster, producer }
+    }
+
+    fn connection(&self) -> KafkaConnection {
+        KafkaConnection { brokers: vec![self.cluster.bootstrap_servers()], security: Security::None }
+    }
+
+    fn produce(&self, partition: i32, values: impl IntoIterator<Item = String>) {
+        for value in values {
+            self.producer.send(BaseRecord::<str, str>::to("t").partition(partition).payload(&value)).unwrap();
+        }
+        self.producer.flush(PATIENCE).unwrap();
+    }
+
+    fn settings(&self) -> SourceSettings {
+        SourceSettings {
+            input: "clicks".into(),
+            connection: self.connection(),
+            topics: vec!["t".into()],
+            isolation: Isolation::ReadCommitted,
+            accept_create_time: true,
+            headers: false,
+            queue_kib: 16_384,
+        }
+    }
+
+    fn input(&self) -> KafkaInput {
+        KafkaInput::connect(self.settings(), MachineClock::new(), PATIENCE).unwrap()
+    }
+}
+
+/// A report of a source, owned.
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    Record { partition: u32, offset: i64, value: String, live: bool },
+    Position(u32, i64),
+    End(u32, i64),
+    Topology,
+    Joined(u32, i64),
+    Finished(u32),
+}
+
+/// Polls the sources in turns until `done` likes what was seen.
+fn poll_until(sources: &mut [KafkaSource], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
+    let clock = MachineClock::new();
+    let mut seen = Vec::new();
+    while !done(&seen) {
+        assert!(clock.monotonic().0 < PATIENCE.as_micros() as i64, "seen so far: {seen:?}");
+        for source in &mut *sources {
+            source.poll(Duration::from_millis(20), &mut |event| {
+                match event {
+                    SourceEvent::Records { partition, records, live_from, .. } => {
+                        assert!(!records.is_empty());
+                        seen.extend(records.iter().map(|record| Seen::Record {
+                            partition: partition.0,
+                            offset: record.offset,
+                            value: String::from_utf8(record.value.unwrap().to_vec()).unwrap(),
+                            live: live_from.is_some(),
+                        }));
+                    }
+                    SourceEvent::Position { partition, next_offset } => {
+                        seen.push(Seen::Position(partition.0, next_offset));
+                    }
+                    SourceEvent::End { partition, end_offset, leader, .. } => {
+                        assert_eq!(leader, 1);
+                        seen.push(Seen::End(partition.0, end_offset));
+                    }
+                    SourceEvent::Topology { .. } => seen.push(Seen::Topology),
+                    SourceEvent::Joined { partition, topic, number, start_offset } => {
+                        assert_eq!((topic, number), ("t", partition.0 as i32));
+                        seen.push(Seen::Joined(partition.0, start_offset));
+                    }
+                    SourceEvent::Finished { partition } => seen.push(Seen::Finished(partition.0)),
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(seen)
+}
+
+fn values_of(seen: &[Seen], wanted: u32) -> Vec<(i64, String)> {
+    let of = |seen: &Seen| match seen {
+        Seen::Record { partition, offset, value, .. } if *partition == wanted => Some((*offset, value.clone())),
+        _ => None,
+    };
+    seen.iter().filter_map(of).collect()
+}
+
+fn source_message(error: &EngineError) -> (ErrorKind, &str) {
+    let EngineError::Source { input, kind, message } = error else { panic!("{error:?}") };
+    assert_eq!(input, "clicks");
+    (*kind, message)
+}
+
+fn numbered(range: std::ops::Range<i64>) -> impl Iterator<Item = String> {
+    range.map(|n| n.to_string())
+}
+
+#[test]
+fn a_bounded_run_reads_each_partition_to_its_end_and_no_further() {
+    let broker = Broker::new(4);
+    for partition in [0, 1, 3] {
+        broker.produce(partition, numbered(0..1_000));
+    }
+    let input = broker.input();
+    let starts = input.resolve_start(&Start::Offsets([(1, 400)].into()), &BTreeMap::new()).unwrap();
+    let ends = input.end_offsets().unwrap();
+    assert_eq!((&starts[..], &ends[..]), (&[0, 400, 0, 0][..], &[1_000, 1_000, 0, 1_000][..]));
+    broker.produce(0, numbered(1_000..1_100));
+    let mut sources = input.open(3, &starts, Some(&ends)).unwrap();
+    let seen =
+        poll_until(&mut sources, |seen| seen.iter().filter(|s| matches!(s, Seen::Finished(_))).count() == 4).unwrap();
+    assert!(sources.iter().all(Source::finished));
+    for (id, start) in [(0, 0), (1, 400), (2, 0), (3, 0)] {
+        let joined = seen.iter().position(|s| *s == Seen::Joined(id, start)).unwrap();
+        let first = seen.iter().position(|s| matches!(s, Seen::Record { partition, .. } if *partition == id));
+        assert!(first.is_none_or(|first| joined < first));
+        let expected: Vec<_> = (start..ends[id as usize]).map(|n| (n, n.to_string())).collect();
+        assert_eq!(values_of(&seen, id), expected, "partition {id}");
+        assert_eq!(input.partitions()[id as usize].next_offset(), ends[id as usize]);
+    }
+    // Finished sources return at once and report nothing.
+    poll_until(&mut sources, |seen| {
+        assert_eq!(seen, []);
+        true
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_end_of_an_idle_partition_is_attested_by_its_leader() {
+    let broker = Broker::new(2);
+    broker.produce(0, numbered(0..10));
+    let input = broker.input();
+    let starts = input.resolve_start(&Start::Earliest, &BTreeMap::new()).unwrap();
+    let mut sources = input.open(2, &starts, None).unwrap();
+    let wanted = [Seen::Position(0, 10), Seen::End(0, 10), Seen::Position(1, 0), Seen::End(1, 0)];
+    let seen = poll_until(&mut sources, |seen| {
+        wanted.iter().all(|wanted| seen.contains(wanted))
+            && seen.iter().filter(|event| **event == Seen::Topology).count() > 3
+    })
+    .unwrap();
+    let backlog = seen.iter().filter(|s| matches!(s, Seen::Record { live: false, .. })).count();
+    assert_eq!(backlog, 10, "records from before the start are no samples of the leader's clock");
+    // A record that comes in after the end was seen is such a sample.
+    broker.produce(0, ["late".to_owned()]);
+    let late = Seen::Record { partition: 0, offset: 10, value: "late".into(), live: true };
+    poll_until(&mut sources, |seen| seen.contains(&late) && seen.contains(&Seen::End(0, 11))).unwrap();
+    let partition = &input.partitions()[0];
+    assert_eq!((partition.next_offset(), partition.log_end()), (11, 11));
+}
+
+#[test]
+fn a_broker_that_is_away_attests_nothing_and_is_waited_for() {
+    let broker = Broker::new(1);
+    broker.produce(0, numbered(0..1));
+    let input = broker.input();
+    let mut sources = input.open(1, &[0], None).unwrap();
+    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 1))).unwrap();
+    broker.cluster.broker_down(-1).unwrap();
+    // What was under way arrives; then nothing does for more than two ticks of the control thread.
+    let clock = MachineClock::new();
+    let mut silent_since = clock.monotonic().0;
+    while clock.monotonic().0 < silent_since + 700_000 {
+        let mut any = false;
+        sources[0]
+            .poll(Duration::from_millis(20), &mut |_| {
+                any = true;
+                Ok(())
+            })
+            .unwrap();
+        if any {
+            silent_since = clock.monotonic().0;
+        }
+        assert!(clock.monotonic().0 < PATIENCE.as_micros() as i64);
+    }
+    broker.cluster.broker_up(-1).unwrap();
+    broker.produce(0, ["back".to_owned()]);
+    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 2))).unwrap();
+}
+
+#[test]
+fn latest_starts_behind_the_last_record_and_committed_offsets_count_more() {
+    let broker = Broker::new(2);
+    broker.produce(0, numbered(0..5));
+    let input = broker.input();
+    let group = input.group("clicks-per-minute").unwrap();
+    assert_eq!(group.committed().unwrap(), BTreeMap::new());
+    assert_eq!(input.resolve_start(&Start::Latest, &BTreeMap::new()).unwrap(), [5, 0]);
+    let position = Committed { offset: 3, metadata: "epoch 7".into() };
+    group.commit(&[(PartitionId(0), position.clone())]).unwrap();
+    let committed = group.committed().unwrap();
+    assert_eq!(committed, [(PartitionId(0), position)].into());
+    // Partition 1 is new to the group: it is read from its beginning.
+    broker.produce(1, numbered(0..5));
+    assert_eq!(input.resolve_start(&Start::Latest, &committed).unwrap(), [3, 0]);
+}
+
+#[test]
+fn offsets_that_are_not_there_are_refused() {
+    let broker = Broker::new(1);
+    broker.produce(0, numbered(0..5));
+    let input = broker.input();
+    let gone = "offset 9 of topic `t` partition 0 is not in the log, which has 0 to 5; start elsewhere with \
+                `--from-start` or `start`";
+    let refused = input.resolve_start(&Start::Offsets([(0, 9)].into()), &BTreeMap::new()).unwrap_err();
+    assert_eq!(source_message(&refused), (ErrorKind::User, gone));
+    let refused = input.resolve_start(&Start::Offsets([(4, 0)].into()), &BTreeMap::new()).unwrap_err();
+    let unknown = "`start` gives an offset for partition 4; the input has partitions 0 to 0";
+    assert_eq!(source_message(&refused), (ErrorKind::User, unknown));
+    // The same when the log loses them while it is read.
+    let mut sources = input.open(1, &[9], None).unwrap();
+    let refused = poll_until(&mut sources, |_| false).unwrap_err();
+    assert_eq!(source_message(&refused), (ErrorKind::User, gone));
+}
+
+#[test]
+fn keys_headers_and_tombstones_come_through() {
+    let broker = Broker::new(1);
+    let headers = OwnedHeaders::new()
+        .insert(NewHeader { key: "trace", value: Some("abc") })
+        .insert(NewHeader { key: "empty", value: None::<&str> });
+    let send = |record| broker.producer.send::<str, str>(record).map_err(|(error, _)| error).unwrap();
+    send(BaseRecord::to("t").partition(0).key("k").payload("v").timestamp(1_234).headers(headers));
+    send(BaseRecord::to("t").partition(0).key("dead").timestamp(1_235));
+    broker.producer.flush(PATIENCE).unwrap();
+    let settings = SourceSettings { headers: true, ..broker.settings() };
+    let input = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap();
+    let mut source = input.open(1, &[0], Some(&[2])).unwrap().remove(0);
+    let mut records = 0;
+    while !source.finished() {
+        source
+            .poll(Duration::from_millis(20), &mut |event| {
+                let SourceEvent::Records { records: run, .. } = event else { return Ok(()) };
+                for record in run {
+                    records += 1;
+                    assert_eq!(record.timestamp_kind, TimestampKind::Create);
+                    let headers: Vec<_> = record.headers.iter().map(|header| (header.name, header.value)).collect();
+                    if record.offset == 0 {
+                        assert_eq!((record.key, record.value), (Some(&b"k"[..]), Some(&b"v"[..])));
+                        assert_eq!(headers, [("trace", Some(&b"abc"[..])), ("empty", None)]);
+                        assert_eq!(record.timestamp_ms, 1_234);
+                    } else {
+                        assert_eq!((record.key, record.value), (Some(&b"dead"[..]), None));
+                        assert_eq!((headers, record.timestamp_ms), (vec![], 1_235));
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert_eq!(records, 2);
+}
+
+#[test]
+fn a_record_with_its_producers_timestamp_stops_the_job() {
+    let broker = Broker::new(2);
+    broker.produce(0, numbered(0..5));
+    broker.produce(1, numbered(0..7));
+    // The mock answers no question about the topic's configuration: the records tell.
+    let settings = SourceSettings { accept_create_time: false, ..broker.settings() };
+    let input = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap();
+    let mut sources = input.open(1, &[2, 7], None).unwrap();
+    let refused = poll_until(&mut sources, |_| false).unwrap_err();
+    let text = "record 2 of topic `t` partition 0 carries its producer's timestamp (CreateTime): it is older than the \
+                topic's switch to LogAppendTime; the first LogAppendTime offset is 5: begin there with `start: {offsets: \
+                {0: 5, 1: 7}}`";
+    assert_eq!(source_message(&refused), (ErrorKind::User, text));
+}
+
+#[test]
+fn a_sample_comes_from_both_ends_of_each_partition() {
+    let broker = Broker::new(2);
+    let input = broker.input();
+    assert_eq!(input.sample(100, PATIENCE).unwrap(), Vec::<Vec<u8>>::new());
+    broker.produce(0, numbered(0..100));
+    broker.produce(1, numbered(500..503));
+    let sample = input.sample(20, PATIENCE).unwrap();
+    let sample: Vec<_> = sample.into_iter().map(|value| String::from_utf8(value).unwrap()).collect();
+    let found: BTreeSet<_> = sample.iter().map(|value| value.parse::<i64>().unwrap()).collect();
+    assert_eq!(found.len(), sample.len(), "no record twice");
+    assert_eq!(found, (0..5).chain(95..100).chain(500..503).collect());
+}
+
+#[test]
+fn an_unknown_topic_is_named_with_its_neighbours() {
+    let broker = Broker::new(1);
+    broker.cluster.create_topic("clicks", 1, 1).unwrap();
+    let settings = SourceSettings { topics: vec!["t".into(), "cliks".into()], ..broker.settings() };
+    let refused = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap_err();
+    let (kind, message) = source_message(&refused);
+    assert_eq!(kind, ErrorKind::User);
+    assert!(
+        message.starts_with("topic `cliks` does not exist (there are `clicks`, `t`); create it with: "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_topic_that_is_deleted_stops_the_job() {
+    let broker = Broker::new(1);
+    let input = broker.input();
+    let mut sources = input.open(1, &[0], None).unwrap();
+    poll_until(&mut sources, |seen| seen.contains(&Seen::Topology)).unwrap();
+    broker.cluster.topic_error("t", Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    let gone = poll_until(&mut sources, |_| false).unwrap_err();
+    assert_eq!(source_message(&gone), (ErrorKind::User, "topic `t` was deleted while the job ran"));
+}
+
+#[test]
+fn brokers_that_refuse_are_named_within_the_wait() {
+    let broker = Broker::new(1);
+    let brokers = vec!["127.0.0.1:1".into(), "no-such-host.invalid:9092".into()];
+    let connection = KafkaConnection { brokers, security: Security::None };
+    let settings = SourceSettings { connection, ..broker.settings() };
+    let clock = MachineClock::new();
+    let refused = KafkaInput::connect(settings, clock.clone(), Duration::from_secs(2)).unwrap_err();
+    assert!(clock.monotonic().0 < 5_000_000);
+    let text = "no Kafka broker answered within 2s: `127.0.0.1:1`: connection refused; `no-such-host.invalid:9092`: the \
+                host name does not resolve";
+    assert_eq!(source_message(&refused), (ErrorKind::Unavailable, text));
+}
+
+fn rows(users: &[Option<&str>]) -> RecordBatch {
+    let clicks: ArrayRef = Arc::new(Int64Array::from_iter_values(0..users.len() as i64));
+    let users: ArrayRef = Arc::new(StringArray::from(users.to_vec()));
+    RecordBatch::try_from_iter([("user", users), ("clicks", clicks)]).unwrap()
+}
+
+fn sink(broker: &Broker, on_rejected: OnRejected) -> KafkaSink {
+    let settings = SinkSettings {
+        output: "alerts".into(),
+        connection: broker.connection(),
+        topic: "t".into(),
+        key: Some("user".into()),
+        queue_kib: 16_384,
+    };
+    KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*MachineClock::new(), PATIENCE).unwrap()
+}
+
+#[test]
+fn rows_are_acknowledged_and_keys_land_where_java_puts_them() {
+    let broker = Broker::new(7);
+    let mut sink = sink(&broker, OnRejected::Stop);
+    // Hashes from the tests of Kafka's own murmur2.
+    let hashes = [("21", -973_932_308), ("foobar", -790_332_482), ("abc", 479_470_107_i32)];
+    sink.write(&rows(&hashes.map(|(key, _)| Some(key)))).unwrap();
+    sink.write(&rows(&[None])).unwrap();
+    sink.close().unwrap();
+    let input = broker.input();
+    let ends = input.end_offsets().unwrap();
+    assert_eq!(ends.iter().sum::<i64>(), 4);
+    let mut sources = input.open(1, &[0; 7], Some(&ends)).unwrap();
+    let mut found = BTreeMap::new();
+    while !sources[0].finished() {
+        sources[0]
+            .poll(Duration::from_millis(20), &mut |event| {
+                if let SourceEvent::Records { partition, records, .. } = event {
+                    found.extend(records.iter().map(|r| {
+                        let [key, value] =
+                            [r.key, r.value].map(|bytes| bytes.map(|b| String::from_utf8(b.to_vec()).unwrap()));
+                        (key, (partition.0, value.unwrap()))
+                    }));
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    for (row, (key, hash)) in hashes.into_iter().enumerate() {
+        let expected = ((hash & 0x7fff_ffff) as u32 % 7, format!(r#"{{"user":"{key}","clicks":{row}}}"#));
+        assert_eq!(found[&Some(key.to_owned())], expected);
+    }
+    assert_eq!(found[&None].1, r#"{"user":null,"clicks":0}"#);
+}
+
+#[test]
+fn a_row_that_is_too_large_stops_the_job_or_goes_to_the_dead_letters() {
+    let broker = Broker::new(1);
+    let too_large = [Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+    let mut stopping = sink(&broker, OnRejected::Stop);
+    broker.cluster.request_errors(RDKafkaApiKey::Produce, &too_large);
+    let refused = stopping.write(&rows(&[Some("ann")])).and_then(|()| stopping.flush()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "output `alerts`: a row with key `ann` is too large for topic `t` (25 bytes; its limit is `max.message.bytes`)"
+    );
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = kept.clone();
+    let on_rejected = OnRejected::DeadLetter(Box::new(move |row| {
+        keep.lock().unwrap().push((row.key.map(<[u8]>::to_vec), row.value.to_vec()));
+        Ok(())
+    }));
+    let mut keeping = sink(&broker, on_rejected);
+    broker.cluster.request_errors(RDKafkaApiKey::Produce, &too_large);
+    keeping.write(&rows(&[Some("ann")])).and_then(|()| keeping.flush()).unwrap();
+    assert_eq!(kept.lock().unwrap()[..], [(Some(b"ann".to_vec()), br#"{"user":"ann","clicks":0}"#.to_vec())]);
+}
+
+#[test]
+fn a_key_column_must_exist() {
+    let broker = Broker::new(1);
+    let mut sink = sink(&broker, OnRejected::Stop);
+    let nameless = RecordBatch::try_from_iter([("clicks", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    let refused = sink.write(&nameless).unwrap_err();
+    assert_eq!(refused.to_string(), "output `alerts`: unknown key column `user`; available: `clicks`");
+}
