@@ -1,1 +1,4 @@
-//! placeholder
+//! Jobs: the spec, the runner and its observation.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod spec;

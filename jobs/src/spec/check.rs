@@ -1,0 +1,100 @@
+//! The collector that validation reports to: where a path stands in the text, and what is wrong there.
+
+use std::path::PathBuf;
+
+use super::{
+    problem::{Path, Position, Problem, source_line},
+    yaml::{Node, Value},
+};
+
+/// A spec's text, its tree, and the problems so far.
+pub(super) struct Check<'a> {
+    /// The spec's name in messages.
+    pub(super) file: &'a str,
+    /// Relative paths are relative to this.
+    pub(super) directory: &'a std::path::Path,
+    pub(super) text: &'a str,
+    pub(super) root: &'a Node,
+    /// Fields that somebody tried to give under another name.
+    pub(super) meant: Vec<Path>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// A mistake at a path; where there is no such node, at the last one on the way.
+    pub(super) fn problem(&mut self, path: &Path, message: impl Into<String>) {
+        self.problem_at(self.root.position(path), path, message.into());
+    }
+
+    /// A mistake at a position.
+    pub(super) fn problem_at(&mut self, position: Position, path: &Path, message: String) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            position: Some(position),
+            path: path.to_string(),
+            message,
+            source_line: source_line(self.text, position.line, path),
+        });
+    }
+
+    /// Whether something was written there: rightly, wrongly (and reported), or under a wrong name (and reported).
+    pub(super) fn given(&self, path: &Path) -> bool {
+        let node = self.root.find(path);
+        node.is_some_and(|node| !matches!(node.value, Value::Null)) || self.meant.contains(path)
+    }
+
+    /// The value of a required field.
+    pub(super) fn required<'v, T>(&mut self, value: Option<&'v T>, parent: &Path, field: &str) -> Option<&'v T> {
+        if value.is_none() && !self.given(&parent.key(field)) {
+            self.problem(parent, format!("`{field}` is missing"));
+        }
+        value
+    }
+
+    /// Holds that one of some fields is given, and no more.
+    pub(super) fn exactly_one(&mut self, parent: &Path, fields: &[&str]) {
+        let given: Vec<_> = fields.iter().filter(|field| self.given(&parent.key(field))).collect();
+        match given.as_slice() {
+            [] => self.problem(parent, format!("one of `{}` is missing", fields.join("`, `"))),
+            [_] => {}
+            [first, others @ ..] => {
+                for other in others {
+                    self.problem(
+                        &parent.key(other),
+                        format!("`{other}` cannot stand beside `{first}`: give one of them"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether the list or map there has anything in it, be it wrong (and reported).
+    pub(super) fn has_content(&self, path: &Path) -> bool {
+        let written = self.root.find(path).is_some_and(|node| match &node.value {
+            Value::List(items) => !items.is_empty(),
+            Value::Map(entries) => !entries.is_empty(),
+            other => !matches!(other, Value::Null),
+        });
+        written || self.meant.contains(path)
+    }
+
+    /// Reports what a check of syntax found; `None` when it did.
+    pub(super) fn holds(&mut self, path: &Path, result: Result<(), String>) -> Option<()> {
+        result.map_err(|message| self.problem(path, message)).ok()
+    }
+
+    /// The path in the field `path` of `parent`, resolved.
+    pub(super) fn required_path(&mut self, parent: &Path, written: Option<&str>) -> Option<PathBuf> {
+        let written = self.required(written.as_ref(), parent, "path").copied()?;
+        self.resolve(&parent.key("path"), written)
+    }
+
+    /// A path of the spec, put below its directory unless it is absolute.
+    pub(super) fn resolve(&mut self, path: &Path, written: &str) -> Option<PathBuf> {
+        if written.is_empty() || written.contains('\0') {
+            self.problem(path, "expected a path, found an empty text");
+            return None;
+        }
+        Some(self.directory.join(written))
+    }
+}

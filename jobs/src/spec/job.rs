@@ -1,0 +1,332 @@
+//! The job that cannot be invalid: what `parse` makes of a spec, and what the runner runs.
+//!
+//! Paths are resolved against the spec's directory, defaults are filled in, names and addresses are well-formed. What
+//! only a connection or the disk can tell (does the topic exist, can the directory be written) is not known yet.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
+
+use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidemill_engine::EventTime;
+
+use super::{
+    problem::Position,
+    units::{ByteSize, Duration},
+};
+
+/// A job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Job {
+    /// Its name: letters, digits, `.`, `_`, `-`.
+    pub name: String,
+    /// The inputs in the order of the spec; at least one.
+    pub inputs: Vec<Input>,
+    /// The outputs in the order of the spec; at least one.
+    pub outputs: Vec<Output>,
+    /// The directory of the dead letters.
+    pub dead_letters: PathBuf,
+    /// The policies for `TIMESTAMP BY`.
+    pub time: Time,
+    /// How far the wall clock may be off where no record told the broker's time.
+    pub clock_uncertainty: Duration,
+    /// Where the job's state is kept.
+    pub state: State,
+    /// Worker threads; `None`: one for each core.
+    pub workers: Option<NonZeroUsize>,
+    /// The budget for queues, decode buffers and state.
+    pub memory: ByteSize,
+    /// The query.
+    pub query: Query,
+}
+
+impl Job {
+    /// The input of this name.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Option<&Input> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+
+    /// The output of this name.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Option<&Output> {
+        self.outputs.iter().find(|output| output.name == name)
+    }
+}
+
+/// An input.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Its name in the query; no two differ only in case.
+    pub name: String,
+    /// Where its records come from.
+    pub transport: InputTransport,
+    /// How its records are decoded.
+    pub format: InputFormat,
+    /// The declared columns, all nullable; `None`: inferred.
+    pub schema: Option<SchemaRef>,
+    /// What becomes of a record that cannot be decoded.
+    pub on_bad_record: OnBadRecord,
+}
+
+/// Where an input's records come from.
+#[derive(Clone, Debug)]
+pub enum InputTransport {
+    /// Topics.
+    Kafka(KafkaInput),
+    /// Files.
+    File(FileInput),
+}
+
+/// Topics as an input.
+#[derive(Clone, Debug)]
+pub struct KafkaInput {
+    /// `host:port`; at least one.
+    pub brokers: Vec<String>,
+    /// At least one, without repetition.
+    pub topics: Vec<String>,
+    /// Where to start when there is nothing to resume from.
+    pub start: Start,
+    /// The consumer group.
+    pub group: String,
+    /// Which records of transactions are read.
+    pub isolation: Isolation,
+    /// Which implementation fetches; never [`Fetch::Own`] yet.
+    pub fetch: Fetch,
+    /// How the connection is secured.
+    pub security: Security,
+    /// Whose timestamp is a record's arrival.
+    pub timestamp: Timestamp,
+    /// How far the watermark of an idle partition stays behind the broker's clock.
+    pub idle_margin: Duration,
+}
+
+/// Files as an input.
+#[derive(Clone, Debug)]
+pub struct FileInput {
+    /// A file, a directory, or a pattern: the last part may hold `*` and `?`.
+    pub path: PathBuf,
+}
+
+/// Where reading starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest record.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// At the first record whose timestamp is this or later.
+    Time(EventTime),
+    /// At these offsets by partition, each not negative; partitions that are not named are read from their beginning.
+    /// There is one topic.
+    Offsets(BTreeMap<i32, i64>),
+}
+
+/// How the connections to a cluster are secured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Security {
+    /// Not at all.
+    #[default]
+    None,
+}
+
+/// Whose timestamp is a record's arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamp {
+    /// The broker's, when it appended the record; a record with any other is refused.
+    LogAppendTime,
+    /// The producer's.
+    CreateTime {
+        /// How far behind the largest timestamp a record may come.
+        out_of_order: Duration,
+    },
+}
+
+/// How an input's payloads are decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputFormat {
+    /// JSON: an object, an array of objects, or an object a line.
+    Json(JsonOptions),
+    /// CSV whose first line holds the names; only for files.
+    Csv(CsvOptions),
+}
+
+/// Options of the JSON decoder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JsonOptions {
+    /// How much of a record must be well-formed.
+    pub check: Check,
+}
+
+/// Options of the CSV decoder and encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CsvOptions {
+    /// An ASCII character.
+    pub delimiter: u8,
+}
+
+/// An output.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its name in the query; no two differ only in case.
+    pub name: String,
+    /// Where its rows go.
+    pub transport: OutputTransport,
+    /// What happens when a row cannot be delivered.
+    pub on_output_error: OnOutputError,
+}
+
+/// Where an output's rows go.
+#[derive(Clone, Debug)]
+pub enum OutputTransport {
+    /// A topic; rows as JSON.
+    Kafka(KafkaOutput),
+    /// Files.
+    File(FileOutput),
+    /// The terminal: a table, or JSON lines when piped.
+    Stdout,
+    /// Nowhere; rows are counted.
+    Discard,
+}
+
+/// A topic as an output.
+#[derive(Clone, Debug)]
+pub struct KafkaOutput {
+    /// `host:port`; at least one.
+    pub brokers: Vec<String>,
+    /// The topic.
+    pub topic: String,
+    /// The column whose value is the record's key; `None`: no key.
+    pub key: Option<String>,
+    /// How the connection is secured.
+    pub security: Security,
+}
+
+/// Files as an output.
+#[derive(Clone, Debug)]
+pub struct FileOutput {
+    /// The directory.
+    pub path: PathBuf,
+    /// How rows are written.
+    pub format: FileFormat,
+    /// A file is closed when it is this large.
+    pub roll_size: ByteSize,
+    /// A file is closed when it is this old.
+    pub roll_every: Duration,
+}
+
+/// How rows are written to files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// An object a line.
+    Json,
+    /// Comma-separated values, with a header.
+    Csv(CsvOptions),
+    /// Parquet.
+    Parquet,
+}
+
+/// The policies for `TIMESTAMP BY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// A row whose event time is older than its arrival by more is late.
+    pub late_arrival: Duration,
+    /// How far behind the largest event time a row may come.
+    pub out_of_order: Duration,
+    /// What becomes of rows that are late or out of order.
+    pub policy: LatePolicy,
+}
+
+/// Where the job's state is kept.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// A directory.
+    pub store: PathBuf,
+    /// How often outputs are flushed and offsets committed.
+    pub epoch: Duration,
+    /// How often state is written.
+    pub snapshot: Duration,
+}
+
+/// The query's text and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Its text.
+    pub text: String,
+    /// The spec's file, or the query's own, as it is to be named in messages.
+    pub file: String,
+    /// Where each of its lines begins in that file; only the first is known of a text that YAML folds.
+    pub(super) lines: Vec<Position>,
+}
+
+/// Which records of transactions are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Those of committed transactions.
+    #[default]
+    ReadCommitted,
+    /// All, those of open and aborted transactions too.
+    ReadUncommitted,
+}
+
+/// Which implementation fetches records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fetch {
+    /// The best that the brokers and the security allow.
+    #[default]
+    Auto,
+    /// Our own fetch requests.
+    Own,
+    /// librdkafka.
+    Rdkafka,
+}
+
+/// How much of a JSON record must be well-formed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// All of it.
+    #[default]
+    Full,
+    /// What stands before the last column that the query names; faster.
+    Lax,
+}
+
+/// What becomes of a record that cannot be decoded; it is counted in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRecord {
+    /// It is kept with its cause, and the job goes on.
+    #[default]
+    DeadLetter,
+    /// The job stops.
+    Fail,
+    /// It is only counted.
+    Drop,
+}
+
+/// What happens when a row cannot be delivered (too large, refused, not encodable).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnOutputError {
+    /// The job stops and names the row's key and the cause.
+    #[default]
+    Stop,
+    /// The row is kept with its cause, and the job goes on.
+    DeadLetter,
+}
+
+/// What becomes of rows that are late or out of order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LatePolicy {
+    /// Their event time moves up to the bound.
+    #[default]
+    Adjust,
+    /// They are dropped, counted, and kept as dead letters of class `late`.
+    Drop,
+}

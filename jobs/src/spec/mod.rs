@@ -1,0 +1,100 @@
+//! The job spec: YAML on one side, a [`Job`] that cannot be invalid on the other.
+//!
+//! ```text
+//! text --yaml--> Node --deserialize--> RawJob --validate--> Job
+//! ```
+//! - [`yaml`] makes a tree of nodes that know their positions, with bounds on depth and size;
+//! - [`deserialize`] turns it into the types of [`raw`], which are what the JSON Schema is generated from;
+//! - [`not_built`] refuses by name what a later version will do;
+//! - [`validate`] checks what types cannot say and makes the [`Job`].
+//!
+//! Every stage reports all that it finds, and a mistake found in one is not reported again by the next: a spec with five
+//! mistakes lists five ([`SpecErrors`]). Nothing here connects to anything; the only files read are the spec and its
+//! `query_file`. No text makes it panic.
+
+mod check;
+mod columns;
+mod deserialize;
+mod job;
+mod json_schema;
+mod named;
+mod not_built;
+mod problem;
+mod query;
+mod raw;
+mod syntax;
+mod transport;
+mod units;
+mod validate;
+mod yaml;
+
+use std::{fs, path::Path as FilePath};
+
+pub use job::{
+    Check, CsvOptions, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, Isolation, Job,
+    JsonOptions, KafkaInput, KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query,
+    Security, Start, State, Time, Timestamp,
+};
+pub use json_schema::json_schema;
+pub use problem::{Position, Problem, SpecErrors};
+pub use units::{ByteSize, Duration, UnitError};
+
+use problem::Path;
+use raw::RawJob;
+
+/// Largest text of a spec.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Reads the spec in a file.
+///
+/// # Errors
+/// Every problem of the spec, or that the file cannot be read.
+pub fn load(path: &FilePath) -> Result<Job, SpecErrors> {
+    let file = path.display().to_string();
+    let bytes = fs::read(path).map_err(|error| SpecErrors::of_file(&file, format!("cannot read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        SpecErrors::of_file(&file, format!("line {line} is not UTF-8"))
+    })?;
+    let directory = path.parent().unwrap_or(FilePath::new(""));
+    parse(&text, directory, &file)
+}
+
+/// Reads a spec from its text. Relative paths in it are put below `directory`; `file` is its name in messages.
+///
+/// # Errors
+/// Every problem of the spec.
+pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecErrors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.len() > MAX_BYTES {
+        return Err(SpecErrors::of_file(file, format!("larger than {}", ByteSize::from_mib(1))));
+    }
+    let (root, yaml_faults) = yaml::parse(text);
+    let mut root = root.unwrap_or(yaml::Node { at: Position { line: 1, column: 1 }, value: yaml::Value::Removed });
+    if yaml_faults.is_empty() && matches!(root.value, yaml::Value::Null | yaml::Value::Removed) {
+        return Err(SpecErrors::of_file(file, "is empty; expected a job".to_owned()));
+    }
+    let outcome = match root.value {
+        yaml::Value::Removed => deserialize::Outcome { value: None, faults: Vec::new(), meant: Vec::new() },
+        _ => deserialize::deserialize::<RawJob>(&mut root),
+    };
+    let mut check = check::Check { file, directory, text, root: &root, meant: outcome.meant, problems: Vec::new() };
+    for fault in yaml_faults {
+        check.problem_at(fault.at, &Path::default(), fault.message);
+    }
+    for fault in outcome.faults {
+        check.problem_at(fault.at.unwrap_or(Position { line: 1, column: 1 }), &fault.path, fault.message);
+    }
+    let job = outcome.value.and_then(|raw| {
+        not_built::refuse(&raw, &mut check);
+        validate::validate(&raw, &mut check)
+    });
+    match job {
+        Some(job) if check.problems.is_empty() => Ok(job),
+        _ => Err(SpecErrors::new(file, check.problems)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,504 @@
+//! The spec as it is typed. The comments here are what editors show (`tidemill schema`).
+//!
+//! No field is required by serde, so that [`super::deserialize`] can go on after a mistake; what must be there is marked
+//! `required` for the JSON Schema and checked in [`super::validate`].
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, FixedOffset};
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use tidemill_certs::SecretRef;
+
+use super::{
+    columns::ColumnType,
+    job::{Check, Fetch, Isolation, LatePolicy, OnBadRecord, OnOutputError},
+    named::Named,
+    units::{ByteSize, Duration},
+};
+
+/// A tidemill job: inputs, outputs and a query.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(title = "tidemill job", rename = "Job")]
+pub(super) struct RawJob {
+    /// The job's name: letters, digits, `.`, `_`, `-`. Default consumer group, label of metrics.
+    #[schemars(required)]
+    pub(super) name: Option<String>,
+    /// What the query reads, by the name it has in the query.
+    #[serde(default)]
+    #[schemars(required)]
+    pub(super) inputs: Named<RawInput>,
+    /// What the query writes, by the name it has in the query.
+    #[serde(default)]
+    #[schemars(required)]
+    pub(super) outputs: Named<RawOutput>,
+    /// The Azure key vault of `{key_vault: NAME}` references. Not built yet.
+    pub(super) key_vault: Option<RawKeyVault>,
+    /// Where records go that could not be processed. Default: the directory `./dead-letters`.
+    pub(super) dead_letters: Option<RawDeadLetters>,
+    /// The policies for `TIMESTAMP BY`.
+    #[serde(default)]
+    pub(super) time: RawTime,
+    /// How far this machine's clock may be off; used where no record has told the broker's time yet.
+    #[serde(default = "clock_uncertainty")]
+    pub(super) clock_uncertainty: Duration,
+    /// Where the job's state is kept.
+    #[serde(default)]
+    pub(super) state: RawState,
+    /// Worker threads. Default: one for each core.
+    #[schemars(range(min = 1))]
+    pub(super) workers: Option<i64>,
+    /// The budget for queues, decode buffers and state; at the limit partitions are paused.
+    #[serde(default = "memory")]
+    pub(super) memory: ByteSize,
+    /// When the job is run by the scheduler. Not built yet.
+    pub(super) schedule: Option<RawSchedule>,
+    /// The range of time that a scheduled run reads. Not built yet.
+    pub(super) range: Option<String>,
+    /// The query.
+    pub(super) query: Option<String>,
+    /// The file of the query, in the place of `query`.
+    pub(super) query_file: Option<String>,
+}
+
+/// An input: one of `kafka`, `file`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Input")]
+pub(super) struct RawInput {
+    /// Topics of a Kafka cluster.
+    pub(super) kafka: Option<RawKafkaInput>,
+    /// Files.
+    pub(super) file: Option<RawFileInput>,
+    /// Whose timestamp is a record's arrival, the event time unless the query says `TIMESTAMP BY`. Default:
+    /// `log_append_time`, which makes results repeatable.
+    pub(super) timestamp: Option<RawTimestamp>,
+    /// How far the watermark of a partition without records stays behind the broker's clock; covers replication lag up to
+    /// that.
+    #[schemars(extend("default" = "2s"))]
+    pub(super) idle_margin: Option<Duration>,
+    /// How records are decoded. Default: `json`.
+    pub(super) format: Option<RawFormat>,
+    /// The columns and their types, `{user: string, amount: double}`. Default: inferred from a sample, for the columns
+    /// that the query names.
+    pub(super) schema: Option<Named<ColumnType>>,
+    /// What becomes of a record that cannot be decoded.
+    #[serde(default)]
+    pub(super) on_bad_record: OnBadRecord,
+}
+
+/// Topics of a Kafka cluster.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "KafkaInput")]
+pub(super) struct RawKafkaInput {
+    /// Some of the cluster's brokers, `host:port`; the others are found.
+    #[serde(default)]
+    #[schemars(required, length(min = 1))]
+    pub(super) brokers: Vec<String>,
+    /// The topic.
+    pub(super) topic: Option<String>,
+    /// The topics, in the place of `topic`.
+    pub(super) topics: Option<Vec<String>>,
+    /// Where to start when there is nothing to resume from.
+    #[serde(default)]
+    pub(super) start: RawStart,
+    /// The consumer group. Default: the job's name.
+    pub(super) group: Option<String>,
+    /// Which records of transactions are read.
+    #[serde(default)]
+    pub(super) isolation: Isolation,
+    /// Which implementation fetches.
+    #[serde(default)]
+    pub(super) fetch: Fetch,
+    /// How connections are secured. Default: not at all.
+    pub(super) security: Option<RawSecurity>,
+}
+
+/// Files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "FileInput")]
+pub(super) struct RawFileInput {
+    /// A path, relative to the spec; the file's name may be a pattern such as `*.jsonl`.
+    #[schemars(required)]
+    pub(super) path: Option<String>,
+}
+
+/// Where reading starts.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Start")]
+pub(super) enum RawStart {
+    /// At the oldest record.
+    #[default]
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// At the first record of this time (RFC 3339, `2026-11-20T10:00:00Z`) or later.
+    #[serde(skip_serializing)]
+    Time(Instant),
+    /// At these offsets by partition; partitions that are not named are read from their beginning.
+    #[serde(skip_serializing)]
+    Offsets(BTreeMap<i32, i64>),
+}
+
+/// An instant in RFC 3339.
+#[derive(Debug, JsonSchema)]
+pub(super) struct Instant(#[schemars(with = "String")] pub(super) DateTime<FixedOffset>);
+
+impl<'de> Deserialize<'de> for Instant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        DateTime::parse_from_rfc3339(&text).map(Instant).map_err(|_| {
+            serde::de::Error::custom(format!("expected a time such as `2026-11-20T10:00:00Z`, found `{text}`"))
+        })
+    }
+}
+
+/// How connections are secured.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Security")]
+pub(super) struct RawSecurity {
+    /// Only `none` is built.
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+    /// The SASL mechanism. Not built yet.
+    pub(super) mechanism: Option<Mechanism>,
+    /// The SASL user. Not built yet.
+    pub(super) username: Option<String>,
+    /// The SASL password, by reference. Not built yet.
+    pub(super) password: Option<SecretRef>,
+    /// The authorities that the brokers' certificates are checked against, as PEM. Not built yet.
+    pub(super) ca: Option<SecretRef>,
+    /// Our certificate for `mtls`, as PEM. Not built yet.
+    pub(super) certificate: Option<SecretRef>,
+    /// The certificate's key for `mtls`, as PEM. Not built yet.
+    pub(super) key: Option<SecretRef>,
+    /// The password of `key`. Not built yet.
+    pub(super) key_password: Option<SecretRef>,
+}
+
+/// The security protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Protocol {
+    /// Plain text, no authentication.
+    #[default]
+    None,
+    /// SASL over plain text.
+    SaslPlaintext,
+    /// SASL over TLS.
+    SaslSsl,
+    /// TLS with a client certificate.
+    Mtls,
+}
+
+/// The SASL mechanism.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+pub(super) enum Mechanism {
+    #[serde(rename = "PLAIN")]
+    Plain,
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+    #[serde(rename = "AWS_MSK_IAM")]
+    AwsMskIam,
+    #[serde(rename = "GSSAPI")]
+    Gssapi,
+}
+
+/// Whose timestamp is a record's arrival.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Timestamp")]
+pub(super) enum RawTimestamp {
+    /// The broker's, when it appended the record.
+    LogAppendTime,
+    /// The producer's.
+    CreateTime,
+}
+
+/// A format; its bare name means all defaults.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Format", transform = bare_names)]
+pub(super) enum RawFormat {
+    /// JSON: an object, an array of objects, or an object a line.
+    Json(RawJson),
+    /// Comma-separated values whose first line holds the names; for files.
+    Csv(RawCsv),
+    /// Avro. Not built yet.
+    Avro(Later),
+    /// Parquet; for output files.
+    Parquet(RawParquet),
+    /// Protobuf. Not built yet.
+    Protobuf(Later),
+}
+
+impl RawFormat {
+    /// Its name in a spec.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "json",
+            Self::Csv(_) => "csv",
+            Self::Avro(_) => "avro",
+            Self::Parquet(_) => "parquet",
+            Self::Protobuf(_) => "protobuf",
+        }
+    }
+}
+
+/// Options of `json`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Json")]
+pub(super) struct RawJson {
+    /// How much of a record must be well-formed; for inputs. Default: `full`.
+    pub(super) check: Option<Check>,
+}
+
+/// Options of `csv`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Csv")]
+pub(super) struct RawCsv {
+    /// One ASCII character. Default: a comma.
+    pub(super) delimiter: Option<String>,
+}
+
+/// `parquet` has no options.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Parquet")]
+pub(super) struct RawParquet {}
+
+/// Options that are not fixed yet.
+#[derive(Debug, JsonSchema)]
+#[schemars(with = "BTreeMap<String, serde_json::Value>")]
+pub(super) struct Later;
+
+impl<'de> Deserialize<'de> for Later {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Later)
+    }
+}
+
+/// Adds to the forms `{json: {...}}` of an enum the bare names.
+fn bare_names(schema: &mut Schema) {
+    let Some(forms) = schema.get_mut("oneOf").and_then(|forms| forms.as_array_mut()) else { return };
+    let names: Vec<_> = forms.iter().filter_map(|form| form.get("required")?.get(0)).cloned().collect();
+    forms.insert(0, serde_json::json!({"type": "string", "enum": names}));
+}
+
+/// An output: one of `kafka`, `file`, `stdout`, `discard`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Output")]
+pub(super) struct RawOutput {
+    /// A topic of a Kafka cluster.
+    pub(super) kafka: Option<RawKafkaOutput>,
+    /// Files in a directory; a reader never sees a half-written one.
+    pub(super) file: Option<RawFileOutput>,
+    /// The terminal: a table, or JSON lines when piped.
+    #[serde(default, deserialize_with = "even_if_empty")]
+    pub(super) stdout: Option<Nothing>,
+    /// Nowhere; rows are counted.
+    #[serde(default, deserialize_with = "even_if_empty")]
+    pub(super) discard: Option<Nothing>,
+    /// How rows are encoded. Default: `json`.
+    pub(super) format: Option<RawFormat>,
+    /// What happens when a row cannot be delivered.
+    #[serde(default)]
+    pub(super) on_output_error: OnOutputError,
+}
+
+/// `{}`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "`{}`")]
+pub(super) struct Nothing {}
+
+/// `stdout:` alone means `stdout: {}`.
+fn even_if_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Nothing>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
+}
+
+/// A topic of a Kafka cluster.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "KafkaOutput")]
+pub(super) struct RawKafkaOutput {
+    /// Some of the cluster's brokers, `host:port`; the others are found.
+    #[serde(default)]
+    #[schemars(required, length(min = 1))]
+    pub(super) brokers: Vec<String>,
+    /// The topic.
+    #[schemars(required)]
+    pub(super) topic: Option<String>,
+    /// The column whose value is the record's key. Default: no key.
+    pub(super) key: Option<String>,
+    /// Only `at_least_once` is built.
+    #[serde(default)]
+    pub(super) delivery: Delivery,
+    /// How connections are secured. Default: not at all.
+    pub(super) security: Option<RawSecurity>,
+}
+
+/// What a crash may do to an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Delivery {
+    /// Rows may come twice.
+    #[default]
+    AtLeastOnce,
+    /// Rows come once, in transactions. Not built yet.
+    ExactlyOnce,
+}
+
+/// Files in a directory.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "FileOutput")]
+pub(super) struct RawFileOutput {
+    /// The directory, relative to the spec.
+    #[schemars(required)]
+    pub(super) path: Option<String>,
+    /// A file is closed when it is this large.
+    #[serde(default = "roll_size")]
+    pub(super) roll_size: ByteSize,
+    /// A file is closed when it is this old.
+    #[serde(default = "roll_every")]
+    pub(super) roll_every: Duration,
+}
+
+/// Where dead letters go: one of `file`, `kafka`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "DeadLetters")]
+pub(super) struct RawDeadLetters {
+    /// Files in a directory.
+    pub(super) file: Option<RawDeadLetterFiles>,
+    /// A topic. Not built yet.
+    pub(super) kafka: Option<RawKafkaOutput>,
+}
+
+/// Files of dead letters.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "DeadLetterFiles")]
+pub(super) struct RawDeadLetterFiles {
+    /// The directory, relative to the spec.
+    #[schemars(required)]
+    pub(super) path: Option<String>,
+}
+
+/// The policies for `TIMESTAMP BY`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Time")]
+pub(super) struct RawTime {
+    /// A row whose event time is older than its arrival by more is late.
+    pub(super) late_arrival: Duration,
+    /// How far behind the largest event time a row may come. Default: `0s`; on inputs with `timestamp: create_time` `5s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) out_of_order: Option<Duration>,
+    /// What becomes of rows that are late or out of order.
+    pub(super) policy: LatePolicy,
+}
+
+impl Default for RawTime {
+    fn default() -> Self {
+        RawTime { late_arrival: Duration::from_secs(5), out_of_order: None, policy: LatePolicy::Adjust }
+    }
+}
+
+/// Where the job's state is kept.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "State")]
+pub(super) struct RawState {
+    /// A directory, relative to the spec.
+    pub(super) store: String,
+    /// How often outputs are flushed and offsets committed; bounds what is done twice after a crash.
+    pub(super) epoch: Duration,
+    /// How often state is written, so that a restart has less to read again. Not built yet: a restart reads again from the
+    /// oldest open window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) snapshot: Option<Duration>,
+}
+
+impl Default for RawState {
+    fn default() -> Self {
+        RawState { store: "./state".to_owned(), epoch: Duration::from_secs(1), snapshot: None }
+    }
+}
+
+/// The key vault. Not built yet.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "KeyVault")]
+#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
+pub(super) struct RawKeyVault {
+    /// The vault's name or address.
+    #[schemars(required)]
+    pub(super) vault: Option<String>,
+    /// Who we are there. Default: `system`.
+    #[serde(default)]
+    pub(super) identity: RawIdentity,
+}
+
+/// An Azure identity.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Identity")]
+#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
+pub(super) enum RawIdentity {
+    /// The machine's own managed identity.
+    #[default]
+    System,
+    /// The workload identity of a pod.
+    Workload,
+    /// Whoever is logged in.
+    AzureCli,
+    /// The user-assigned identity of this client.
+    ClientId(String),
+    /// The user-assigned identity of this object.
+    ObjectId(String),
+    /// The user-assigned identity of this resource.
+    ResourceId(String),
+}
+
+/// When the job runs: one of `cron`, `every`. Not built yet.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Schedule")]
+#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
+pub(super) struct RawSchedule {
+    /// Five fields: minute, hour, day, month, day of the week.
+    pub(super) cron: Option<String>,
+    /// A fixed distance.
+    pub(super) every: Option<Duration>,
+    /// The zone of `cron`, `Europe/Paris`. Default: UTC.
+    pub(super) zone: Option<String>,
+}
+
+fn clock_uncertainty() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn memory() -> ByteSize {
+    ByteSize::from_mib(1024)
+}
+
+fn roll_size() -> ByteSize {
+    ByteSize::from_mib(128)
+}
+
+fn roll_every() -> Duration {
+    Duration::from_secs(60)
+}

@@ -1,0 +1,89 @@
+//! The syntax of names and addresses. Each check answers with what is wrong.
+
+/// Most characters of a topic's name (Kafka's own limit).
+const MAX_TOPIC: usize = 249;
+
+/// A topic's name, by Kafka's rules.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn topic(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("expected a topic, found an empty text".to_owned());
+    }
+    if name == "." || name == ".." || name.len() > MAX_TOPIC || !name.chars().all(is_word) {
+        return Err(format!("`{name}` is no topic: expected 1 to {MAX_TOPIC} letters, digits, `.`, `_`, `-`"));
+    }
+    Ok(())
+}
+
+/// A job's name; it becomes a consumer group and part of file names.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn job_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("expected a name, found an empty text".to_owned());
+    }
+    if name.len() > 200 || name.starts_with('.') || !name.chars().all(is_word) {
+        return Err(format!(
+            "`{name}` is no job name: expected 1 to 200 letters, digits, `.`, `_`, `-`, and no `.` at the beginning"
+        ));
+    }
+    Ok(())
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// A broker's address, `host:port`, `[::1]:port`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn broker(address: &str) -> Result<(), String> {
+    let wrong = |why: &str| Err(format!("`{address}` is no broker: {why}; expected `host:port`"));
+    if address.contains("://") {
+        return wrong("it has a scheme");
+    }
+    if address.contains(',') {
+        return wrong("write one address a list element");
+    }
+    let Some((host, port)) = address.rsplit_once(':') else { return wrong("its port is missing") };
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return wrong("its port is no number from 1 to 65535");
+    }
+    let is_v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).is_some_and(|host| {
+        host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '.' | '%')) && host.contains(':')
+    });
+    if is_v6 || !host.is_empty() && host.chars().all(is_word) { Ok(()) } else { wrong("its host is no host name") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics() {
+        for name in ["clicks", "a.b_c-1", &"x".repeat(249)] {
+            assert_eq!(topic(name), Ok(()));
+        }
+        for name in ["", ".", "..", "a b", "a/b", "ä", &"x".repeat(250)] {
+            assert!(topic(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn brokers() {
+        for address in ["localhost:9092", "broker-1.example.org:1", "10.0.0.1:65535", "[::1]:9092"] {
+            assert_eq!(broker(address), Ok(()));
+        }
+        assert_eq!(
+            broker("localhost").unwrap_err(),
+            "`localhost` is no broker: its port is missing; expected `host:port`"
+        );
+        for address in ["", ":1", "h:", "h:0", "h:65536", "http://h:1", "a:1,b:2", "::1:9092", "a b:1", "[]:1"] {
+            assert!(broker(address).is_err(), "{address}");
+        }
+    }
+}

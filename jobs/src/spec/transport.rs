@@ -1,0 +1,245 @@
+//! Inputs and outputs: the part of [`super::validate`] below `inputs` and `outputs`.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use tidemill_engine::{EVENT_TIME, EventTime};
+
+use super::{
+    check::Check,
+    columns::{ColumnType, fields},
+    job::{
+        CsvOptions, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, JsonOptions, KafkaInput,
+        KafkaOutput, Output, OutputTransport, Security, Start, Timestamp,
+    },
+    named::Named,
+    problem::Path,
+    raw::{
+        RawCsv, RawFileInput, RawFileOutput, RawFormat, RawInput, RawJob, RawJson, RawKafkaInput, RawKafkaOutput,
+        RawOutput, RawStart, RawTimestamp,
+    },
+    syntax,
+    units::Duration,
+};
+
+/// How far behind the largest timestamp a record may come on an input with `timestamp: create_time`.
+const CREATE_TIME_OUT_OF_ORDER: Duration = Duration::from_secs(5);
+/// Beam's LogAppendTimePolicy has the same.
+const IDLE_MARGIN: Duration = Duration::from_secs(2);
+
+/// An input.
+pub(super) fn input(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawInput, job: &RawJob) -> Option<Input> {
+    check.exactly_one(path, &["kafka", "file"]);
+    let transport = match (&raw.kafka, &raw.file) {
+        (Some(kafka), None) => kafka_input(check, path, kafka, raw, job).map(InputTransport::Kafka),
+        (None, Some(file)) => file_input(check, path, file, raw).map(InputTransport::File),
+        _ => None,
+    };
+    let format = match &raw.format {
+        None => Some(InputFormat::Json(JsonOptions::default())),
+        Some(RawFormat::Json(RawJson { check })) => {
+            Some(InputFormat::Json(JsonOptions { check: check.unwrap_or_default() }))
+        }
+        Some(RawFormat::Csv(csv)) => csv_options(check, path, csv).map(InputFormat::Csv),
+        Some(RawFormat::Avro(_) | RawFormat::Parquet(_) | RawFormat::Protobuf(_)) => None,
+    };
+    let schema = raw.schema.as_ref().map(|columns| declared(check, &path.key("schema"), columns));
+    Some(Input {
+        name: name.to_owned(),
+        transport: transport?,
+        format: format?,
+        schema,
+        on_bad_record: raw.on_bad_record,
+    })
+}
+
+fn kafka_input(
+    check: &mut Check<'_>,
+    parent: &Path,
+    raw: &RawKafkaInput,
+    input: &RawInput,
+    job: &RawJob,
+) -> Option<KafkaInput> {
+    let path = parent.key("kafka");
+    let brokers = brokers(check, &path, &raw.brokers);
+    let topics = topics(check, &path, raw);
+    let start = start(check, &path.key("start"), &raw.start, &topics);
+    let group = raw.group.clone().or_else(|| job.name.clone());
+    if raw.group.as_deref() == Some("") {
+        check.problem(&path.key("group"), "expected a consumer group, found an empty text");
+    }
+    let timestamp = match input.timestamp {
+        None | Some(RawTimestamp::LogAppendTime) => Timestamp::LogAppendTime,
+        Some(RawTimestamp::CreateTime) => {
+            Timestamp::CreateTime { out_of_order: job.time.out_of_order.unwrap_or(CREATE_TIME_OUT_OF_ORDER) }
+        }
+    };
+    Some(KafkaInput {
+        brokers: brokers?,
+        topics,
+        start: start?,
+        group: group?,
+        isolation: raw.isolation,
+        fetch: raw.fetch,
+        security: Security::None,
+        timestamp,
+        idle_margin: input.idle_margin.unwrap_or(IDLE_MARGIN),
+    })
+}
+
+fn brokers(check: &mut Check<'_>, parent: &Path, brokers: &[String]) -> Option<Vec<String>> {
+    let path = parent.key("brokers");
+    if brokers.is_empty() && !check.has_content(&path) {
+        check.problem(parent, "`brokers` is missing: a list of `host:port`");
+    }
+    for (i, broker) in brokers.iter().enumerate() {
+        check.holds(&path.index(i), syntax::broker(broker));
+    }
+    Some(brokers.to_vec()).filter(|brokers| !brokers.is_empty())
+}
+
+fn topics(check: &mut Check<'_>, path: &Path, raw: &RawKafkaInput) -> Vec<String> {
+    check.exactly_one(path, &["topic", "topics"]);
+    if let Some(topic) = &raw.topic {
+        check.holds(&path.key("topic"), syntax::topic(topic));
+    }
+    let topics = raw.topics.as_deref().unwrap_or_default();
+    let path = path.key("topics");
+    if raw.topics.is_some() && topics.is_empty() && !check.has_content(&path) {
+        check.problem(&path, "expected at least one topic");
+    }
+    for (i, topic) in topics.iter().enumerate() {
+        check.holds(&path.index(i), syntax::topic(topic));
+        if topics[..i].contains(topic) {
+            check.problem(&path.index(i), format!("`{topic}` is listed twice"));
+        }
+    }
+    raw.topic.iter().chain(topics).cloned().collect()
+}
+
+fn start(check: &mut Check<'_>, path: &Path, raw: &RawStart, topics: &[String]) -> Option<Start> {
+    Some(match raw {
+        RawStart::Earliest => Start::Earliest,
+        RawStart::Latest => Start::Latest,
+        RawStart::Time(instant) => Start::Time(EventTime(instant.0.timestamp_micros())),
+        RawStart::Offsets(offsets) => {
+            let path = path.key("offsets");
+            if topics.len() > 1 {
+                check.problem(&path, "`offsets` is for a single topic: make an input of each topic");
+            }
+            if offsets.is_empty() {
+                check.problem(&path, "expected offsets by partition, `{0: 120, 1: 98}`");
+            }
+            for (partition, offset) in offsets.iter().filter(|(partition, offset)| **partition < 0 || **offset < 0) {
+                let message = format!("expected a partition and an offset from 0, found {partition}: {offset}");
+                check.problem(&path.key(&partition.to_string()), message);
+            }
+            Start::Offsets(offsets.clone())
+        }
+    })
+}
+
+fn file_input(check: &mut Check<'_>, parent: &Path, raw: &RawFileInput, input: &RawInput) -> Option<FileInput> {
+    for (field, given) in [("timestamp", input.timestamp.is_some()), ("idle_margin", input.idle_margin.is_some())] {
+        if given {
+            check.problem(&parent.key(field), format!("`{field}` has no effect on a `file`"));
+        }
+    }
+    let path = check.required_path(&parent.key("file"), raw.path.as_deref())?;
+    let directory = raw.path.as_deref().and_then(|path| path.trim_end_matches('/').rsplit_once('/'));
+    if directory.is_some_and(|(directory, _)| directory.contains(['*', '?'])) {
+        check.problem(&parent.key("file").key("path"), "a pattern can only stand for file names, not for directories");
+    }
+    Some(FileInput { path })
+}
+
+/// An output.
+pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOutput) -> Option<Output> {
+    check.exactly_one(path, &["kafka", "file", "stdout", "discard"]);
+    let transport = match raw {
+        RawOutput { kafka: Some(kafka), .. } => {
+            plain_json(check, path, raw.format.as_ref());
+            kafka_output(check, &path.key("kafka"), kafka).map(OutputTransport::Kafka)
+        }
+        RawOutput { file: Some(file), .. } => file_output(check, path, file, raw).map(OutputTransport::File),
+        RawOutput { stdout: Some(_), .. } => {
+            no_format(check, path, raw, "`stdout` is a table on a terminal and JSON lines when piped");
+            Some(OutputTransport::Stdout)
+        }
+        RawOutput { discard: Some(_), .. } => {
+            no_format(check, path, raw, "`discard` writes nothing");
+            Some(OutputTransport::Discard)
+        }
+        _ => None,
+    };
+    Some(Output { name: name.to_owned(), transport: transport?, on_output_error: raw.on_output_error })
+}
+
+fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput) -> Option<KafkaOutput> {
+    let brokers = brokers(check, path, &raw.brokers);
+    let topic = check.required(raw.topic.as_ref(), path, "topic");
+    if let Some(topic) = topic {
+        check.holds(&path.key("topic"), syntax::topic(topic));
+    }
+    if raw.key.as_deref() == Some("") {
+        check.problem(&path.key("key"), "expected a column, found an empty text");
+    }
+    Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key: raw.key.clone(), security: Security::None })
+}
+
+fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput, output: &RawOutput) -> Option<FileOutput> {
+    let path = parent.key("file");
+    if raw.roll_size.bytes() == 0 {
+        check.problem(&path.key("roll_size"), "expected a size above zero");
+    }
+    if raw.roll_every.is_zero() {
+        check.problem(&path.key("roll_every"), "expected a duration above zero");
+    }
+    let format = match &output.format {
+        None => Some(FileFormat::Json),
+        Some(RawFormat::Json(_)) => {
+            plain_json(check, parent, output.format.as_ref());
+            Some(FileFormat::Json)
+        }
+        Some(RawFormat::Csv(csv)) => csv_options(check, parent, csv).map(FileFormat::Csv),
+        Some(RawFormat::Parquet(_)) => Some(FileFormat::Parquet),
+        Some(RawFormat::Avro(_) | RawFormat::Protobuf(_)) => None,
+    };
+    let path = check.required_path(&path, raw.path.as_deref());
+    Some(FileOutput { path: path?, format: format?, roll_size: raw.roll_size, roll_every: raw.roll_every })
+}
+
+/// Output has nothing to check.
+fn plain_json(check: &mut Check<'_>, parent: &Path, format: Option<&RawFormat>) {
+    if let Some(RawFormat::Json(RawJson { check: Some(_) })) = format {
+        check.problem(&parent.key("format").key("json").key("check"), "`check` is for inputs");
+    }
+}
+
+fn no_format(check: &mut Check<'_>, parent: &Path, raw: &RawOutput, why: &str) {
+    if raw.format.is_some() {
+        check.problem(&parent.key("format"), format!("{why}: leave `format` out"));
+    }
+}
+
+fn csv_options(check: &mut Check<'_>, parent: &Path, raw: &RawCsv) -> Option<CsvOptions> {
+    let delimiter = raw.delimiter.as_deref().unwrap_or(",");
+    match delimiter.as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n' | 0) => Some(CsvOptions { delimiter: *byte }),
+        _ => {
+            let path = parent.key("format").key("csv").key("delimiter");
+            check.problem(&path, format!("expected one ASCII character such as `;`, found {delimiter:?}"));
+            None
+        }
+    }
+}
+
+fn declared(check: &mut Check<'_>, path: &Path, columns: &Named<ColumnType>) -> SchemaRef {
+    if columns.is_empty() && !check.has_content(path) {
+        check.problem(path, "expected columns, `{user: string}`; leave `schema` out to have them inferred");
+    }
+    if columns.iter().any(|(name, _)| name == EVENT_TIME) {
+        check.problem(&path.key(EVENT_TIME), format!("`{EVENT_TIME}` is the name of the hidden event time"));
+    }
+    Arc::new(Schema::new(fields(columns)))
+}

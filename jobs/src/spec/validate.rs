@@ -1,0 +1,109 @@
+//! [`RawJob`] -> [`Job`]: what the types of [`super::raw`] cannot say. Collects every problem; a part with a problem comes
+//! out as `None`, and then so does the job.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use super::{
+    check::Check,
+    job::{Job, State, Time},
+    named::Named,
+    problem::Path,
+    query,
+    raw::RawJob,
+    syntax, transport,
+    units::Duration,
+};
+
+/// Checks all of it.
+pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
+    let root = Path::default();
+    let name = job_name(check, &root, raw);
+    let inputs = named(check, &root.key("inputs"), "input", &raw.inputs, |check, path, alias, input| {
+        transport::input(check, path, alias, input, raw)
+    });
+    let outputs = named(check, &root.key("outputs"), "output", &raw.outputs, transport::output);
+    let dead_letters = dead_letters(check, &root, raw);
+    let state = state(check, &root, raw);
+    let workers = workers(check, &root, raw);
+    if raw.memory.bytes() == 0 {
+        check.problem(&root.key("memory"), "expected a size above zero");
+    }
+    let query = query::query(check, &root, raw);
+    Some(Job {
+        name: name?,
+        inputs: inputs?,
+        outputs: outputs?,
+        dead_letters: dead_letters?,
+        time: Time {
+            late_arrival: raw.time.late_arrival,
+            out_of_order: raw.time.out_of_order.unwrap_or_default(),
+            policy: raw.time.policy,
+        },
+        clock_uncertainty: raw.clock_uncertainty,
+        state: state?,
+        workers: workers?,
+        memory: raw.memory,
+        query: query?,
+    })
+}
+
+fn job_name(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<String> {
+    let name = check.required(raw.name.as_ref(), root, "name")?;
+    check.holds(&root.key("name"), syntax::job_name(name))?;
+    Some(name.clone())
+}
+
+/// Each of the inputs or outputs: at least one, with names that differ in more than case.
+fn named<R, T>(
+    check: &mut Check<'_>,
+    path: &Path,
+    what: &str,
+    raw: &Named<R>,
+    make: impl Fn(&mut Check<'_>, &Path, &str, &R) -> Option<T>,
+) -> Option<Vec<T>> {
+    if raw.is_empty() && !check.has_content(path) {
+        check.problem(path, format!("at least one {what} is needed"));
+    }
+    let mut made = Vec::with_capacity(raw.len());
+    for (i, (name, value)) in raw.iter().enumerate() {
+        let path = path.key(name);
+        if name.is_empty() || name.chars().any(char::is_control) {
+            check.problem(&path, format!("expected a name for the {what}"));
+        }
+        if let Some((other, _)) = raw[..i].iter().find(|(other, _)| other.to_lowercase() == name.to_lowercase()) {
+            check.problem(&path, format!("`{name}` and `{other}` are the same name in a query"));
+        }
+        made.push(make(check, &path, name, value));
+    }
+    made.into_iter().collect()
+}
+
+fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<PathBuf> {
+    let Some(dead_letters) = &raw.dead_letters else { return check.resolve(root, "./dead-letters") };
+    let path = root.key("dead_letters");
+    check.exactly_one(&path, &["file", "kafka"]);
+    let file = dead_letters.file.as_ref()?;
+    check.required_path(&path.key("file"), file.path.as_deref())
+}
+
+fn state(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<State> {
+    let path = root.key("state");
+    if raw.state.epoch.is_zero() {
+        check.problem(&path.key("epoch"), "expected a duration above zero");
+    }
+    let store = check.resolve(&path.key("store"), &raw.state.store)?;
+    Some(State { store, epoch: raw.state.epoch, snapshot: raw.state.snapshot.unwrap_or(Duration::from_secs(60)) })
+}
+
+/// `Some(None)` is one for each core.
+fn workers(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<Option<NonZeroUsize>> {
+    let Some(workers) = raw.workers else { return Some(None) };
+    let valid = usize::try_from(workers).ok().filter(|workers| *workers <= MAX_WORKERS).and_then(NonZeroUsize::new);
+    if valid.is_none() {
+        check.problem(&root.key("workers"), format!("expected a number from 1 to {MAX_WORKERS}, found {workers}"));
+    }
+    valid.map(Some)
+}
+
+/// More threads than any machine has cores.
+const MAX_WORKERS: usize = 1024;
