@@ -1,0 +1,684 @@
+//! Expressions of the text as typed physical expressions.
+//!
+//! Names are resolved, types converted and constants evaluated in one pass. Conditions are two-valued as in ASA: a
+//! comparison with NULL counts as false, so that `NOT` makes it true. AND and OR need nothing for that (a row passes only
+//! if the condition is true), NOT becomes `IS NOT TRUE`.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion_common::ScalarValue;
+use datafusion_expr::Operator;
+use datafusion_physical_expr::expressions::{InListExpr, LikeExpr, NegativeExpr};
+use sqlparser::{
+    ast::{
+        AccessExpr, BinaryOperator, CastKind, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
+        FunctionArgExpr, FunctionArguments, Ident, Spanned, TrimWhereField, UnaryOperator, Value, ValueWithSpan,
+    },
+    tokenizer::Span,
+};
+use tidemill_engine::datetime_type;
+
+use crate::{
+    aggregates::{self, AggregateCall},
+    coercion::{CastTarget, cast_target, coerce, common_type, comparison_type, mismatch, to_number, type_name, unify},
+    error::QueryError,
+    functions::{
+        self, Part,
+        conversion::{Failure, convert},
+        pattern::Like,
+    },
+    scope::{Scope, field},
+    typed::Typed,
+    windows::{arguments, asa_window, function_name, name_span},
+};
+
+/// Expressions nested deeper are refused; each level costs stack here, in evaluation and when dropped.
+const MAX_DEPTH: usize = 128;
+
+/// Functions of the language that are not built yet.
+const NOT_BUILT: &[&str] = &[
+    "anomalydetection_changepoint",
+    "anomalydetection_spikeanddip",
+    "collect",
+    "collecttop",
+    "createlinestring",
+    "createpoint",
+    "createpolygon",
+    "getarrayelements",
+    "getrecordproperties",
+    "isfirst",
+    "json_parse",
+    "lag",
+    "last",
+    "percentile_cont",
+    "percentile_disc",
+    "regexmatch",
+    "st_distance",
+    "st_intersects",
+    "st_overlaps",
+    "st_within",
+    "topone",
+];
+
+/// Forms of the language that look like functions.
+const FORMS: &[&str] = &["iif", "coalesce", "nullif", "getmetadatapropertyvalue", "getrecordpropertyvalue"];
+
+/// Plans expressions over one scope.
+pub(crate) struct Expressions<'a> {
+    scope: &'a Scope,
+    /// What arguments of aggregates see: the rows that go into the window.
+    rows: &'a Scope,
+    /// Why aggregates are not allowed here; `None` where they are.
+    no_aggregates: Option<&'static str>,
+    /// Aggregates met so far; the one at `i` is the column `first_aggregate + i`.
+    pub(crate) aggregates: Vec<AggregateCall>,
+    first_aggregate: usize,
+    /// Names of the SELECT list, for HAVING; they win over columns.
+    aliases: Vec<(String, Typed)>,
+    /// Columns in the order of their use outside aggregates.
+    pub(crate) used: Vec<(usize, Span)>,
+    depth: usize,
+}
+
+impl<'a> Expressions<'a> {
+    /// Without aggregates; `reason` is what a user hears who writes one.
+    pub(crate) fn plain(scope: &'a Scope, reason: &'static str) -> Self {
+        Self {
+            scope,
+            rows: scope,
+            no_aggregates: Some(reason),
+            aggregates: vec![],
+            first_aggregate: 0,
+            aliases: vec![],
+            used: vec![],
+            depth: 0,
+        }
+    }
+
+    /// With aggregates, which become columns from `first_aggregate` on.
+    pub(crate) fn grouped(scope: &'a Scope, rows: &'a Scope, first_aggregate: usize) -> Self {
+        Self { rows, no_aggregates: None, first_aggregate, ..Self::plain(scope, "") }
+    }
+
+    pub(crate) fn with_aliases(&mut self, aliases: Vec<(String, Typed)>) {
+        self.aliases = aliases;
+    }
+
+    /// A condition of WHERE, HAVING, CASE or IIF.
+    pub(crate) fn condition(&mut self, expr: &Expr) -> Result<Typed, QueryError> {
+        let condition = self.plan(expr)?;
+        match condition.data_type {
+            DataType::Boolean => Ok(condition),
+            DataType::Null => coerce(condition, &DataType::Boolean),
+            _ => Err(QueryError::at(
+                condition.span,
+                format!("expected a condition, found {}", type_name(&condition.data_type)),
+            )),
+        }
+    }
+
+    pub(crate) fn plan(&mut self, expr: &Expr) -> Result<Typed, QueryError> {
+        self.depth += 1;
+        let span = place(expr);
+        let planned = if self.depth > MAX_DEPTH {
+            Err(QueryError::at(span, format!("the expression is nested deeper than {MAX_DEPTH} levels"))
+                .help("split it over steps of a WITH clause"))
+        } else {
+            self.plan_at(expr, span)
+        };
+        self.depth -= 1;
+        planned.map(|p| p.at(span))
+    }
+
+    fn plan_at(&mut self, expr: &Expr, span: Span) -> Result<Typed, QueryError> {
+        match expr {
+            Expr::Identifier(name) => self.name(name),
+            Expr::CompoundIdentifier(path) => self.path(path),
+            Expr::CompoundFieldAccess { root, access_chain } => self.access(root, access_chain),
+            Expr::Value(value) => literal(value),
+            Expr::Nested(inner) => self.plan(inner),
+            Expr::UnaryOp { op, expr } => self.unary(*op, expr, span),
+            Expr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } => {
+                self.connective(expr, op, span)
+            }
+            Expr::BinaryOp { left, op, right } => {
+                let (left, right) = (self.plan(left)?, self.plan(right)?);
+                binary(left, op, right, span)
+            }
+            Expr::IsNull(e) => self.plan(e)?.is_null(span),
+            Expr::IsNotNull(e) => self.plan(e)?.is_not_null(span),
+            Expr::Between { expr, negated, low, high } => {
+                let (value, low, high) = (self.plan(expr)?, self.plan(low)?, self.plan(high)?);
+                let (below, above, both) = match negated {
+                    true => (Operator::Lt, Operator::Gt, Operator::Or),
+                    false => (Operator::GtEq, Operator::LtEq, Operator::And),
+                };
+                let (low, high) = (compare(value.clone(), below, low, span)?, compare(value, above, high, span)?);
+                Typed::binary(low, both, high, DataType::Boolean, span)
+            }
+            Expr::InList { expr, list, negated } => self.in_list(expr, list, *negated, span),
+            Expr::Like { negated, any: false, expr, pattern, escape_char } => {
+                self.like(expr, pattern, escape_char.as_ref(), *negated, span)
+            }
+            Expr::Case { operand, conditions, else_result, .. } => {
+                let operand = operand.as_ref().map(|o| self.plan(o)).transpose()?;
+                let mut branches = Vec::with_capacity(conditions.len());
+                for branch in conditions {
+                    let condition = match &operand {
+                        Some(operand) => compare(operand.clone(), Operator::Eq, self.plan(&branch.condition)?, span)?,
+                        None => self.condition(&branch.condition)?,
+                    };
+                    branches.push((condition, self.plan(&branch.result)?));
+                }
+                let otherwise = match else_result {
+                    Some(e) => self.plan(e)?,
+                    None => Typed::null(&DataType::Null, span),
+                };
+                case(branches, otherwise, span)
+            }
+            Expr::Cast { kind, expr, data_type, format: None, .. } => {
+                let value = self.plan(expr)?;
+                let failure = match kind {
+                    CastKind::TryCast | CastKind::SafeCast => Failure::Null,
+                    CastKind::Cast | CastKind::DoubleColon => Failure::Error,
+                };
+                cast(value, &cast_target(data_type, span)?, failure)
+            }
+            Expr::Function(function) => self.function(function),
+            Expr::Substring { expr, substring_from: Some(from), substring_for: Some(n), .. } => {
+                let args = vec![self.plan(expr)?, self.plan(from)?, self.plan(n)?];
+                call("substring", args, span)
+            }
+            Expr::Trim { expr, trim_where, trim_what: None, trim_characters: None } => {
+                let name = match trim_where {
+                    None | Some(TrimWhereField::Both) => "trim",
+                    Some(TrimWhereField::Leading) => "ltrim",
+                    Some(TrimWhereField::Trailing) => "rtrim",
+                };
+                let value = self.plan(expr)?;
+                call(name, vec![value], span)
+            }
+            Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime) } => {
+                let value = self.plan(expr)?;
+                call("ceiling", vec![value], span)
+            }
+            Expr::Floor { expr, field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime) } => {
+                let value = self.plan(expr)?;
+                call("floor", vec![value], span)
+            }
+            Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } => {
+                Err(QueryError::unsupported(span, "a subquery inside an expression")
+                    .help("use a step of a WITH clause"))
+            }
+            other => Err(QueryError::at(span, format!("`{other}` is not an expression of the language"))),
+        }
+    }
+
+    /// A column, an alias, or what a name means that is none.
+    fn name(&mut self, name: &Ident) -> Result<Typed, QueryError> {
+        if let Some((_, item)) = self.aliases.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(&name.value)) {
+            return Ok(item.clone());
+        }
+        match self.scope.find(&name.value, name.span)? {
+            Some(column) => {
+                self.used.push((column.index, name.span));
+                self.scope.column(name)
+            }
+            // `"text"` is text where it is no column.
+            None if name.quote_style == Some('"') => Ok(Typed::text(name.value.clone(), name.span)),
+            None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("true") => Ok(bit(true, name.span)),
+            None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("false") => Ok(bit(false, name.span)),
+            None => Err(self.scope.unknown(name)),
+        }
+    }
+
+    /// `[relation.]column[.field ...]`; a column wins over a relation of the same name unless it has no such field.
+    fn path(&mut self, path: &[Ident]) -> Result<Typed, QueryError> {
+        let [first, rest @ ..] = path else { return Err(QueryError::at(Span::empty(), "empty name")) };
+        if is_system(first) && rest.len() == 1 && rest[0].value.eq_ignore_ascii_case("timestamp") {
+            return Ok(self.scope.time(first.span));
+        }
+        let column = self.scope.find(&first.value, first.span)?;
+        let is_record = column.is_some_and(|c| matches!(c.data_type, DataType::Struct(_)));
+        let (column, fields) = match rest {
+            [column, fields @ ..] if self.scope.is_named(&first.value) && !is_record => (column, fields),
+            _ if column.is_none() => {
+                let known: Vec<&str> = self.scope.names.iter().map(String::as_str).collect();
+                return Err(QueryError::unknown(first.span, "input or record", &first.value, &known));
+            }
+            _ => (first, rest),
+        };
+        let mut value = self.name(column)?;
+        for name in fields {
+            value = field(value, name)?;
+        }
+        Ok(value)
+    }
+
+    /// `f(x).field`; `System.Window().Id` is null, since only Windows() gives ids.
+    fn access(&mut self, root: &Expr, chain: &[AccessExpr]) -> Result<Typed, QueryError> {
+        if let (Expr::Function(function), [AccessExpr::Dot(Expr::Identifier(id))]) = (root, chain)
+            && function_name(function) == "system.window"
+            && id.value.eq_ignore_ascii_case("id")
+        {
+            return Ok(Typed::null(&DataType::Utf8, id.span));
+        }
+        let mut value = self.plan(root)?;
+        for step in chain {
+            match step {
+                AccessExpr::Dot(Expr::Identifier(name)) => value = field(value, name)?,
+                _ => {
+                    return Err(QueryError::at(value.span, "the language has no subscripts")
+                        .help("use GetArrayElement(array, position)"));
+                }
+            }
+        }
+        Ok(value)
+    }
+
+    fn unary(&mut self, op: UnaryOperator, expr: &Expr, span: Span) -> Result<Typed, QueryError> {
+        match op {
+            UnaryOperator::Not => {
+                let condition = self.condition(expr)?;
+                Typed::binary(condition, Operator::IsDistinctFrom, bit(true, span), DataType::Boolean, span)
+            }
+            UnaryOperator::Minus => {
+                if let Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) = expr {
+                    return number(&format!("-{digits}"), span);
+                }
+                let value = to_number(self.plan(expr)?)?;
+                Ok(Typed { expr: Arc::new(NegativeExpr::new(value.expr)), ..value })
+            }
+            UnaryOperator::Plus => to_number(self.plan(expr)?),
+            UnaryOperator::BitwiseNot => {
+                let value = self.plan(expr)?;
+                call("bitnot", vec![value], span)
+            }
+            other => Err(QueryError::at(span, format!("`{other}` is not an operator of the language"))),
+        }
+    }
+
+    /// A chain of AND or of OR as a balanced tree: the text may chain hundreds.
+    fn connective(&mut self, expr: &Expr, op: &BinaryOperator, span: Span) -> Result<Typed, QueryError> {
+        let mut operands = Vec::new();
+        let mut rest = expr;
+        while let Expr::BinaryOp { left, op: same, right } = rest
+            && same == op
+        {
+            operands.push(right.as_ref());
+            rest = left;
+        }
+        operands.push(rest);
+        let mut conditions = Vec::with_capacity(operands.len());
+        for operand in operands.into_iter().rev() {
+            conditions.push(self.condition(operand)?);
+        }
+        let op = if *op == BinaryOperator::And { Operator::And } else { Operator::Or };
+        balanced(conditions, op, span)
+    }
+
+    fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool, span: Span) -> Result<Typed, QueryError> {
+        let value = self.plan(expr)?;
+        let mut items = Vec::with_capacity(list.len());
+        let mut target = value.data_type.clone();
+        for item in list {
+            let item = self.plan(item)?;
+            // A comparison with NULL is false: it cannot match.
+            if item.data_type == DataType::Null {
+                continue;
+            }
+            target = comparison_type(&target, &item.data_type).ok_or_else(|| mismatch(&item, type_name(&target)))?;
+            items.push(item);
+        }
+        let value = coerce(value, &target)?;
+        let items = items.into_iter().map(|i| Ok(coerce(i, &target)?.expr)).collect::<Result<Vec<_>, QueryError>>()?;
+        let list = InListExpr::try_new(value.expr, items, negated, &self.schema())
+            .map_err(|e| QueryError::at(span, e.strip_backtrace()))?;
+        Ok(Typed { expr: Arc::new(list), data_type: DataType::Boolean, span })
+    }
+
+    /// Types of all columns that expressions here can read.
+    fn schema(&self) -> Schema {
+        let width = self.first_aggregate + self.aggregates.len();
+        let last = self.scope.columns.iter().map(|c| c.index).chain([self.scope.time]).max().unwrap_or(0);
+        let mut fields: Vec<Field> =
+            (0..width.max(last + 1)).map(|i| Field::new(i.to_string(), DataType::Null, true)).collect();
+        for c in &self.scope.columns {
+            fields[c.index] = Field::new(&c.name, c.data_type.clone(), true);
+        }
+        fields[self.scope.time] = Field::new(tidemill_engine::EVENT_TIME, datetime_type(), true);
+        for (i, a) in self.aggregates.iter().enumerate() {
+            fields[self.first_aggregate + i] = Field::new(&a.name, a.data_type.clone(), true);
+        }
+        Schema::new(fields)
+    }
+
+    fn like(
+        &mut self,
+        expr: &Expr,
+        pattern: &Expr,
+        escape: Option<&ValueWithSpan>,
+        negated: bool,
+        span: Span,
+    ) -> Result<Typed, QueryError> {
+        let text = coerce(self.plan(expr)?, &DataType::Utf8)?;
+        let pattern = coerce(self.plan(pattern)?, &DataType::Utf8)?;
+        // arrow's kernel is fast, but takes `\\` for an escape and knows no sets.
+        let simple = match pattern.constant() {
+            Some(ScalarValue::Utf8(Some(p))) => escape.is_none() && !p.contains(['[', '\\']),
+            _ => false,
+        };
+        if simple {
+            let like = LikeExpr::new(negated, false, text.expr, pattern.expr);
+            return Ok(Typed { expr: Arc::new(like), data_type: DataType::Boolean, span });
+        }
+        let escape = match escape.map(|v| &v.value) {
+            None => None,
+            Some(Value::SingleQuotedString(s)) if s.chars().count() == 1 => s.chars().next(),
+            Some(_) => return Err(QueryError::at(span, "ESCAPE takes one character")),
+        };
+        let like = Typed::call(Like::function(escape), vec![text, pattern], DataType::Boolean, span)?;
+        if negated {
+            // `x NOT LIKE y` is false for NULL, unlike NOT (x LIKE y).
+            Typed::binary(like, Operator::Eq, bit(false, span), DataType::Boolean, span)
+        } else {
+            Ok(like)
+        }
+    }
+
+    fn function(&mut self, function: &Function) -> Result<Typed, QueryError> {
+        let span = name_span(function);
+        let name = function_name(function);
+        if function.over.is_some() {
+            return Err(QueryError::unsupported(span, format!("`{name}(...)` with OVER")));
+        }
+        if name.starts_with("udf.") || name.starts_with("uda.") {
+            return Err(QueryError::unsupported(span, format!("the user-defined function `{}`", function.name)));
+        }
+        if NOT_BUILT.contains(&name.as_str()) {
+            return Err(QueryError::unsupported(span, format!("`{}`", function.name)));
+        }
+        let extra = function.filter.is_some() || function.null_treatment.is_some() || !function.within_group.is_empty();
+        if extra {
+            return Err(QueryError::unsupported(span, "FILTER, WITHIN GROUP or null treatment of a function"));
+        }
+        match name.as_str() {
+            "system.timestamp" => Ok(self.scope.time(span)),
+            name if aggregates::is_aggregate(name) => self.aggregate(name, function, span),
+            "iif" => {
+                let [condition, then, otherwise] = self.exactly(function, "iif")?;
+                let condition = self.condition(condition)?;
+                let (then, otherwise) = (self.plan(then)?, self.plan(otherwise)?);
+                case(vec![(condition, then)], otherwise, span)
+            }
+            "coalesce" => {
+                let args = arguments(function)?.into_iter().map(|a| self.plan(a)).collect::<Result<Vec<_>, _>>()?;
+                coalesce(args, span)
+            }
+            "nullif" => {
+                let [a, b] = self.exactly(function, "nullif")?;
+                let (a, b) = (self.plan(a)?, self.plan(b)?);
+                let equal = compare(a.clone(), Operator::Eq, b, span)?;
+                let null = Typed::null(&a.data_type, span);
+                case(vec![(equal, null)], a, span)
+            }
+            "getmetadatapropertyvalue" => {
+                let [_, path] = self.exactly(function, "GetMetadataPropertyValue")?;
+                let path = self.constant_text(path)?;
+                let value = self.scope.metadata(&path, span)?;
+                Ok(value)
+            }
+            "getrecordpropertyvalue" => {
+                let [record, name] = self.exactly(function, "GetRecordPropertyValue")?;
+                let (record, at) = (self.plan(record)?, place(name));
+                let name = self.constant_text(name)?;
+                field(record, &Ident::with_span(at, name))
+            }
+            name => match functions::find(name) {
+                Some(found) => {
+                    let args = arguments(function)?
+                        .into_iter()
+                        .enumerate()
+                        .map(|(i, arg)| if found.takes_part(i) { part(arg) } else { self.plan(arg) })
+                        .collect::<Result<_, _>>()?;
+                    found.call(args, span)
+                }
+                None if asa_window(&Expr::Function(function.clone())).is_some() => {
+                    Err(QueryError::at(span, format!("`{}` belongs in GROUP BY", function.name)))
+                }
+                None => Err(unknown_function(function, span)),
+            },
+        }
+    }
+
+    fn exactly<'f, const N: usize>(&self, function: &'f Function, name: &str) -> Result<[&'f Expr; N], QueryError> {
+        let args = arguments(function)?;
+        let found = args.len();
+        args.try_into()
+            .map_err(|_| QueryError::at(name_span(function), format!("`{name}` takes {N} arguments, found {found}")))
+    }
+
+    fn constant_text(&mut self, expr: &Expr) -> Result<String, QueryError> {
+        match self.plan(expr)?.constant() {
+            Some(ScalarValue::Utf8(Some(text))) => Ok(text.clone()),
+            _ => Err(QueryError::at(place(expr), "expected a text in quotes")),
+        }
+    }
+
+    fn aggregate(&mut self, name: &str, function: &Function, span: Span) -> Result<Typed, QueryError> {
+        if let Some(reason) = self.no_aggregates {
+            return Err(QueryError::at(span, reason));
+        }
+        let FunctionArguments::List(list) = &function.args else {
+            return Err(QueryError::at(span, format!("`{name}` takes one argument")));
+        };
+        let distinct = matches!(list.duplicate_treatment, Some(sqlparser::ast::DuplicateTreatment::Distinct));
+        let one = Typed::literal(ScalarValue::Int64(Some(1)), span);
+        let mut bare = false;
+        let arg = match list.args.as_slice() {
+            [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" && !distinct => one,
+            // COUNT(input) counts rows.
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))]
+                if name == "count" && self.scope.is_named(&i.value) && self.scope.find(&i.value, i.span)?.is_none() =>
+            {
+                one
+            }
+            [FunctionArg::Unnamed(FunctionArgExpr::Expr(e))] => {
+                bare = matches!(e, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+                self.argument_of_aggregate(e)?
+            }
+            _ => return Err(QueryError::at(span, format!("`{name}` takes one argument"))),
+        };
+        let call = aggregates::call(name, arg, distinct, bare, span)?;
+        let data_type = call.data_type.clone();
+        let at = self.aggregates.iter().position(|a| *a == call).unwrap_or_else(|| {
+            self.aggregates.push(call);
+            self.aggregates.len() - 1
+        });
+        Ok(Typed::column(name, self.first_aggregate + at, data_type, span))
+    }
+
+    /// Planned over the rows that go into the window: no aliases, no aggregates.
+    fn argument_of_aggregate(&self, expr: &Expr) -> Result<Typed, QueryError> {
+        let mut inner = Expressions::plain(self.rows, "an aggregate cannot be used inside an aggregate");
+        inner.depth = self.depth;
+        inner.plan(expr)
+    }
+}
+
+fn is_system(name: &Ident) -> bool {
+    name.quote_style.is_none() && name.value.eq_ignore_ascii_case("system")
+}
+
+fn unknown_function(function: &Function, span: Span) -> QueryError {
+    let known: Vec<&str> = functions::FUNCTIONS.iter().map(|f| f.name).chain(FORMS.iter().copied()).collect();
+    let error = QueryError::unknown(span, "function", &function.name.to_string(), &known);
+    // The list of all functions would be no help.
+    QueryError { message: format!("unknown function `{}`", function.name), ..error }
+}
+
+fn bit(value: bool, span: Span) -> Typed {
+    Typed::literal(ScalarValue::Boolean(Some(value)), span)
+}
+
+fn literal(value: &ValueWithSpan) -> Result<Typed, QueryError> {
+    let span = value.span;
+    match &value.value {
+        Value::Number(digits, _) => number(digits, span),
+        Value::SingleQuotedString(s) | Value::NationalStringLiteral(s) | Value::DoubleQuotedString(s) => {
+            Ok(Typed::text(s.clone(), span))
+        }
+        Value::Boolean(b) => Ok(bit(*b, span)),
+        Value::Null => Ok(Typed::null(&DataType::Null, span)),
+        other => Err(QueryError::at(span, format!("`{other}` is not a value of the language"))),
+    }
+}
+
+/// With a point or an exponent a float, else a bigint.
+fn number(digits: &str, span: Span) -> Result<Typed, QueryError> {
+    let value = if digits.contains(['.', 'e', 'E']) {
+        digits.parse().ok().filter(|x: &f64| x.is_finite()).map(|x| ScalarValue::Float64(Some(x)))
+    } else {
+        digits.parse().ok().map(|n| ScalarValue::Int64(Some(n)))
+    };
+    match value {
+        Some(value) => Ok(Typed::literal(value, span)),
+        None => Err(QueryError::at(span, format!("`{digits}` does not fit bigint or float"))),
+    }
+}
+
+/// Name of a part of a datetime, as a constant.
+fn part(expr: &Expr) -> Result<Typed, QueryError> {
+    let name = match expr {
+        Expr::Identifier(name) => &name.value,
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(name), .. }) => name,
+        _ => return Err(QueryError::at(place(expr), "expected a part of a datetime").help(Part::HELP)),
+    };
+    if Part::parse(name).is_none() {
+        return Err(QueryError::at(place(expr), format!("`{name}` is not a part of a datetime")).help(Part::HELP));
+    }
+    Ok(Typed::text(name.to_ascii_lowercase(), place(expr)))
+}
+
+fn call(name: &str, args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
+    match functions::find(name) {
+        Some(function) => function.call(args, span),
+        None => Err(QueryError::at(span, format!("unknown function `{name}`"))),
+    }
+}
+
+fn cast(value: Typed, target: &CastTarget, failure: Failure) -> Result<Typed, QueryError> {
+    let is_target = match (target, &value.data_type) {
+        (CastTarget::Type(target), _) => return convert(value, target, failure),
+        (CastTarget::Array, DataType::List(_)) | (CastTarget::Record, DataType::Struct(_)) => true,
+        _ => false,
+    };
+    match failure {
+        _ if is_target => Ok(value),
+        Failure::Null => Ok(Typed::null(&DataType::Utf8, value.span)),
+        Failure::Error => {
+            let target = if *target == CastTarget::Array { "array" } else { "record" };
+            Err(QueryError::at(value.span, format!("cannot cast {} to {target}", type_name(&value.data_type))))
+        }
+    }
+}
+
+fn case(branches: Vec<(Typed, Typed)>, otherwise: Typed, span: Span) -> Result<Typed, QueryError> {
+    let (conditions, mut values): (Vec<_>, Vec<_>) = branches.into_iter().unzip();
+    values.push(otherwise);
+    let mut values = unify(values)?;
+    let Some(otherwise) = values.pop() else { return Err(QueryError::at(span, "CASE has no branch")) };
+    Typed::case(conditions.into_iter().zip(values).collect(), otherwise, span)
+}
+
+fn coalesce(args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
+    let mut args = unify(args)?;
+    let Some(last) = args.pop() else {
+        return Err(QueryError::at(span, "`coalesce` takes at least 1 argument, found 0"));
+    };
+    if args.is_empty() {
+        return Ok(last);
+    }
+    let branches =
+        args.into_iter().map(|a| Ok((a.clone().is_not_null(span)?, a))).collect::<Result<Vec<_>, QueryError>>()?;
+    Typed::case(branches, last, span)
+}
+
+fn balanced(mut conditions: Vec<Typed>, op: Operator, span: Span) -> Result<Typed, QueryError> {
+    while conditions.len() > 1 {
+        let mut paired = Vec::with_capacity(conditions.len().div_ceil(2));
+        let mut rest = conditions.into_iter();
+        while let Some(left) = rest.next() {
+            paired.push(match rest.next() {
+                Some(right) => Typed::binary(left, op, right, DataType::Boolean, span)?,
+                None => left,
+            });
+        }
+        conditions = paired;
+    }
+    conditions.pop().ok_or_else(|| QueryError::at(span, "expected a condition"))
+}
+
+fn binary(left: Typed, op: &BinaryOperator, right: Typed, span: Span) -> Result<Typed, QueryError> {
+    let operator = match op {
+        BinaryOperator::Eq => return compare(left, Operator::Eq, right, span),
+        BinaryOperator::NotEq => return compare(left, Operator::NotEq, right, span),
+        BinaryOperator::Lt => return compare(left, Operator::Lt, right, span),
+        BinaryOperator::LtEq => return compare(left, Operator::LtEq, right, span),
+        BinaryOperator::Gt => return compare(left, Operator::Gt, right, span),
+        BinaryOperator::GtEq => return compare(left, Operator::GtEq, right, span),
+        BinaryOperator::BitwiseAnd => return call("bitand", vec![left, right], span),
+        BinaryOperator::BitwiseOr => return call("bitor", vec![left, right], span),
+        BinaryOperator::BitwiseXor => return call("bitxor", vec![left, right], span),
+        // `a + b` of text joins them; unlike CONCAT it is null when either is.
+        BinaryOperator::Plus if left.data_type == DataType::Utf8 && right.data_type == DataType::Utf8 => {
+            return Typed::binary(left, Operator::StringConcat, right, DataType::Utf8, span);
+        }
+        BinaryOperator::StringConcat => {
+            let (left, right) = (coerce(left, &DataType::Utf8)?, coerce(right, &DataType::Utf8)?);
+            return Typed::binary(left, Operator::StringConcat, right, DataType::Utf8, span);
+        }
+        BinaryOperator::Plus => Operator::Plus,
+        BinaryOperator::Minus => Operator::Minus,
+        BinaryOperator::Multiply => Operator::Multiply,
+        BinaryOperator::Divide => Operator::Divide,
+        BinaryOperator::Modulo => Operator::Modulo,
+        other => return Err(QueryError::at(span, format!("`{other}` is not an operator of the language"))),
+    };
+    let (left, right) = (to_number(left)?, to_number(right)?);
+    let target = common_type(&left.data_type, &right.data_type).unwrap_or(DataType::Float64);
+    let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
+    Typed::binary(left, operator, right, target, span)
+}
+
+fn compare(left: Typed, op: Operator, right: Typed, span: Span) -> Result<Typed, QueryError> {
+    let Some(target) = comparison_type(&left.data_type, &right.data_type) else {
+        let (a, b) = (type_name(&left.data_type), type_name(&right.data_type));
+        return Err(QueryError::at(span, format!("cannot compare {a} with {b}")));
+    };
+    let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
+    Typed::binary(left, op, right, DataType::Boolean, span)
+}
+
+/// Where an expression starts. Walks to the left without recursion: chains of operators may be long.
+pub(crate) fn place(mut expr: &Expr) -> Span {
+    loop {
+        expr = match expr {
+            Expr::BinaryOp { left, .. } => left,
+            Expr::Between { expr, .. }
+            | Expr::InList { expr, .. }
+            | Expr::InSubquery { expr, .. }
+            | Expr::Like { expr, .. }
+            | Expr::CompoundFieldAccess { root: expr, .. }
+            | Expr::AtTimeZone { timestamp: expr, .. }
+            | Expr::Collate { expr, .. } => expr,
+            Expr::Nested(e) | Expr::IsNull(e) | Expr::IsNotNull(e) | Expr::IsTrue(e) | Expr::IsFalse(e) => e,
+            Expr::Function(f) => return name_span(f),
+            Expr::Case { case_token, .. } => return case_token.0.span,
+            Expr::UnaryOp { expr, .. } | Expr::Cast { expr, .. } => expr,
+            Expr::Subquery(_) | Expr::Exists { .. } => return Span::empty(),
+            leaf => return leaf.span(),
+        };
+    }
+}

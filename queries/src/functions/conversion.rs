@@ -1,0 +1,234 @@
+//! Conversions between types: CAST, TRY_CAST, the implicit ones, and GetType.
+
+use std::{borrow::Cow, fmt::Display, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, ListArray, StringBuilder, StructArray, new_null_array},
+    datatypes::{DataType, Field},
+    json::{EncoderOptions, writer::make_encoder},
+};
+use datafusion_common::{Result, exec_err};
+use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+
+use super::{
+    datetime,
+    rows::{self, Args},
+};
+use crate::{coercion::type_name, error::QueryError, typed::Typed};
+
+/// What a value becomes that the target cannot hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Failure {
+    /// An error of the evaluation, which stops the job: CAST.
+    Error,
+    /// Null: TRY_CAST.
+    Null,
+}
+
+/// Whether values of one type can become another at all. Text stands between most types.
+fn convertible(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Boolean, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
+    match (from, to) {
+        (Null, _) | (_, Utf8) => true,
+        (Int64 | Float64 | Boolean | Utf8, Int64 | Float64 | Boolean) => true,
+        (Utf8 | Timestamp(..), Timestamp(..)) => true,
+        (List(from), List(to)) => convertible(from.data_type(), to.data_type()),
+        (Struct(from), Struct(to)) => to.iter().all(|t| {
+            from.iter().find(|f| f.name() == t.name()).is_none_or(|f| convertible(f.data_type(), t.data_type()))
+        }),
+        _ => false,
+    }
+}
+
+/// `value` as `target`.
+pub(crate) fn convert(value: Typed, target: &DataType, failure: Failure) -> Result<Typed, QueryError> {
+    if value.data_type == *target {
+        return Ok(value);
+    }
+    let span = value.span;
+    if value.constant().is_some_and(|c| c.is_null()) {
+        return Ok(Typed::null(target, span));
+    }
+    if !convertible(&value.data_type, target) {
+        return match failure {
+            Failure::Null => Ok(Typed::null(target, span)),
+            Failure::Error => {
+                let (from, to) = (type_name(&value.data_type), type_name(target));
+                Err(QueryError::at(span, format!("cannot cast {from} to {to}")).help("TRY_CAST gives NULL instead"))
+            }
+        };
+    }
+    let function = Convert { target: target.clone(), failure, signature: Signature::any(1, Volatility::Immutable) };
+    Typed::call(ScalarUDF::new_from_impl(function), vec![value], target.clone(), span)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Convert {
+    target: DataType,
+    failure: Failure,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Convert {
+    fn name(&self) -> &str {
+        match self.failure {
+            Failure::Error => "cast",
+            Failure::Null => "try_cast",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(self.target.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        rows::invoke(&args, |args| cast(args, &self.target, self.failure))
+    }
+}
+
+/// The value, or what `failure` makes of its absence.
+fn checked<T>(value: Option<T>, source: &dyn Display, target: &DataType, failure: Failure) -> Result<Option<T>> {
+    match (value, failure) {
+        (Some(value), _) => Ok(Some(value)),
+        (None, Failure::Null) => Ok(None),
+        (None, Failure::Error) => exec_err!("cannot cast '{source}' to {}", type_name(target)),
+    }
+}
+
+fn cast(args: &Args, target: &DataType, failure: Failure) -> Result<ArrayRef> {
+    use DataType::{Boolean, Float64, Int64, Timestamp, Utf8};
+    match (args.data_type(0), target) {
+        (from, to) if from == to => Ok(Arc::clone(args.column(0))),
+        (DataType::Null, to) => Ok(new_null_array(to, args.rows())),
+        (Int64, Float64) => {
+            let x = args.int(0);
+            args.to_floats(|i| Ok(x.get(i).map(|x| x as f64)))
+        }
+        (Int64, Boolean) => {
+            let x = args.int(0);
+            args.to_bits(|i| Ok(x.get(i).map(|x| x != 0)))
+        }
+        (Float64, Int64) => {
+            let x = args.float(0);
+            args.to_ints(|i| x.get(i).map_or(Ok(None), |x| checked(whole(x), &x, target, failure)))
+        }
+        (Float64, Boolean) => {
+            let x = args.float(0);
+            args.to_bits(|i| Ok(x.get(i).map(|x| x != 0.0)))
+        }
+        (Boolean, Int64) => {
+            let x = args.bit(0);
+            args.to_ints(|i| Ok(x(i).map(i64::from)))
+        }
+        (Boolean, Float64) => {
+            let x = args.bit(0);
+            args.to_floats(|i| Ok(x(i).map(f64::from)))
+        }
+        (Utf8, Int64) => {
+            let s = args.text(0);
+            args.to_ints(|i| s.get(i).map_or(Ok(None), |s| checked(s.trim().parse().ok(), &s, target, failure)))
+        }
+        (Utf8, Float64) => {
+            let s = args.text(0);
+            args.to_floats(|i| s.get(i).map_or(Ok(None), |s| checked(parse_float(s), &s, target, failure)))
+        }
+        (Utf8, Boolean) => {
+            let s = args.text(0);
+            args.to_bits(|i| s.get(i).map_or(Ok(None), |s| checked(parse_bit(s), &s, target, failure)))
+        }
+        (Utf8, Timestamp(..)) => {
+            let s = args.text(0);
+            args.to_times(|i| s.get(i).map_or(Ok(None), |s| checked(datetime::parse(s), &s, target, failure)))
+        }
+        (Timestamp(..), Utf8) => {
+            let t = args.time(0);
+            args.to_text(|i| Ok(t.get(i).and_then(datetime::print).map(Cow::from)))
+        }
+        (Float64, Utf8) => {
+            let x = args.float(0);
+            args.to_text(|i| Ok(x.get(i).map(|x| Cow::from(x.to_string()))))
+        }
+        (_, Utf8) => to_text(args.column(0)),
+        (_, to) => nested(args.column(0), to, failure),
+    }
+}
+
+/// The whole part; none outside bigint.
+fn whole(x: f64) -> Option<i64> {
+    // 2^63 itself is the first float above the largest bigint.
+    let limit = 2f64.powi(63);
+    (-limit..limit).contains(&x).then(|| x.trunc() as i64)
+}
+
+/// Decimal digits only: no `inf`, no `nan`.
+fn parse_float(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|x: &f64| x.is_finite())
+}
+
+fn parse_bit(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Integers and bits as they print; arrays and records as JSON.
+fn to_text(column: &ArrayRef) -> Result<ArrayRef> {
+    if column.data_type().is_nested() {
+        return json(column);
+    }
+    Ok(arrow::compute::cast(column, &DataType::Utf8)?)
+}
+
+fn json(column: &ArrayRef) -> Result<ArrayRef> {
+    let field = Arc::new(Field::new("value", column.data_type().clone(), true));
+    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let mut encoder = make_encoder(&field, column, &options)?;
+    let mut out = StringBuilder::new();
+    let mut text = Vec::new();
+    for row in 0..column.len() {
+        if column.is_null(row) {
+            out.append_null();
+            continue;
+        }
+        text.clear();
+        encoder.encode(row, &mut text);
+        out.append_value(String::from_utf8_lossy(&text));
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// Elements of arrays and fields of records, each converted; a field that is missing is null.
+fn nested(column: &ArrayRef, target: &DataType, failure: Failure) -> Result<ArrayRef> {
+    match target {
+        DataType::List(element) => {
+            let (_, offsets, values, nulls) = column.as_list::<i32>().clone().into_parts();
+            let values = cast(&Args::of(values), element.data_type(), failure)?;
+            Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls)?))
+        }
+        DataType::Struct(fields) => {
+            let record = column.as_struct();
+            let columns = fields
+                .iter()
+                .map(|f| match record.column_by_name(f.name()) {
+                    Some(column) => cast(&Args::of(Arc::clone(column)), f.data_type(), failure),
+                    None => Ok(new_null_array(f.data_type(), record.len())),
+                })
+                .collect::<Result<_>>()?;
+            Ok(Arc::new(StructArray::try_new(fields.clone(), columns, record.nulls().cloned())?))
+        }
+        other => exec_err!("cannot cast {} to {}", type_name(column.data_type()), type_name(other)),
+    }
+}
+
+/// Name of the type of each value; null for null.
+pub(super) fn get_type(args: &Args) -> Result<ArrayRef> {
+    let column = args.column(0);
+    let name = type_name(args.data_type(0));
+    args.to_text(|i| Ok(column.is_valid(args.index(0, i)).then_some(Cow::from(name))))
+}

@@ -1,0 +1,77 @@
+//! Fields of records and elements of arrays.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, UInt32Array, make_array},
+    buffer::NullBuffer,
+    compute::take,
+    datatypes::DataType,
+};
+use datafusion_common::{Result, exec_datafusion_err};
+use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+
+use super::{Args, rows::invoke};
+
+/// `record.field`: null where the record is.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Field {
+    index: usize,
+    data_type: DataType,
+    signature: Signature,
+}
+
+impl Field {
+    /// The field at `index` of a record.
+    pub(crate) fn function(index: usize, data_type: DataType) -> ScalarUDF {
+        ScalarUDF::new_from_impl(Self { index, data_type, signature: Signature::any(1, Volatility::Immutable) })
+    }
+}
+
+impl ScalarUDFImpl for Field {
+    fn name(&self) -> &str {
+        "field"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(self.data_type.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        invoke(&args, |args| {
+            let record = args.column(0).as_struct();
+            let field = record.column(self.index);
+            if record.null_count() == 0 {
+                return Ok(Arc::clone(field));
+            }
+            let nulls = NullBuffer::union(record.nulls(), field.nulls());
+            Ok(make_array(field.to_data().into_builder().nulls(nulls).build()?))
+        })
+    }
+}
+
+/// The element at a position from 0; null outside the array.
+pub(super) fn array_element(args: &Args) -> Result<ArrayRef> {
+    let (list, n) = (args.column(0).as_list::<i32>(), args.int(1));
+    let positions: UInt32Array = (0..args.rows())
+        .map(|row| {
+            let at = args.index(0, row);
+            let n = i32::try_from(n.get(row)?).ok().filter(|n| *n >= 0)?;
+            let start = list.value_offsets()[at];
+            (list.is_valid(at) && n < list.value_length(at)).then_some((start + n) as u32)
+        })
+        .collect();
+    take(list.values(), &positions, None).map_err(|e| exec_datafusion_err!("{e}"))
+}
+
+pub(super) fn array_length(args: &Args) -> Result<ArrayRef> {
+    let list = args.column(0).as_list::<i32>();
+    args.to_ints(|row| {
+        let at = args.index(0, row);
+        Ok(list.is_valid(at).then(|| i64::from(list.value_length(at))))
+    })
+}

@@ -1,0 +1,283 @@
+//! The plan before it is handed over: nodes over whole rows, then cut down to the columns that are used.
+//!
+//! Nodes are added in topological order, each with all columns that could be named. [`Graph::finish`] walks back from the
+//! outputs, drops nodes and columns that nothing reads, and numbers the rest anew; what remains of an input is what its
+//! decoder builds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::{
+    Result, internal_datafusion_err,
+    tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+};
+use datafusion_physical_expr::{
+    PhysicalExpr,
+    aggregate::{AggregateExprBuilder, LoweredAggregate},
+    expressions::Column,
+};
+use tidemill_engine::{
+    dataflow::plan::{
+        AggregatePlan, Dataflow, InputColumns, InputPlan, MetadataColumn, Node, NodeId, OperatorPlan, TimeBounds,
+        TimePolicy,
+    },
+    datetime_type,
+    window::shape::WindowShape,
+};
+
+use crate::{InputTable, aggregates::AggregateCall, scope::schema_of};
+
+type Expr = Arc<dyn PhysicalExpr>;
+
+/// How the rows of an input get their event time.
+#[derive(Clone, Debug)]
+pub(crate) enum InputTime {
+    Arrival,
+    By { expression: Expr, bounds: Option<TimeBounds> },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Input { input: usize, time: InputTime },
+    Filter(Expr),
+    Project(Vec<Expr>),
+    Assign(WindowShape),
+    Aggregate { shape: WindowShape, keys: Vec<Expr>, calls: Vec<AggregateCall> },
+    Union,
+    Output(usize),
+}
+
+#[derive(Debug)]
+struct GraphNode {
+    step: Step,
+    inputs: Vec<NodeId>,
+    schema: SchemaRef,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    nodes: Vec<GraphNode>,
+}
+
+/// Columns of a node before pruning, and where they are afterwards.
+type Places = BTreeMap<usize, usize>;
+
+impl Graph {
+    pub(crate) fn add(&mut self, step: Step, inputs: Vec<NodeId>, schema: SchemaRef) -> NodeId {
+        self.nodes.push(GraphNode { step, inputs, schema });
+        self.nodes.len() - 1
+    }
+
+    pub(crate) fn schema(&self, node: NodeId) -> SchemaRef {
+        Arc::clone(&self.nodes[node].schema)
+    }
+
+    pub(crate) fn filter(&mut self, input: NodeId, predicate: Expr) -> NodeId {
+        let schema = self.schema(input);
+        self.add(Step::Filter(predicate), vec![input], schema)
+    }
+
+    /// The dataflow over the columns that are used.
+    ///
+    /// # Errors
+    /// When DataFusion refuses an aggregate that the planner took for good.
+    pub(crate) fn finish(self, tables: &[InputTable], outputs: &[String]) -> Result<Dataflow> {
+        let needs = self.needs();
+        let wanted = self.wanted_of_inputs(&needs);
+        let mut dataflow = Dataflow {
+            nodes: vec![],
+            inputs: wanted.iter().map(|(input, columns)| input_columns(&tables[*input], columns)).collect(),
+            outputs: outputs.to_vec(),
+        };
+        let mut done: Vec<(NodeId, Places)> = Vec::with_capacity(self.nodes.len());
+        for (node, needs) in self.nodes.iter().zip(&needs) {
+            if needs.is_empty() {
+                done.push((usize::MAX, Places::new()));
+                continue;
+            }
+            let columns = node.columns(needs, &wanted, &done);
+            let places: Places = columns.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+            let child = node.inputs.first().map(|i| &done[*i]);
+            let operator = match (&node.step, child) {
+                (Step::Input { input, time }, _) => OperatorPlan::Input(InputPlan {
+                    input: wanted.keys().position(|i| i == input).unwrap_or_default(),
+                    time: match time {
+                        InputTime::Arrival => TimePolicy::Arrival,
+                        InputTime::By { expression, bounds } => {
+                            TimePolicy::Column { expression: moved(expression, &places)?, bounds: *bounds }
+                        }
+                    },
+                }),
+                (Step::Filter(predicate), Some((_, from))) => OperatorPlan::Filter(moved(predicate, from)?),
+                (Step::Project(list), Some((_, from))) => {
+                    OperatorPlan::Project(columns.iter().map(|c| moved(&list[*c], from)).collect::<Result<_>>()?)
+                }
+                (Step::Assign(shape), _) => OperatorPlan::Assign(*shape),
+                (Step::Aggregate { shape, keys, calls }, Some((child, from))) => {
+                    let input = Arc::clone(&dataflow.nodes[*child].schema);
+                    let first = keys.len() + 2;
+                    let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
+                    OperatorPlan::Aggregate(AggregatePlan {
+                        shape: *shape,
+                        keys: keys.iter().map(|k| moved(k, from)).collect::<Result<_>>()?,
+                        aggregates: used.map(|(i, c)| lowered(c, i, from, &input)).collect::<Result<_>>()?,
+                    })
+                }
+                (Step::Union, _) => OperatorPlan::Union,
+                (Step::Output(output), _) => OperatorPlan::Output(*output),
+                _ => return Err(internal_datafusion_err!("a node without input")),
+            };
+            dataflow.nodes.push(Node {
+                operator,
+                inputs: node.inputs.iter().map(|i| done[*i].0).collect(),
+                schema: Arc::new(node.schema.project(&columns)?),
+            });
+            done.push((dataflow.nodes.len() - 1, places));
+        }
+        Ok(dataflow)
+    }
+
+    /// For each node the columns that its readers use; none where nothing reads it.
+    fn needs(&self) -> Vec<BTreeSet<usize>> {
+        let mut needs = vec![BTreeSet::new(); self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate().rev() {
+            if let Step::Output(_) = node.step {
+                needs[id].extend(0..node.schema.fields().len());
+            }
+            if needs[id].is_empty() {
+                continue;
+            }
+            for input in &node.inputs {
+                let wanted = node.wants(&needs[id]);
+                needs[*input].extend(wanted);
+                needs[*input].insert(self.nodes[*input].time());
+            }
+        }
+        needs
+    }
+
+    /// Columns of each input that is read, over all nodes that read it.
+    fn wanted_of_inputs(&self, needs: &[BTreeSet<usize>]) -> BTreeMap<usize, BTreeSet<usize>> {
+        let mut wanted = BTreeMap::<usize, BTreeSet<usize>>::new();
+        for (node, needs) in self.nodes.iter().zip(needs) {
+            if let (Step::Input { input, time }, false) = (&node.step, needs.is_empty()) {
+                let columns = wanted.entry(*input).or_default();
+                columns.extend(needs);
+                if let InputTime::By { expression, .. } = time {
+                    columns.extend(columns_of(expression));
+                }
+            }
+        }
+        wanted
+    }
+}
+
+impl GraphNode {
+    /// Place of the event time.
+    fn time(&self) -> usize {
+        self.schema.fields().len() - 1
+    }
+
+    /// Columns of the input that the columns `needs` are made of.
+    fn wants(&self, needs: &BTreeSet<usize>) -> BTreeSet<usize> {
+        match &self.step {
+            Step::Input { .. } => BTreeSet::new(),
+            Step::Filter(predicate) => needs.iter().copied().chain(columns_of(predicate)).collect(),
+            Step::Project(list) => needs.iter().flat_map(|c| columns_of(&list[*c])).collect(),
+            Step::Assign(_) => needs.iter().copied().filter(|c| *c < self.time() - 3).collect(),
+            Step::Aggregate { keys, calls, .. } => {
+                let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(keys.len() + 2 + i)));
+                keys.iter().chain(used.flat_map(|(_, c)| &c.args)).flat_map(columns_of).collect()
+            }
+            Step::Union | Step::Output(_) => needs.clone(),
+        }
+    }
+
+    /// The columns that remain, by their old numbers in their new order.
+    fn columns(
+        &self,
+        needs: &BTreeSet<usize>,
+        wanted: &BTreeMap<usize, BTreeSet<usize>>,
+        done: &[(NodeId, Places)],
+    ) -> Vec<usize> {
+        let kept_of_input = || self.inputs.iter().flat_map(|i| done[*i].1.keys().copied());
+        let time = self.time();
+        match &self.step {
+            Step::Input { input, .. } => wanted[input].iter().copied().collect(),
+            Step::Filter(_) => kept_of_input().collect(),
+            Step::Assign(_) => kept_of_input().filter(|c| *c < time - 3).chain(time - 3..=time).collect(),
+            Step::Aggregate { keys, .. } => {
+                (0..keys.len() + 2).chain(needs.range(keys.len() + 2..time).copied()).chain([time]).collect()
+            }
+            Step::Project(_) | Step::Union | Step::Output(_) => needs.iter().copied().collect(),
+        }
+    }
+}
+
+/// All columns that an input can have: payload, metadata, event time.
+pub(crate) fn input_schema(table: &InputTable) -> SchemaRef {
+    let payload = table.schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone()));
+    let metadata = MetadataColumn::ALL.iter().map(|m| (m.name().to_owned(), metadata_type(*m)));
+    schema_of(payload.chain(metadata))
+}
+
+fn metadata_type(column: MetadataColumn) -> DataType {
+    match column {
+        MetadataColumn::Key | MetadataColumn::Topic => DataType::Utf8,
+        MetadataColumn::Partition | MetadataColumn::Offset => DataType::Int64,
+        MetadataColumn::Timestamp => datetime_type(),
+        MetadataColumn::Headers => {
+            let header = [Field::new("name", DataType::Utf8, true), Field::new("value", DataType::Utf8, true)];
+            DataType::new_list(DataType::Struct(header.into_iter().collect()), true)
+        }
+    }
+}
+
+fn input_columns(table: &InputTable, columns: &BTreeSet<usize>) -> InputColumns {
+    let all = input_schema(table);
+    let width = table.schema.fields().len();
+    let payload: Vec<_> = columns.range(..width).map(|c| Arc::clone(&all.fields()[*c])).collect();
+    InputColumns {
+        name: table.name.clone(),
+        payload: Arc::new(Schema::new(payload)),
+        metadata: columns.range(width..).filter_map(|c| MetadataColumn::ALL.get(c - width).copied()).collect(),
+    }
+}
+
+/// Columns that an expression reads.
+pub(crate) fn columns_of(expr: &Expr) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    // The closure cannot fail.
+    let _ = expr.apply(|e| {
+        if let Some(column) = e.downcast_ref::<Column>() {
+            found.insert(column.index());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+fn moved(expr: &Expr, places: &Places) -> Result<Expr> {
+    Arc::clone(expr)
+        .transform_up(|e| {
+            let Some(column) = e.downcast_ref::<Column>() else { return Ok(Transformed::no(e)) };
+            let place = places
+                .get(&column.index())
+                .ok_or_else(|| internal_datafusion_err!("column `{}` was pruned but is used", column.name()))?;
+            Ok(Transformed::yes(Arc::new(Column::new(column.name(), *place)) as Expr))
+        })
+        .data()
+}
+
+fn lowered(call: &AggregateCall, number: usize, places: &Places, input: &SchemaRef) -> Result<Arc<LoweredAggregate>> {
+    let args = call.args.iter().map(|a| moved(a, places)).collect::<Result<_>>()?;
+    let aggregate = AggregateExprBuilder::new(Arc::clone(&call.function), args)
+        .schema(Arc::clone(input))
+        .alias(format!("{}_{number}", call.name))
+        .with_distinct(call.distinct)
+        .build()?;
+    Ok(Arc::new(LoweredAggregate { aggregate: Arc::new(aggregate), filter: None, order_bys: vec![] }))
+}

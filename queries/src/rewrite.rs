@@ -1,0 +1,287 @@
+//! Rewrites the tokens of a script into what `sqlparser` can parse, before parsing. Every token keeps its place in the
+//! text, so that errors found later point at what the user wrote.
+//!
+//! - `FROM x [AS a] TIMESTAMP BY e PARTITION BY k` becomes `FROM x AS a WITH (__timestamp_by(e), __partition_by(k))`: the
+//!   clauses arrive in the syntax tree as table hints.
+//! - Statements that follow one another without `;` get one.
+//! - `!>` and `!<` become `<=` and `>=`; the type names `array` and `record` lose their meaning to the parser.
+//! - What the parser would misunderstand or could not survive is refused here: `OVER (...)`, MATCH_RECOGNIZE, extreme
+//!   nesting and length.
+
+use sqlparser::{
+    keywords::Keyword,
+    tokenizer::{Token, TokenWithSpan},
+};
+
+use crate::error::QueryError;
+
+pub(crate) const TIMESTAMP_BY: &str = "__timestamp_by";
+pub(crate) const PARTITION_BY: &str = "__partition_by";
+
+/// Parentheses deeper than this are refused: parser and planner recurse on them.
+const MAX_NESTING: usize = 40;
+/// Operators in one expression beyond this are refused: they become a tree of that depth.
+const MAX_OPERATORS: usize = 1_000;
+/// UNIONs of one script beyond this are refused, for the same reason.
+const MAX_UNIONS: usize = 200;
+
+/// Words that end the expression of a TIMESTAMP BY or PARTITION BY.
+const CLAUSES: &[&str] = &[
+    "AS",
+    "CROSS",
+    "FULL",
+    "GROUP",
+    "HAVING",
+    "INNER",
+    "INTO",
+    "JOIN",
+    "LEFT",
+    "ON",
+    "ORDER",
+    "OUTER",
+    "OVER",
+    "PARTITION",
+    "RIGHT",
+    "SELECT",
+    "TIMESTAMP",
+    "UNION",
+    "WHERE",
+    "WITH",
+];
+
+/// Tokens without white space, comments and the end marker.
+pub(crate) fn rewrite(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>, QueryError> {
+    let tokens: Vec<_> = tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).collect();
+    check_size(&tokens)?;
+    let mut rewriter = Rewriter { input: &tokens, at: 0, output: Vec::with_capacity(tokens.len() + 16) };
+    rewriter.run()?;
+    Ok(rewriter.output)
+}
+
+fn is_word(token: &TokenWithSpan, word: &str) -> bool {
+    matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
+}
+
+fn is_any(token: &TokenWithSpan, words: &[&str]) -> bool {
+    words.iter().any(|w| is_word(token, w))
+}
+
+/// The parser and the planner recurse on nesting and on chains of operators: both stay within what a small stack holds.
+fn check_size(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
+    let (mut nesting, mut operators, mut prefixes, mut unions) = (0usize, 0usize, 0usize, 0usize);
+    for token in tokens {
+        let is_prefix = is_any(token, &["NOT", "CASE", "INTERVAL"])
+            || matches!(token.token, Token::Minus | Token::Plus | Token::Tilde);
+        prefixes = if is_prefix { prefixes + 1 } else { 0 };
+        unions += usize::from(is_word(token, "UNION"));
+        match &token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                nesting += 1;
+                operators = 0;
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => nesting = nesting.saturating_sub(1),
+            Token::Comma | Token::SemiColon => operators = 0,
+            Token::Word(_) if is_any(token, &["CASE", "WHEN", "THEN", "ELSE", "END", "NULL"]) => {}
+            Token::Word(word) => operators += usize::from(word.keyword != Keyword::NoKeyword),
+            Token::Number(..) | Token::SingleQuotedString(_) => {}
+            _ => operators += 1,
+        }
+        if nesting > MAX_NESTING || prefixes > MAX_NESTING {
+            return Err(QueryError::at(token.span, format!("nested deeper than {MAX_NESTING} levels"))
+                .help("split the query into steps of a WITH clause"));
+        }
+        if operators > MAX_OPERATORS {
+            return Err(QueryError::at(token.span, format!("more than {MAX_OPERATORS} operators in one expression"))
+                .help("use `IN (...)`, or split the expression over steps of a WITH clause"));
+        }
+        if unions > MAX_UNIONS {
+            return Err(QueryError::at(token.span, format!("more than {MAX_UNIONS} UNIONs in one script")));
+        }
+    }
+    Ok(())
+}
+
+struct Rewriter<'a> {
+    input: &'a [TokenWithSpan],
+    at: usize,
+    output: Vec<TokenWithSpan>,
+}
+
+impl Rewriter<'_> {
+    fn run(&mut self) -> Result<(), QueryError> {
+        let mut depth = 0usize;
+        // Depths at which a FROM clause is open: only there is PARTITION BY a clause of an input.
+        let mut from = Vec::new();
+        let mut in_with = false;
+        while let Some(token) = self.input.get(self.at) {
+            self.refuse(token)?;
+            let timestamp_by = self.is_pair(self.at, "TIMESTAMP", "BY");
+            if timestamp_by || (from.last() == Some(&depth) && self.is_pair(self.at, "PARTITION", "BY")) {
+                self.input_clauses()?;
+                continue;
+            }
+            match &token.token {
+                Token::LParen => depth += 1,
+                Token::RParen => {
+                    if from.last() == Some(&depth) {
+                        from.pop();
+                    }
+                    depth = depth.saturating_sub(1);
+                }
+                Token::SemiColon => from.clear(),
+                Token::ExclamationMark if self.next_is(&Token::Gt) || self.next_is(&Token::Lt) => {
+                    let flipped = if self.next_is(&Token::Gt) { Token::LtEq } else { Token::GtEq };
+                    self.push(flipped, token);
+                    self.at += 2;
+                    continue;
+                }
+                _ => {}
+            }
+            if is_any(token, &["FROM", "JOIN"]) && from.last() != Some(&depth) {
+                from.push(depth);
+            } else if is_any(token, &["WHERE", "GROUP", "HAVING", "ON", "ORDER"]) && from.last() == Some(&depth) {
+                from.pop();
+            }
+            if depth == 0 {
+                self.separate_statements(token, &mut in_with);
+            }
+            let mut token = token.clone();
+            if let Token::Word(word) = &mut token.token
+                && word.keyword == Keyword::ARRAY
+            {
+                word.keyword = Keyword::NoKeyword;
+            }
+            self.output.push(token);
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn is_pair(&self, at: usize, first: &str, second: &str) -> bool {
+        matches!(self.input.get(at..at + 2), Some([a, b]) if is_word(a, first) && is_word(b, second))
+    }
+
+    fn next_is(&self, token: &Token) -> bool {
+        self.input.get(self.at + 1).is_some_and(|t| t.token == *token)
+    }
+
+    fn push(&mut self, token: Token, place: &TokenWithSpan) {
+        self.output.push(TokenWithSpan { token, span: place.span });
+    }
+
+    fn push_word(&mut self, word: &str, place: &TokenWithSpan) {
+        self.push(Token::make_word(word, None), place);
+    }
+
+    fn refuse(&self, token: &TokenWithSpan) -> Result<(), QueryError> {
+        if is_word(token, "MATCH_RECOGNIZE") && self.next_is(&Token::LParen) {
+            return Err(QueryError::unsupported(token.span, "MATCH_RECOGNIZE"));
+        }
+        if is_word(token, "OVER") && self.next_is(&Token::LParen) {
+            let function = self.function_before(self.at);
+            let name = function.map_or(String::new(), |t| format!("`{}(...)` with ", t.token));
+            return Err(QueryError::unsupported(function.unwrap_or(token).span, format!("{name}OVER (...)")));
+        }
+        Ok(())
+    }
+
+    /// The name of the call that ends before `at`: `f` in `f(...) OVER`.
+    fn function_before(&self, at: usize) -> Option<&TokenWithSpan> {
+        let mut depth = 0usize;
+        for i in (0..at).rev() {
+            match self.input[i].token {
+                Token::RParen => depth += 1,
+                Token::LParen if depth == 1 => return self.input.get(i.checked_sub(1)?),
+                Token::LParen => depth = depth.checked_sub(1)?,
+                _ if depth == 0 => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// `TIMESTAMP BY e`, `PARTITION BY k`, in any order, at `self.at`.
+    fn input_clauses(&mut self) -> Result<(), QueryError> {
+        let place = &self.input[self.at];
+        let mut hints = Vec::new();
+        loop {
+            let name = if self.is_pair(self.at, "TIMESTAMP", "BY") {
+                TIMESTAMP_BY
+            } else if self.is_pair(self.at, "PARTITION", "BY") {
+                PARTITION_BY
+            } else {
+                break;
+            };
+            let start = self.at + 2;
+            self.at = self.expression_end(start, name == PARTITION_BY);
+            hints.push((name, start..self.at));
+            if let Some(next) = self.input.get(self.at) {
+                if is_word(next, "OVER") {
+                    return Err(QueryError::unsupported(next.span, "TIMESTAMP BY ... OVER"));
+                }
+                let sharded = is_word(next, "INTO")
+                    && self.input.get(self.at + 1).is_some_and(|t| matches!(t.token, Token::Number(..)));
+                if sharded {
+                    return Err(QueryError::unsupported(next.span, "PARTITION BY ... INTO n"));
+                }
+            }
+        }
+        // `FROM x TIMESTAMP BY e AS a`
+        if self.input.get(self.at).is_some_and(|t| is_word(t, "AS")) {
+            let end = (self.at + 2).min(self.input.len());
+            self.output.extend_from_slice(&self.input[self.at..end]);
+            self.at = end;
+        }
+        self.push_word("WITH", place);
+        self.push(Token::LParen, place);
+        for (i, (name, range)) in hints.into_iter().enumerate() {
+            if i > 0 {
+                self.push(Token::Comma, place);
+            }
+            self.push_word(name, place);
+            self.push(Token::LParen, place);
+            self.output.extend_from_slice(&self.input[range]);
+            self.push(Token::RParen, place);
+        }
+        self.push(Token::RParen, place);
+        Ok(())
+    }
+
+    /// Where the expression that starts at `at` ends: before a clause, a closing parenthesis, or (for one expression) a
+    /// comma.
+    fn expression_end(&self, mut at: usize, list: bool) -> usize {
+        let mut depth = 0usize;
+        while let Some(token) = self.input.get(at) {
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => break,
+                Token::RParen => depth -= 1,
+                Token::SemiColon => break,
+                Token::Comma if depth == 0 && !list => break,
+                _ if depth == 0 && is_any(token, CLAUSES) => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        at
+    }
+
+    /// Puts `;` before a statement that follows another one.
+    fn separate_statements(&mut self, token: &TokenWithSpan, in_with: &mut bool) {
+        let with = is_word(token, "WITH") && !self.next_is(&Token::LParen);
+        let select = is_word(token, "SELECT");
+        let create = is_word(token, "CREATE");
+        if let Some(previous) = self.output.last() {
+            let continues = previous.token == Token::SemiColon
+                || is_any(previous, &["UNION", "ALL", "EXCEPT", "INTERSECT", "DISTINCT"]);
+            if !continues && (with || create || (select && !*in_with)) {
+                self.push(Token::SemiColon, token);
+            }
+        }
+        if with {
+            *in_with = true;
+        } else if select {
+            *in_with = false;
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The names that an expression can use.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use sqlparser::{ast::Ident, tokenizer::Span};
+use tidemill_engine::{EVENT_TIME, datetime_type};
+
+use crate::{error::QueryError, functions::record, typed::Typed};
+
+/// A column of the rows at hand.
+#[derive(Clone, Debug)]
+pub(crate) struct ScopeColumn {
+    pub(crate) name: String,
+    pub(crate) data_type: DataType,
+    /// Place in the batch.
+    pub(crate) index: usize,
+    /// Whether `*` gives it.
+    pub(crate) visible: bool,
+    /// Whether it is the event time under another name.
+    pub(crate) is_time: bool,
+}
+
+/// The columns of one relation, and its names.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    /// By which names columns can be qualified: alias, input or step.
+    pub(crate) names: Vec<String>,
+    pub(crate) columns: Vec<ScopeColumn>,
+    /// Place of the event time.
+    pub(crate) time: usize,
+    /// Why a column may be unknown although records have it, e.g. that types come from a sample.
+    pub(crate) note: Option<String>,
+}
+
+/// Names of a stream event's properties on Event Hubs, and the metadata columns that stand for them.
+const EVENT_HUB_NAMES: &[(&str, &str)] = &[
+    ("EventEnqueuedUtcTime", "_timestamp"),
+    ("PartitionId", "_partition"),
+    ("Offset", "_offset"),
+    ("SequenceNumber", "_offset"),
+    ("PartitionKey", "_key"),
+];
+const KAFKA_NAMES: &[(&str, &str)] = &[
+    ("Key", "_key"),
+    ("Headers", "_headers"),
+    ("Topic", "_topic"),
+    ("Partition", "_partition"),
+    ("Offset", "_offset"),
+    ("Timestamp", "_timestamp"),
+];
+
+impl Scope {
+    /// Of a node whose schema ends with the event time.
+    pub(crate) fn of(schema: &Schema, names: Vec<String>) -> Self {
+        let time = schema.fields().len() - 1;
+        let columns = schema.fields()[..time]
+            .iter()
+            .enumerate()
+            .map(|(index, f)| ScopeColumn {
+                name: f.name().clone(),
+                data_type: f.data_type().clone(),
+                index,
+                visible: true,
+                is_time: false,
+            })
+            .collect();
+        Self { names, columns, time, note: None }
+    }
+
+    pub(crate) fn time(&self, span: Span) -> Typed {
+        Typed::column(EVENT_TIME, self.time, datetime_type(), span)
+    }
+
+    /// Whether `name` qualifies columns of this relation.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.names.iter().any(|n| n.eq_ignore_ascii_case(name))
+    }
+
+    /// The column of this name: in this spelling, else in any case.
+    pub(crate) fn find(&self, name: &str, span: Span) -> Result<Option<&ScopeColumn>, QueryError> {
+        if let Some(column) = self.columns.iter().find(|c| c.name == name) {
+            return Ok(Some(column));
+        }
+        let mut same = self.columns.iter().filter(|c| c.name.eq_ignore_ascii_case(name));
+        match (same.next(), same.next()) {
+            (Some(a), Some(b)) => Err(QueryError::at(
+                span,
+                format!("`{name}` can be `{}` or `{}`: write it in its own spelling", a.name, b.name),
+            )),
+            (found, _) => Ok(found.or_else(|| self.event_hub(name))),
+        }
+    }
+
+    /// `EventEnqueuedUtcTime` and `PartitionId` stand beside the payload on a live source.
+    fn event_hub(&self, name: &str) -> Option<&ScopeColumn> {
+        let (_, column) = EVENT_HUB_NAMES[..2].iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        self.columns.iter().find(|c| c.name == *column && !c.visible)
+    }
+
+    /// The column of this name, as an expression.
+    pub(crate) fn column(&self, name: &Ident) -> Result<Typed, QueryError> {
+        match self.find(&name.value, name.span)? {
+            Some(c) => Ok(Typed::column(&c.name, c.index, c.data_type.clone(), name.span)),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    pub(crate) fn unknown(&self, name: &Ident) -> QueryError {
+        let known: Vec<&str> = self.columns.iter().filter(|c| c.visible).map(|c| c.name.as_str()).collect();
+        let error = QueryError::unknown(name.span, "column", &name.value, &known);
+        match (&self.note, &error.help) {
+            (Some(note), None) => error.help(note.clone()),
+            (Some(note), Some(help)) => QueryError { help: Some(format!("{help} ({note})")), ..error },
+            _ => error,
+        }
+    }
+
+    /// `GetMetadataPropertyValue(input, '[Kafka].[Offset]')`.
+    pub(crate) fn metadata(&self, path: &str, span: Span) -> Result<Typed, QueryError> {
+        let parts: Vec<&str> =
+            path.split('.').map(|p| p.trim().trim_start_matches('[').trim_end_matches(']')).collect();
+        let names = match parts.as_slice() {
+            [family, _] if family.eq_ignore_ascii_case("kafka") => KAFKA_NAMES,
+            [family, _] if family.eq_ignore_ascii_case("eventhub") => EVENT_HUB_NAMES,
+            _ => {
+                return Err(QueryError::at(span, format!("unknown metadata property `{path}`"))
+                    .help("properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset and Timestamp"));
+            }
+        };
+        let Some((_, column)) = names.iter().find(|(n, _)| n.eq_ignore_ascii_case(parts[1])) else {
+            let known: Vec<&str> = names.iter().map(|(n, _)| *n).collect();
+            return Err(QueryError::unknown(span, "metadata property", parts[1], &known));
+        };
+        match self.columns.iter().find(|c| c.name == *column && !c.visible) {
+            Some(c) => Ok(Typed::column(&c.name, c.index, c.data_type.clone(), span)),
+            None => Err(QueryError::at(span, "metadata can only be read where the FROM names an input")
+                .help("select the property in the step that reads the input")),
+        }
+    }
+}
+
+/// `record.name`: in this spelling, else in any case.
+pub(crate) fn field(record: Typed, name: &Ident) -> Result<Typed, QueryError> {
+    let DataType::Struct(fields) = &record.data_type else {
+        return Err(QueryError::at(
+            name.span,
+            format!(
+                "`{}` is asked of {}, which is no record",
+                name.value,
+                crate::coercion::type_name(&record.data_type)
+            ),
+        ));
+    };
+    let found = fields
+        .iter()
+        .position(|f| *f.name() == name.value)
+        .or_else(|| fields.iter().position(|f| f.name().eq_ignore_ascii_case(&name.value)));
+    let Some(index) = found else {
+        let known: Vec<&str> = fields.iter().map(|f| f.name().as_str()).collect();
+        return Err(QueryError::unknown(name.span, "field", &name.value, &known));
+    };
+    let data_type = fields[index].data_type().clone();
+    Typed::call(record::Field::function(index, data_type.clone()), vec![record], data_type, name.span)
+}
+
+/// A schema from columns, the event time last.
+pub(crate) fn schema_of(columns: impl IntoIterator<Item = (String, DataType)>) -> SchemaRef {
+    let mut fields: Vec<Field> = columns.into_iter().map(|(name, t)| Field::new(name, t, true)).collect();
+    fields.push(Field::new(EVENT_TIME, datetime_type(), false));
+    Arc::new(Schema::new(fields))
+}

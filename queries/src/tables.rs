@@ -1,0 +1,357 @@
+//! FROM: inputs, steps, subqueries and the standard window table functions.
+
+use arrow::datatypes::DataType;
+use sqlparser::{
+    ast::{Expr, FunctionArguments, Ident, JoinOperator, ObjectName, TableAlias, TableFactor, TableWithJoins},
+    tokenizer::Span,
+};
+use tidemill_engine::{
+    dataflow::plan::{LateAction, MetadataColumn, NodeId, TimeBounds},
+    datetime_type,
+    window::shape::WindowShape,
+};
+
+use crate::{
+    CompatibilityLevel,
+    dialect::TABLE_ARGUMENT,
+    error::{QueryError, QueryErrors},
+    expression::{Expressions, place},
+    functions::conversion::{Failure, convert},
+    graph::{InputTime, Step, input_schema},
+    plan::Planner,
+    rewrite::{PARTITION_BY, TIMESTAMP_BY},
+    scope::{Scope, ScopeColumn, schema_of},
+    typed::Typed,
+    windows::{arguments, function_name, is_table_function, name_span, standard_shape, table_arguments},
+};
+
+/// Columns that a standard window table function adds.
+pub(crate) const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
+
+/// Rows that a SELECT reads, or gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Relation {
+    pub(crate) node: NodeId,
+    pub(crate) scope: Scope,
+    /// The windows of a standard table function, not yet applied.
+    pub(crate) window: Option<WindowShape>,
+}
+
+/// The one name of an input, step or output.
+pub(crate) fn relation_name(name: &ObjectName) -> Result<&Ident, QueryError> {
+    match name.0.as_slice() {
+        [part] => part.as_ident().ok_or_else(|| QueryError::at(Span::empty(), format!("`{name}` is not a name"))),
+        [first, ..] => {
+            let span = first.as_ident().map_or(Span::empty(), |i| i.span);
+            Err(QueryError::at(span, format!("`{name}` has several parts, expected one name")))
+        }
+        [] => Err(QueryError::at(Span::empty(), "expected a name")),
+    }
+}
+
+/// Name of the input or step that an element of FROM reads.
+pub(crate) fn source_name(factor: &TableFactor) -> Option<&Ident> {
+    match factor {
+        TableFactor::Table { name, args: None, .. } => relation_name(name).ok(),
+        other => {
+            let (_, args, span) = table_function(other)?;
+            source_argument(args.ok()?.first()?, span).ok()
+        }
+    }
+}
+
+type Arguments<'a> = Result<Vec<&'a Expr>, QueryError>;
+
+/// Name (lower case), arguments and place of a table function.
+fn table_function(factor: &TableFactor) -> Option<(String, Arguments<'_>, Span)> {
+    match factor {
+        TableFactor::Table { name, args: Some(args), .. } => {
+            let ident = relation_name(name).ok()?;
+            Some((ident.value.to_ascii_lowercase(), table_arguments(&args.args, ident.span), ident.span))
+        }
+        TableFactor::TableFunction { expr: Expr::Function(f), .. } => {
+            let span = name_span(f);
+            let args = match &f.args {
+                FunctionArguments::List(list) => table_arguments(&list.args, span),
+                _ => Ok(vec![]),
+            };
+            Some((function_name(f), args, span))
+        }
+        _ => None,
+    }
+}
+
+/// `TABLE t` or `t`.
+fn source_argument(arg: &Expr, span: Span) -> Result<&Ident, QueryError> {
+    match arg {
+        Expr::Identifier(name) => Ok(name),
+        Expr::Function(f) if function_name(f) == TABLE_ARGUMENT => match arguments(f)?.as_slice() {
+            [Expr::Identifier(name)] => Ok(name),
+            [_, key, ..] => Err(QueryError::at(place(key), "PARTITION BY is for session windows only")),
+            _ => Err(QueryError::at(span, "expected TABLE and a name")),
+        },
+        _ => Err(QueryError::at(place(arg), "expected TABLE and a name as the first argument")),
+    }
+}
+
+/// `DESCRIPTOR(column)`.
+fn descriptor(arg: &Expr) -> Result<&Ident, QueryError> {
+    if let Expr::Function(f) = arg
+        && function_name(f) == "descriptor"
+        && let [Expr::Identifier(column)] = arguments(f)?.as_slice()
+    {
+        return Ok(column);
+    }
+    Err(QueryError::at(place(arg), "expected DESCRIPTOR(column) as the second argument"))
+}
+
+impl Planner<'_> {
+    pub(crate) fn from(&mut self, from: &[TableWithJoins], select: Span) -> Result<Relation, QueryErrors> {
+        let table = match from {
+            [] => return Err(QueryError::at(select, "a SELECT needs a FROM").into()),
+            [one] => one,
+            [_, second, ..] => {
+                let span = source_name(&second.relation).map_or(select, |n| n.span);
+                return Err(QueryError::unsupported(span, "a FROM with several inputs").into());
+            }
+        };
+        if let Some(join) = table.joins.first() {
+            let span = match &join.relation {
+                TableFactor::Table { name, .. } => relation_name(name).map_or(select, |n| n.span),
+                other => source_name(other).map_or(select, |n| n.span),
+            };
+            let what = match &join.join_operator {
+                JoinOperator::CrossApply => "CROSS APPLY",
+                JoinOperator::OuterApply => "OUTER APPLY",
+                _ => "JOIN",
+            };
+            return Err(QueryError::unsupported(span, what).into());
+        }
+        self.relation(&table.relation, select)
+    }
+
+    fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
+        match factor {
+            TableFactor::Table { name, alias, args: None, with_hints, .. } => {
+                let name = relation_name(name)?;
+                let timestamp_by = timestamp_by(with_hints)?;
+                let mut relation = self.named(name, timestamp_by)?;
+                rename(&mut relation, alias.as_ref())?;
+                Ok(relation)
+            }
+            TableFactor::Derived { lateral: false, subquery, alias, .. } => {
+                let mut relation = self.query(subquery)?;
+                relation.scope.names.clear();
+                rename(&mut relation, alias.as_ref())?;
+                Ok(relation)
+            }
+            TableFactor::Table { alias, .. } | TableFactor::TableFunction { alias, .. } => {
+                let Some((name, args, span)) = table_function(factor) else {
+                    return Err(QueryError::at(select, format!("`{factor}` cannot be read from")).into());
+                };
+                if !is_table_function(&name) {
+                    return Err(QueryError::unknown(span, "table function", &name, &["TUMBLE", "HOP"]).into());
+                }
+                let mut relation = self.windowed(&name, &args?, span)?;
+                rename(&mut relation, alias.as_ref())?;
+                Ok(relation)
+            }
+            other => Err(QueryError::at(select, format!("`{other}` cannot be read from")).into()),
+        }
+    }
+
+    /// An input or a step.
+    fn named(&mut self, name: &Ident, timestamp_by: Option<&Expr>) -> Result<Relation, QueryErrors> {
+        if let Some(step) = self.step(name)? {
+            return match timestamp_by {
+                None => Ok(step),
+                Some(by) => {
+                    Err(QueryError::at(place(by), format!("TIMESTAMP BY is for inputs, `{}` is a step", name.value))
+                        .help("put it on the input that the step reads")
+                        .into())
+                }
+            };
+        }
+        let input = self.input(name)?;
+        let scope = self.input_scope(input);
+        let bounds = self.settings.time;
+        let column = self.tables[input].time_column.as_ref().map(|c| Ident::with_span(name.span, c));
+        let time = match (timestamp_by, column) {
+            (Some(expr), _) => {
+                let mut expressions = Expressions::plain(&scope, "aggregates cannot be used in TIMESTAMP BY");
+                InputTime::By { expression: event_time(expressions.plan(expr)?)?.expr, bounds }
+            }
+            (None, Some(column)) => InputTime::By { expression: event_time(scope.column(&column)?)?.expr, bounds },
+            (None, None) => InputTime::Arrival,
+        };
+        Ok(self.read(input, scope, time))
+    }
+
+    /// `TUMBLE(TABLE t, DESCRIPTOR(c), ...)`.
+    fn windowed(&mut self, function: &str, args: &[&Expr], span: Span) -> Result<Relation, QueryErrors> {
+        let [source, column, intervals @ ..] = args else {
+            return Err(QueryError::at(
+                span,
+                format!("`{}` takes a table, a descriptor and intervals", function.to_uppercase()),
+            )
+            .into());
+        };
+        let shape = standard_shape(function, intervals, span)?;
+        let (name, column) = (source_argument(source, span)?, descriptor(column)?);
+        let mut relation = match self.step(name)? {
+            Some(step) => {
+                if !step.scope.find(&column.value, column.span)?.is_some_and(|c| c.is_time) {
+                    return Err(QueryError::at(
+                        column.span,
+                        format!("`{}` is not the event time of `{}`", column.value, name.value),
+                    )
+                    .help("name a column that the step takes from window_time or System.Timestamp()")
+                    .into());
+                }
+                step
+            }
+            None => {
+                let input = self.input(name)?;
+                let scope = self.input_scope(input);
+                let value = scope.column(column)?;
+                let arrival = scope
+                    .find(&column.value, column.span)?
+                    .is_some_and(|c| c.name == MetadataColumn::Timestamp.name() && !c.visible);
+                let time = if arrival {
+                    InputTime::Arrival
+                } else {
+                    InputTime::By { expression: event_time(value)?.expr, bounds: self.standard_bounds() }
+                };
+                self.read(input, scope, time)
+            }
+        };
+        relation.window = Some(shape);
+        Ok(relation)
+    }
+
+    /// Standard tables have a bounded delay and drop nothing before their window has closed.
+    fn standard_bounds(&self) -> Option<TimeBounds> {
+        match self.settings.standard_delay {
+            Some(out_of_order) => {
+                Some(TimeBounds { late_arrival: None, out_of_order, early_arrival: None, action: LateAction::Keep })
+            }
+            None => self.settings.time,
+        }
+    }
+
+    fn input_scope(&self, input: usize) -> Scope {
+        let table = &self.tables[input];
+        let mut scope = Scope::of(&input_schema(table), vec![table.name.clone()]);
+        for metadata in &mut scope.columns[table.schema.fields().len()..] {
+            metadata.visible = false;
+        }
+        scope.note = table.sampled.map(|n| format!("the columns of `{}` were inferred from {n} records", table.name));
+        scope
+    }
+
+    /// Rows of an input under this time; statements that read it alike share one node.
+    fn read(&mut self, input: usize, scope: Scope, time: InputTime) -> Relation {
+        let key = (input, format!("{time:?}"));
+        let node = match self.readers.get(&key) {
+            Some(node) => *node,
+            None => {
+                let node = self.graph.add(Step::Input { input, time }, vec![], input_schema(&self.tables[input]));
+                self.readers.insert(key, node);
+                node
+            }
+        };
+        let relation = Relation { node, scope, window: None };
+        match self.settings.compatibility {
+            CompatibilityLevel::V1_2 => relation,
+            CompatibilityLevel::V1_1 => self.bits_as_bigint(relation),
+        }
+    }
+
+    /// Before level 1.2 there is no type bit: booleans of the payload are 0 and 1.
+    fn bits_as_bigint(&mut self, mut relation: Relation) -> Relation {
+        let is_bit = |c: &ScopeColumn| c.data_type == DataType::Boolean;
+        if !relation.scope.columns.iter().any(is_bit) {
+            return relation;
+        }
+        let time = relation.scope.time(Span::empty()).expr;
+        let mut list = Vec::with_capacity(relation.scope.columns.len() + 1);
+        for column in &mut relation.scope.columns {
+            let value = Typed::column(&column.name, column.index, column.data_type.clone(), Span::empty());
+            let value = match &column.data_type {
+                // A bit can always become a bigint.
+                DataType::Boolean => convert(value.clone(), &DataType::Int64, Failure::Null).unwrap_or(value),
+                _ => value,
+            };
+            column.data_type = value.data_type.clone();
+            list.push(value.expr);
+        }
+        list.push(time);
+        let schema = schema_of(relation.scope.columns.iter().map(|c| (c.name.clone(), c.data_type.clone())));
+        relation.node = self.graph.add(Step::Project(list), vec![relation.node], schema);
+        relation
+    }
+
+    /// Repeats rows for the windows of a table function, where no aggregation takes that over.
+    pub(crate) fn assigned(&mut self, relation: Relation) -> Relation {
+        let Some(shape) = relation.window else { return relation };
+        let before = self.graph.schema(relation.node);
+        let time = before.fields().len() - 1;
+        let columns = before.fields()[..time].iter().map(|f| (f.name().clone(), f.data_type().clone()));
+        let schema = schema_of(columns.chain(WINDOW_COLUMNS.iter().map(|w| ((*w).to_owned(), datetime_type()))));
+        let mut scope = relation.scope;
+        add_window_columns(&mut scope, time);
+        scope.time = time + 2;
+        Relation { node: self.graph.add(Step::Assign(shape), vec![relation.node], schema), scope, window: None }
+    }
+}
+
+/// The columns of a table function's windows, from place `first` on; the last is the event time.
+pub(crate) fn add_window_columns(scope: &mut Scope, first: usize) {
+    scope.columns.extend(WINDOW_COLUMNS.iter().enumerate().map(|(i, name)| ScopeColumn {
+        name: (*name).to_owned(),
+        data_type: datetime_type(),
+        index: first + i,
+        visible: true,
+        is_time: i == 2,
+    }));
+}
+
+/// A datetime, or null where it cannot be read: such a record is dead-lettered.
+fn event_time(value: Typed) -> Result<Typed, QueryError> {
+    match value.data_type {
+        DataType::Timestamp(..) | DataType::Utf8 => convert(value, &datetime_type(), Failure::Null),
+        _ => Err(QueryError::at(
+            value.span,
+            format!(
+                "the event time must be a datetime or ISO 8601 text, found {}",
+                crate::coercion::type_name(&value.data_type)
+            ),
+        )
+        .help("for milliseconds write TIMESTAMP BY DATEADD(millisecond, x, '1970-01-01T00:00:00Z')")),
+    }
+}
+
+/// The TIMESTAMP BY among the clauses of an input. PARTITION BY does not change results.
+fn timestamp_by(hints: &[Expr]) -> Result<Option<&Expr>, QueryError> {
+    let mut found = None;
+    for hint in hints {
+        match hint {
+            Expr::Function(f) if function_name(f) == TIMESTAMP_BY => match arguments(f)?.as_slice() {
+                [expr] if found.is_none() => found = Some(*expr),
+                _ => return Err(QueryError::at(name_span(f), "expected one TIMESTAMP BY with one expression")),
+            },
+            Expr::Function(f) if function_name(f) == PARTITION_BY => {}
+            other => return Err(QueryError::at(place(other), "table hints are not of the language")),
+        }
+    }
+    Ok(found)
+}
+
+fn rename(relation: &mut Relation, alias: Option<&TableAlias>) -> Result<(), QueryError> {
+    let Some(alias) = alias else { return Ok(()) };
+    if let Some(column) = alias.columns.first() {
+        return Err(QueryError::unsupported(column.name.span, "an alias with column names"));
+    }
+    relation.scope.names.insert(0, alias.name.value.clone());
+    Ok(())
+}
