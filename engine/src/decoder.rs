@@ -19,6 +19,8 @@ pub enum BadClass {
     Early,
     /// It made our own code panic.
     Bug,
+    /// A row of ours that its output refused; the value is the encoded row.
+    Output,
 }
 
 impl BadClass {
@@ -32,6 +34,7 @@ impl BadClass {
             Self::Late => "late",
             Self::Early => "early",
             Self::Bug => "bug",
+            Self::Output => "output",
         }
     }
 }

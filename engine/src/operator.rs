@@ -43,7 +43,8 @@ pub trait Operator: Send {
 /// # Errors
 /// [`crate::EngineError::Evaluate`] when a value cannot be computed, e.g. a CAST that fails.
 pub(crate) fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
-    expression.evaluate(batch).and_then(|value| value.into_array(batch.num_rows())).map_err(|source| {
-        crate::EngineError::Evaluate { expression: expression.to_string(), source }
-    })
+    expression
+        .evaluate(batch)
+        .and_then(|value| value.into_array(batch.num_rows()))
+        .map_err(|source| crate::EngineError::Evaluate { expression: expression.to_string(), source })
 }

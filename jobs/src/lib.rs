@@ -1,4 +1,5 @@
 //! Jobs: the spec, the runner and its observation.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod run;
 pub mod spec;

@@ -116,6 +116,7 @@ struct Reader {
     expression: Option<Arc<dyn PhysicalExpr>>,
     /// Rows that keep an event time behind the watermark need it sent before them.
     keeps_late: bool,
+    drops_late: bool,
     sent: EventTime,
 }
 
@@ -205,13 +206,17 @@ impl Reader {
             time: InputTime::new(rule, options.idle_margin_us, options.growing),
             expression,
             keeps_late: matches!(rule, TimeRule::Bounded(bounds) if bounds.action == LateAction::Keep),
+            drops_late: matches!(rule, TimeRule::Bounded(bounds) if bounds.action == LateAction::Drop),
             sent: EventTime::MIN,
         }
     }
 
-    /// Whether a row may be left out, so that its record must still be at hand.
-    fn may_leave_out(&self) -> bool {
+    /// Whether a row of this partition may be left out, so that its record must still be at hand when it is placed. With
+    /// LogAppendTime only after an idle advance.
+    fn may_leave_out(&mut self, partition: PartitionId) -> bool {
         self.expression.is_some()
+            || self.drops_late
+            || self.time.partition(partition).is_some_and(|time| time.watermark() > time.largest())
     }
 }
 
@@ -240,6 +245,7 @@ impl Rows {
                 }
             }
             SourceEvent::End { partition, leader, asked, end_offset } => {
+                self.flush(None, emit)?; // what was read before the answer is placed before the watermark moves
                 let now = Now::of(self.options.clock.as_ref());
                 let broker_time = self.clocks.broker_time(partition, leader, asked, now);
                 if let Some(progress) = self.partitions.get(&partition) {
@@ -288,7 +294,7 @@ impl Rows {
 
     /// Decodes records of one partition, all replayed or all new.
     fn decode(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
-        let at_hand = self.readers.iter().any(Reader::may_leave_out);
+        let at_hand = self.readers.iter_mut().any(|reader| reader.may_leave_out(partition));
         if at_hand {
             self.flush(None, emit)?; // `record_of_row` counts from this event
         }

@@ -1,0 +1,298 @@
+//! The inputs of a run: contact, schemas, and one intake for each worker.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidemill_connectors::{
+    files::{self, FileSource, list_files},
+    formats::{
+        csv::{CsvDecoder, column_names},
+        infer::SchemaSample,
+        json::{self, JsonDecoder},
+    },
+    kafka::{Group, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings, Start},
+};
+use tidemill_engine::{
+    EngineError,
+    dataflow::plan::{Dataflow, TimeBounds},
+    dead_letter::DeadLetters,
+    decoder::{Decoder, DecoderFactory},
+    event_time::TimeRule,
+    intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
+    source::{PartitionId, Source},
+};
+use tidemill_queries::{DeclaredTable, InputTable, Script};
+
+use super::{RunOptions, error::RunError, late_action, pinned, resume::Begin};
+use crate::spec::{self, Check, InputFormat, InputTransport, Job, Timestamp};
+
+/// Records that a schema is inferred from, at most.
+const SAMPLE_RECORDS: usize = 1_000;
+/// How long sampling may take.
+const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
+/// How often an empty topic is looked at again.
+const EMPTY_RETRY: Duration = Duration::from_millis(500);
+/// One part in this many of the job's memory is for records that librdkafka has fetched ahead, over all inputs and
+/// workers: decode buffers, state and sinks share the rest.
+const QUEUE_SHARE: u64 = 8;
+/// KiB fetched ahead for a worker at most: more does not make it faster.
+const QUEUE_KIB_MAX: u64 = 32 * 1024;
+
+/// An input with which contact was made.
+pub(super) struct ConnectedInput {
+    pub(super) spec: spec::Input,
+    pub(super) transport: Transport,
+}
+
+pub(super) enum Transport {
+    Kafka { input: KafkaInput, group: Group, start: Start },
+    File { files: Vec<PathBuf> },
+}
+
+impl ConnectedInput {
+    pub(super) fn connect(job: &Job, spec: &spec::Input, options: &RunOptions) -> Result<Self, RunError> {
+        let transport = match &spec.transport {
+            InputTransport::File(file) => Transport::File { files: list_files(&spec.name, &file.path)? },
+            InputTransport::Kafka(kafka) => {
+                let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
+                let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
+                let settings = SourceSettings {
+                    input: spec.name.clone(),
+                    connection: KafkaConnection { brokers: kafka.brokers.clone(), security: Security::None },
+                    topics: kafka.topics.clone(),
+                    isolation: match kafka.isolation {
+                        spec::Isolation::ReadCommitted => Isolation::ReadCommitted,
+                        spec::Isolation::ReadUncommitted => Isolation::ReadUncommitted,
+                    },
+                    accept_create_time: matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
+                    headers: may_name_headers(&job.query.text),
+                    queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
+                };
+                let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
+                let start = match &kafka.start {
+                    spec::Start::Earliest => Start::Earliest,
+                    spec::Start::Latest => Start::Latest,
+                    spec::Start::Time(time) => Start::Time(*time),
+                    spec::Start::Offsets(offsets) => Start::Offsets(offsets.clone()),
+                };
+                let group = input.group(&kafka.group)?;
+                Transport::Kafka { input, group, start }
+            }
+        };
+        Ok(Self { spec: spec.clone(), transport })
+    }
+
+    fn sample(&self) -> Result<Vec<Vec<u8>>, EngineError> {
+        match &self.transport {
+            Transport::Kafka { input, .. } => input.sample(SAMPLE_RECORDS, SAMPLE_WITHIN),
+            Transport::File { files } => {
+                files::sample(&self.spec.name, files, file_format(&self.spec.format), SAMPLE_RECORDS)
+            }
+        }
+    }
+
+    /// The columns of a sample; `None` when it holds no record. A record that cannot be read is the run's concern.
+    fn infer(&self) -> Result<Option<(SchemaRef, usize)>, EngineError> {
+        let payloads = self.sample()?;
+        let inferred = match &self.spec.format {
+            InputFormat::Json(_) => {
+                let mut sample = SchemaSample::default();
+                for payload in &payloads {
+                    let _ = sample.add_json(payload);
+                }
+                (sample.records() > 0).then(|| (sample.schema(), payloads.len()))
+            }
+            InputFormat::Csv(csv) => {
+                let names = column_names(&payloads, csv.delimiter);
+                let fields = names.into_iter().map(|name| Field::new(name, DataType::Utf8, true));
+                let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+                (!payloads.is_empty()).then_some((schema, payloads.len()))
+            }
+        };
+        Ok(inferred)
+    }
+}
+
+/// Whether a query may read headers: rather once too often than never, as contact is made before the query is planned.
+fn may_name_headers(query: &str) -> bool {
+    let query = query.to_ascii_lowercase();
+    query.contains("_headers") || query.contains("user")
+}
+
+fn file_format(format: &InputFormat) -> files::InputFormat {
+    match format {
+        InputFormat::Json(_) => files::InputFormat::Json,
+        InputFormat::Csv(csv) => files::InputFormat::Csv { delimiter: csv.delimiter },
+    }
+}
+
+/// The inputs as the query sees them: declared in the spec or by `CREATE TABLE`, pinned by an earlier start, or inferred.
+/// An empty topic without a schema is waited for; `None` when the run is bounded or was stopped meanwhile.
+pub(super) fn tables(
+    job: &Job,
+    script: &Script,
+    connected: &[ConnectedInput],
+    options: &RunOptions,
+) -> Result<Option<Vec<InputTable>>, RunError> {
+    let mut tables = vec![];
+    for input in connected {
+        let name = &input.spec.name;
+        let created = script.declared_tables().iter().find(|table| table.name.eq_ignore_ascii_case(name));
+        let declared = input.spec.schema.clone().or_else(|| created.and_then(|table| created_schema(table, None)));
+        if let Some(schema) = declared {
+            tables.push(InputTable { name: name.clone(), schema, sampled: None, time_column: None });
+            continue;
+        }
+        let pinned = if options.bounded || options.reinfer { None } else { pinned::load(job, name)? };
+        let (sample, records) = match pinned {
+            Some(schema) => (schema, SAMPLE_RECORDS),
+            None => {
+                let Some((schema, records)) = wait_for_sample(input, options)? else { return Ok(None) };
+                if !options.bounded {
+                    pinned::store(job, name, &schema)?;
+                }
+                (schema, records)
+            }
+        };
+        let schema = created.and_then(|table| created_schema(table, Some(&sample))).unwrap_or(sample);
+        tables.push(InputTable { name: name.clone(), schema, sampled: Some(records), time_column: None });
+    }
+    Ok(Some(tables))
+}
+
+/// The columns of a `CREATE TABLE`. The insides of an array or a record, which it does not declare, are those of the
+/// sample; `None` when they are not known.
+fn created_schema(table: &DeclaredTable, sample: Option<&SchemaRef>) -> Option<SchemaRef> {
+    let fields = table.columns.iter().map(|(name, declared)| {
+        let sampled =
+            || sample?.fields().iter().find(|f| f.name().eq_ignore_ascii_case(name)).map(|f| f.data_type().clone());
+        Some(Field::new(name, declared.clone().or_else(sampled)?, true))
+    });
+    Some(Arc::new(Schema::new(fields.collect::<Option<Vec<_>>>()?)))
+}
+
+fn wait_for_sample(input: &ConnectedInput, options: &RunOptions) -> Result<Option<(SchemaRef, usize)>, RunError> {
+    let mut said = false;
+    loop {
+        if let Some(inferred) = input.infer()? {
+            return Ok(Some(inferred));
+        }
+        if options.bounded || options.stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if !said {
+            said = true;
+            let name = &input.spec.name;
+            tracing::info!("input `{name}` is empty and has no `schema`: waiting for its first record");
+        }
+        std::thread::sleep(EMPTY_RETRY);
+    }
+}
+
+/// One intake for each worker and input of the dataflow, by worker. `connected` is in the dataflow's order.
+pub(super) fn intakes(
+    job: &Job,
+    connected: &[ConnectedInput],
+    dataflow: &Dataflow,
+    begin: &Begin,
+    workers: usize,
+    options: &RunOptions,
+    letters: &Arc<Mutex<dyn DeadLetters>>,
+) -> Result<Vec<Vec<Intake>>, RunError> {
+    let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
+    for (index, input) in connected.iter().enumerate() {
+        let columns = &dataflow.inputs[index];
+        let decoders = decoders(&input.spec, &columns.payload)?;
+        let counters = options.stats.add_input(&input.spec.name, &input.transport);
+        let intake_options = IntakeOptions {
+            arrival: arrival(job, &input.spec),
+            idle_margin_us: idle_margin_us(&input.spec),
+            clock_uncertainty_us: job.clock_uncertainty.micros(),
+            growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),
+            on_bad_record: match input.spec.on_bad_record {
+                spec::OnBadRecord::DeadLetter => OnBadRecord::DeadLetter,
+                spec::OnBadRecord::Fail => OnBadRecord::Fail,
+                spec::OnBadRecord::Drop => OnBadRecord::Drop,
+            },
+            dead_letters: Arc::clone(letters),
+            counters,
+            clock: Arc::clone(&options.clock),
+            replay_below: begin.replay_below[index].clone(),
+            batch_rows: BATCH_ROWS,
+        };
+        for (worker, source) in sources(input, &begin.offsets[index], workers, options)?.into_iter().enumerate() {
+            by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options.clone()));
+        }
+    }
+    Ok(by_worker)
+}
+
+fn sources(
+    input: &ConnectedInput,
+    starts: &[i64],
+    workers: usize,
+    options: &RunOptions,
+) -> Result<Vec<Box<dyn Source>>, RunError> {
+    Ok(match &input.transport {
+        Transport::Kafka { input, .. } => {
+            let ends = options.bounded.then(|| input.end_offsets()).transpose()?;
+            let sources = input.open(workers, starts, ends.as_deref())?;
+            sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect()
+        }
+        Transport::File { files } => (0..workers)
+            .map(|worker| {
+                let numbered = (0u32..).map(PartitionId).zip(files.iter().cloned());
+                let own = numbered.filter(|(id, _)| id.0 as usize % workers == worker);
+                let format = file_format(&input.spec.format);
+                let source = FileSource::new(&input.spec.name, own, format, Arc::clone(&options.clock));
+                Box::new(source) as Box<dyn Source>
+            })
+            .collect(),
+    })
+}
+
+/// Makes decoders of the columns that the query names.
+fn decoders(input: &spec::Input, payload: &SchemaRef) -> Result<DecoderFactory, EngineError> {
+    let (name, schema) = (input.name.clone(), Arc::clone(payload));
+    let make: Box<dyn Fn() -> Result<Box<dyn Decoder>, EngineError> + Send + Sync> = match &input.format {
+        InputFormat::Json(options) => {
+            let check = match options.check {
+                Check::Full => json::Check::Full,
+                Check::Lax => json::Check::Lax,
+            };
+            Box::new(move || Ok(Box::new(JsonDecoder::new(Arc::clone(&schema), json::JsonOptions { check })?)))
+        }
+        InputFormat::Csv(csv) => {
+            let delimiter = csv.delimiter;
+            Box::new(move || Ok(Box::new(CsvDecoder::new(&name, Arc::clone(&schema), delimiter)?)))
+        }
+    };
+    make()?; // a schema that the format cannot decode is found here
+    Ok(Arc::new(move || make().expect("the same schema was accepted before")))
+}
+
+fn arrival(job: &Job, input: &spec::Input) -> TimeRule {
+    match &input.transport {
+        InputTransport::Kafka(kafka) => match kafka.timestamp {
+            Timestamp::LogAppendTime => TimeRule::LogAppend,
+            Timestamp::CreateTime { out_of_order } => TimeRule::Bounded(TimeBounds {
+                late_arrival: Some(job.time.late_arrival.micros()),
+                out_of_order: out_of_order.micros(),
+                early_arrival: None,
+                action: late_action(job),
+            }),
+        },
+        InputTransport::File(_) => TimeRule::LogAppend,
+    }
+}
+
+fn idle_margin_us(input: &spec::Input) -> i64 {
+    match &input.transport {
+        InputTransport::Kafka(kafka) => kafka.idle_margin.micros(),
+        InputTransport::File(_) => 0,
+    }
+}

@@ -1,0 +1,191 @@
+//! What is shown of a run: counters that its threads write, and a status made of them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tidemill_connectors::kafka::KafkaInput;
+use tidemill_engine::{Clock, EventTime, Monotonic, decoder::BadClass, intake::InputCounters};
+
+use super::inputs::Transport;
+
+/// Counters of a run, shared between its threads and whoever watches.
+#[derive(Default)]
+pub struct Stats {
+    inputs: Mutex<Vec<InputStats>>,
+    outputs: Mutex<Vec<(String, Arc<AtomicU64>)>>,
+    /// Rows that came after their windows had closed.
+    pub(super) late: Arc<AtomicU64>,
+    started: OnceLock<Monotonic>,
+}
+
+struct InputStats {
+    name: String,
+    counters: Arc<InputCounters>,
+    /// Log ends by topic and partition, as last heard.
+    kafka: Option<KafkaInput>,
+}
+
+/// A run at one instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// Since the first status or counter, in microseconds.
+    pub elapsed_us: i64,
+    /// The wall clock.
+    pub at: EventTime,
+    /// Whether the run ends where its inputs ended at its start.
+    pub bounded: bool,
+    /// Each input that the query reads.
+    pub inputs: Vec<InputStatus>,
+    /// Each output.
+    pub outputs: Vec<OutputStatus>,
+    /// Rows that came after their windows had closed.
+    pub late: u64,
+}
+
+/// An input at one instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputStatus {
+    /// Its name in the spec.
+    pub name: String,
+    /// Records taken.
+    pub records: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Records without a payload.
+    pub tombstones: u64,
+    /// Bad records by class.
+    pub bad: BTreeMap<BadClass, u64>,
+    /// Its partitions.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// A partition at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Its topic; a file's path.
+    pub topic: String,
+    /// Its number in the topic.
+    pub number: i32,
+    /// Records that are known to lie ahead; `None` for a file.
+    pub lag: Option<u64>,
+    /// No later row is below it; `MIN` before anything is known, `MAX` at the end.
+    pub watermark: EventTime,
+}
+
+/// An output at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputStatus {
+    /// Its name in the spec.
+    pub name: String,
+    /// Rows handed to it.
+    pub rows: u64,
+}
+
+impl Stats {
+    pub(super) fn add_input(&self, name: &str, transport: &Transport) -> Arc<InputCounters> {
+        let counters = Arc::<InputCounters>::default();
+        let kafka = match transport {
+            Transport::Kafka { input, .. } => Some(input.clone()),
+            Transport::File { .. } => None,
+        };
+        let stats = InputStats { name: name.to_owned(), counters: Arc::clone(&counters), kafka };
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
+        counters
+    }
+
+    pub(super) fn add_output(&self, name: &str) -> Arc<AtomicU64> {
+        let rows = Arc::<AtomicU64>::default();
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Arc::clone(&rows)));
+        rows
+    }
+
+    /// The run as it stands.
+    #[must_use]
+    pub fn status(&self, clock: &dyn Clock, bounded: bool) -> Status {
+        let now = clock.monotonic();
+        let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        Status {
+            elapsed_us: now.0 - self.started.get_or_init(|| now).0,
+            at: clock.wall(),
+            bounded,
+            inputs: inputs.iter().map(InputStats::status).collect(),
+            outputs: outputs
+                .iter()
+                .map(|(name, rows)| OutputStatus { name: name.clone(), rows: rows.load(Relaxed) })
+                .collect(),
+            late: self.late.load(Relaxed),
+        }
+    }
+}
+
+impl InputStats {
+    fn status(&self) -> InputStatus {
+        let ends: BTreeMap<(String, i32), i64> = match &self.kafka {
+            Some(kafka) => kafka.partitions().iter().map(|p| ((p.topic.to_string(), p.number), p.log_end())).collect(),
+            None => BTreeMap::new(),
+        };
+        let partitions = self.counters.partition_views().into_iter().map(|view| {
+            let end = ends.get(&(view.topic.clone(), view.number));
+            PartitionStatus {
+                lag: end.map(|end| u64::try_from(end - view.next_offset).unwrap_or(0)),
+                topic: view.topic,
+                number: view.number,
+                watermark: view.watermark,
+            }
+        });
+        InputStatus {
+            name: self.name.clone(),
+            records: self.counters.records.load(Relaxed),
+            bytes: self.counters.bytes.load(Relaxed),
+            tombstones: self.counters.tombstones.load(Relaxed),
+            bad: self.counters.bad_records(),
+            partitions: partitions.collect(),
+        }
+    }
+}
+
+impl Status {
+    /// Records taken from all inputs.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.inputs.iter().map(|input| input.records).sum()
+    }
+
+    /// Payload bytes taken from all inputs.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.inputs.iter().map(|input| input.bytes).sum()
+    }
+
+    /// Bad records of all inputs and classes.
+    #[must_use]
+    pub fn bad(&self) -> u64 {
+        self.inputs.iter().flat_map(|input| input.bad.values()).sum()
+    }
+
+    /// Records known to lie ahead; `None` without a Kafka input.
+    #[must_use]
+    pub fn lag(&self) -> Option<u64> {
+        let lags: Vec<u64> = self.inputs.iter().flat_map(|i| &i.partitions).filter_map(|p| p.lag).collect();
+        (!lags.is_empty()).then(|| lags.iter().sum())
+    }
+
+    /// The smallest watermark; `None` before it is known and at the end.
+    #[must_use]
+    pub fn watermark(&self) -> Option<EventTime> {
+        let smallest = self.inputs.iter().flat_map(|i| &i.partitions).map(|p| p.watermark).min()?;
+        (smallest > EventTime::MIN && smallest < EventTime::MAX).then_some(smallest)
+    }
+
+    /// Rows handed to all outputs.
+    #[must_use]
+    pub fn rows_out(&self) -> u64 {
+        self.outputs.iter().map(|output| output.rows).sum()
+    }
+}
