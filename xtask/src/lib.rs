@@ -8,4 +8,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "developer commands, see above")]
 
+pub mod conformance;
 pub mod kafka;
+pub mod test;

@@ -1,8 +1,12 @@
 //! `cargo xtask`: the developer commands.
+#![allow(clippy::print_stdout, reason = "a developer command")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::{conformance, kafka, test};
 
 /// tidemill's developer commands.
 #[derive(Parser)]
@@ -14,12 +18,41 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run everything that must hold before a change lands; what `./x test` ends in.
+    Test,
+    /// Run worked examples of the SQL dialects. Exits 1 when one fails, 2 when a file cannot be read.
+    Conformance {
+        /// JSON arrays of cases.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Start a real Apache Kafka on free ports, print its address, and keep it until this command ends.
     Kafka,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
-        Command::Kafka => xtask::kafka::serve().map(|()| ExitCode::SUCCESS),
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all that was asked for holds.
+///
+/// # Errors
+/// When it could not be found out.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Test => Ok(test::run()?.ok()),
+        Command::Conformance { files } => {
+            let counts = conformance::run_files(&files)?;
+            println!("{} passed, {} failed", counts.passed, counts.failed);
+            Ok(counts.failed == 0)
+        }
+        Command::Kafka => kafka::serve().map(|()| true),
     }
 }
