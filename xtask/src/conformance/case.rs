@@ -17,9 +17,9 @@ pub struct Case {
     pub query: String,
     /// Rows of each input in order of arrival.
     pub inputs: BTreeMap<String, Vec<Row>>,
-    /// Inputs that are tables and not streams: no event time, all there from the start.
+    /// Names of the inputs that are tables and not streams: no event time, all there from the start.
     #[serde(default)]
-    pub reference_inputs: BTreeMap<String, Vec<Row>>,
+    pub reference_inputs: Vec<String>,
     /// The event time of the inputs, a datetime whatever its JSON type; a `TIMESTAMP BY` in the query wins over it. None:
     /// rows arrive one after the other, and arrival is the event time.
     pub timestamp_column: Option<TimestampColumn>,
