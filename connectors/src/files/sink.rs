@@ -87,7 +87,7 @@ struct OpenFile {
 
 enum Body {
     Lines { file: File, encoder: Box<dyn RowEncoder>, size: u64 },
-    Parquet(ParquetEncoder),
+    Parquet(Box<ParquetEncoder>),
 }
 
 impl FileSink {
@@ -134,7 +134,7 @@ impl FileSink {
             // A file system without locks costs only the removal of leftovers, which then stay.
             let _ = file.try_lock();
             let Some(encoder) = self.format.row_encoder() else {
-                return Ok(Body::Parquet(ParquetEncoder::new(file, schema.clone())?));
+                return Ok(Body::Parquet(Box::new(ParquetEncoder::new(file, schema.clone())?)));
             };
             let header = encoder.header(&schema);
             file.write_all(&header)?;

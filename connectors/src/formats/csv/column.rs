@@ -5,11 +5,11 @@ use std::{mem, sync::Arc};
 use arrow::{
     array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray},
     buffer::{NullBuffer, OffsetBuffer},
-    compute::kernels::cast_utils::string_to_datetime,
     datatypes::{DataType, TimeUnit},
     error::ArrowError,
 };
-use chrono::Utc;
+
+use crate::formats::json::datetime::parse_datetime;
 
 /// The values of one column, one for each row, null or not.
 pub(super) struct Column {
@@ -58,7 +58,7 @@ impl Column {
             Values::Int(values) => values.push(parse(trimmed).ok_or("an integer of 64 bits")?),
             Values::Float(values) => values.push(fast_float2::parse(trimmed).map_err(|_| "a number")?),
             Values::Boolean(values) => values.push(boolean(trimmed).ok_or("true or false")?),
-            Values::Datetime(values, _) => values.push(datetime(trimmed).ok_or("an ISO 8601 datetime")?),
+            Values::Datetime(values, _) => values.push(parse_datetime(trimmed).ok_or("an ISO 8601 datetime")?),
         }
         self.valid.push(true);
         Ok(())
@@ -119,9 +119,4 @@ fn boolean(text: &[u8]) -> Option<bool> {
         _ if text.eq_ignore_ascii_case(b"false") => Some(false),
         _ => None,
     }
-}
-
-fn datetime(text: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(text).ok()?;
-    Some(string_to_datetime(&Utc, text).ok()?.timestamp_micros())
 }

@@ -28,7 +28,7 @@
 //! Strings end where a 16-byte compare says so. No tape, no allocation for a good record.
 
 mod column;
-mod datetime;
+pub(in crate::formats) mod datetime;
 pub(in crate::formats) mod number;
 pub(in crate::formats) mod reader;
 mod scan;
