@@ -130,7 +130,9 @@ impl RecordReader {
             Framing::Csv { .. } => {
                 self.line += line_count(record).max(1) as i64;
                 if blank_line(record).is_some() {
-                } else if self.header.is_empty() {
+                    return true;
+                }
+                if self.header.is_empty() {
                     self.header = record.to_vec();
                     if !record.ends_with(b"\n") {
                         self.header.push(b'\n');
