@@ -29,8 +29,16 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
 ];
 
 /// Paths of somebody's machine and hosts of package registries, which a mirror or a vendored build has elsewhere.
-const NOT_IN_FILES: &[&str] =
-    &["/root/", "/work/", "repo.maven", "repo1.maven", "static.crates.io", "deb.debian.org", "files.pythonhosted", "pypi.org"];
+const NOT_IN_FILES: &[&str] = &[
+    "/root/",
+    "/work/",
+    "repo.maven",
+    "repo1.maven",
+    "static.crates.io",
+    "deb.debian.org",
+    "files.pythonhosted",
+    "pypi.org",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -58,9 +66,8 @@ fn imports_run_one_way() {
     assert_eq!(ours, known.keys().copied().collect(), "every crate of the workspace has its line in MAY_IMPORT");
     for package in &packages {
         let imports = package.dependencies.iter().map(|dependency| dependency.name.as_str());
-        let wrong: Vec<_> = imports
-            .filter(|import| ours.contains(import) && !known[package.name.as_str()].contains(import))
-            .collect();
+        let wrong: Vec<_> =
+            imports.filter(|import| ours.contains(import) && !known[package.name.as_str()].contains(import)).collect();
         assert!(wrong.is_empty(), "`{}` must not import {wrong:?}", package.name);
     }
 }
@@ -70,7 +77,12 @@ fn rooms_know_only_their_business() {
     for package in metadata().packages {
         let Some((_, banned)) = MUST_NOT_KNOW.iter().find(|(name, _)| package.name == *name) else { continue };
         let known: Vec<_> = package.dependencies.iter().filter(|it| banned.contains(&it.name.as_str())).collect();
-        assert!(known.is_empty(), "`{}` must not take {:?}", package.name, known.iter().map(|it| &it.name).collect::<Vec<_>>());
+        assert!(
+            known.is_empty(),
+            "`{}` must not take {:?}",
+            package.name,
+            known.iter().map(|it| &it.name).collect::<Vec<_>>()
+        );
     }
 }
 

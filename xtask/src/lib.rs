@@ -3,11 +3,15 @@
 //! - [`kafka`]: a real Apache Kafka for tests and benches
 //! - [`test`]: everything `./x test` runs, closed by the counts
 //! - [`conformance`]: worked examples of the languages against our planner and engine
+//! - [`bench`]: what jobs cost on a real Kafka, against a consumer that decodes nothing
 //!
 //! Nothing here is part of the product: it may use the wall clock, the environment and stdout.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "developer commands, see above")]
 
+pub mod bench;
 pub mod conformance;
 pub mod kafka;
+pub mod memory;
+mod repository;
 pub mod test;

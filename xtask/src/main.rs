@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{conformance, kafka, test};
+use xtask::{bench, conformance, kafka, test};
 
 /// tidemill's developer commands.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Measure what jobs cost on a real Kafka, against a consumer that decodes nothing. Needs some 3 GB of disk.
+    Bench(bench::Options),
     /// Start a real Apache Kafka on free ports, print its address, and keep it until this command ends.
     Kafka,
 }
@@ -53,6 +55,7 @@ fn run(command: Command) -> Result<bool> {
             println!("{} passed, {} failed", counts.passed, counts.failed);
             Ok(counts.failed == 0)
         }
+        Command::Bench(options) => bench::run(&options),
         Command::Kafka => kafka::serve().map(|()| true),
     }
 }

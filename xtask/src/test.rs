@@ -6,16 +6,17 @@
 use std::io::{BufRead, BufReader};
 use std::iter::Sum;
 use std::ops::Add;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::conformance;
+use crate::repository::{cargo, root};
 
 /// Cases of the language that pass today; raised as it grows, never lowered.
-const CONFORMANCE_FLOOR: usize = 0;
+const CONFORMANCE_FLOOR: usize = 25;
 
 /// What a step, or all of them, came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,12 +62,14 @@ impl Sum for Counts {
     }
 }
 
+type Step = fn() -> Result<Counts>;
+
 /// Runs every step, whatever the others came to, and prints the counts alone on the last line.
 ///
 /// # Errors
 /// When a step cannot be run at all.
 pub fn run() -> Result<Counts> {
-    let steps: [(&str, fn() -> Result<Counts>); 4] =
+    let steps: [(&str, Step); 4] =
         [("format", format), ("clippy", clippy), ("tests", tests), ("conformance", conformance)];
     let mut all = Vec::new();
     let mut times = Vec::new();
@@ -138,18 +141,6 @@ fn conformance() -> Result<Counts> {
     let cases = conformance::run_files(&files)?;
     println!("{} of {} cases pass; {CONFORMANCE_FLOOR} must", cases.passed, cases.passed + cases.failed);
     Ok(Counts::check(cases.passed >= CONFORMANCE_FLOOR))
-}
-
-/// Cargo, the one that built us, on the whole repository.
-pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(args).current_dir(root()).stdin(Stdio::null());
-    command
-}
-
-/// The root of the repository.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
 }
 
 #[cfg(test)]

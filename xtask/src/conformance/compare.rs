@@ -106,7 +106,12 @@ fn equal_in_order<T>(a: &[T], b: &[T], equal: impl Fn(&T, &T) -> bool) -> bool {
 /// Whether there is a one-to-one match. With a tolerance, equality is not transitive and the first match may be a wrong
 /// one, so matches made are undone where that helps (Kuhn's algorithm).
 fn equal_in_any_order<T>(a: &[T], b: &[T], equal: impl Fn(&T, &T) -> bool) -> bool {
-    fn place(i: usize, free: &mut [bool], taken_by: &mut [Option<usize>], equal: &dyn Fn(usize, usize) -> bool) -> bool {
+    fn place(
+        i: usize,
+        free: &mut [bool],
+        taken_by: &mut [Option<usize>],
+        equal: &dyn Fn(usize, usize) -> bool,
+    ) -> bool {
         for j in 0..free.len() {
             if free[j] && equal(i, j) {
                 free[j] = false;

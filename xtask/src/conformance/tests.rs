@@ -64,7 +64,13 @@ fn a_first_match_within_tolerance_is_undone_when_it_was_wrong() {
 #[test]
 fn datetimes_compare_as_instants() {
     let expected = json!([{"t": "2020-01-01T10:00:00.0000000Z"}]);
-    for same_instant in ["2020-01-01T10:00:00Z", "2020-01-01T10:00:00", "2020-01-01 10:00:00.000", "2020-01-01T12:00:00+02:00", "2020-01-01T10:00"] {
+    for same_instant in [
+        "2020-01-01T10:00:00Z",
+        "2020-01-01T10:00:00",
+        "2020-01-01 10:00:00.000",
+        "2020-01-01T12:00:00+02:00",
+        "2020-01-01T10:00",
+    ] {
         same(json!({"expected": expected}), json!([{"t": same_instant}]));
     }
     different(json!({"expected": expected}), json!([{"t": "2020-01-01T10:00:00.001Z"}]));

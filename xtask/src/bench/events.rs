@@ -1,0 +1,67 @@
+//! The events of the benches: JSON of about 200 bytes, the same on every machine.
+
+use std::io::Write;
+
+use crate::kafka::Record;
+
+/// How many users there are, evenly drawn.
+const KEYS: u64 = 10_000;
+
+const PAGES: [&str; 4] = ["/", "/catalogue/winter/boots", "/basket", "/checkout/payment"];
+const COUNTRIES: [&str; 8] = ["FR", "DE", "US", "JP", "BR", "IN", "ZA", "NO"];
+
+/// `count` events; each goes to the partition of its user.
+pub(super) fn generate(count: u64, partitions: i32) -> impl Iterator<Item = Record> {
+    let mut random = SplitMix(1);
+    (0..count).map(move |i| {
+        let user = random.below(KEYS);
+        let mut event = Vec::with_capacity(256);
+        write!(
+            event,
+            r#"{{"id":{i},"user":"user-{user:06}","page":"{}","amount":{}.{:02},"quantity":{},"country":"{}","device":{{"kind":"mobile","os":"14.2.1","memory":{}}},"session":"{:016x}{:08x}","member":{}}}"#,
+            PAGES[random.below(4) as usize],
+            random.below(100),
+            random.below(100),
+            1 + random.below(9),
+            COUNTRIES[random.below(8) as usize],
+            1_024 << random.below(4),
+            random.next(),
+            random.below(1 << 32),
+            random.below(2) == 0,
+        )
+        .expect("memory takes all");
+        Record::new((user % partitions as u64) as i32, event)
+    })
+}
+
+/// Sebastiano Vigna's SplitMix64: short, fast, good enough to draw events with.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_json_of_about_200_bytes_and_always_the_same() {
+        let events: Vec<_> = generate(1_000, 4).map(|record| record.value.unwrap()).collect();
+        let mean = events.iter().map(Vec::len).sum::<usize>() / events.len();
+        assert!((190..=215).contains(&mean), "{mean} bytes");
+        for event in &events {
+            serde_json::from_slice::<serde_json::Value>(event).unwrap();
+        }
+        assert!(generate(1_000, 4).map(|record| record.value.unwrap()).eq(events));
+    }
+}
