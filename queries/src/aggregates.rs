@@ -7,6 +7,7 @@ use datafusion_expr::AggregateUDF;
 use datafusion_functions_aggregate as df;
 use datafusion_physical_expr::PhysicalExpr;
 use sqlparser::tokenizer::Span;
+use tidemill_engine::aggregate;
 
 use crate::{
     coercion::{coerce, mismatch, to_number},
@@ -56,8 +57,7 @@ pub(crate) fn call(
             DataType::Struct(_) | DataType::List(_) => return Err(mismatch(&arg, "a number, text or datetime")),
             _ => arg,
         },
-        "sum" => to_number(arg)?,
-        _ => coerce(to_number(arg)?, &DataType::Float64)?,
+        _ => to_number(arg)?,
     };
     let data_type = match name {
         "count" => DataType::Int64,
@@ -70,13 +70,14 @@ pub(crate) fn call(
 fn function(name: &str) -> Arc<AggregateUDF> {
     match name {
         "count" => df::count::count_udaf(),
-        "sum" => df::sum::sum_udaf(),
-        "avg" => df::average::avg_udaf(),
         "min" => df::min_max::min_udaf(),
         "max" => df::min_max::max_udaf(),
-        "stdev" => df::stddev::stddev_udaf(),
-        "stdevp" => df::stddev::stddev_pop_udaf(),
-        "var" => df::variance::var_samp_udaf(),
-        _ => df::variance::var_pop_udaf(),
+        // Sums of floats that do not depend on the order of the rows.
+        "sum" => aggregate::sum(),
+        "avg" => aggregate::avg(),
+        "stdev" => aggregate::stdev(),
+        "stdevp" => aggregate::stdevp(),
+        "var" => aggregate::var(),
+        _ => aggregate::varp(),
     }
 }

@@ -2,6 +2,7 @@
 //! several values.
 
 use arrow::datatypes::{DataType, Field};
+use datafusion_physical_expr::expressions::Column;
 use sqlparser::{ast::DataType as SqlType, tokenizer::Span};
 use tidemill_engine::datetime_type;
 
@@ -130,8 +131,14 @@ pub(crate) fn mismatch(value: &Typed, expected: &str) -> QueryError {
         .help("CAST or TRY_CAST it")
 }
 
-/// Brings all values to their common type.
+/// Brings all values to their common type. A column of text among numbers is read as a number.
 pub(crate) fn unify(values: Vec<Typed>) -> Result<Vec<Typed>, QueryError> {
+    let numbers = values.iter().any(|v| matches!(v.data_type, DataType::Int64 | DataType::Float64));
+    let text_column = |v: &Typed| numbers && v.data_type == DataType::Utf8 && v.expr.is::<Column>();
+    let values = values
+        .into_iter()
+        .map(|v| if text_column(&v) { coerce(v, &DataType::Float64) } else { Ok(v) })
+        .collect::<Result<Vec<_>, _>>()?;
     let mut target = DataType::Null;
     for value in &values {
         target = common_type(&target, &value.data_type).ok_or_else(|| {

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use datafusion_common::DataFusionError;
 use sqlparser::tokenizer::{Location, Span};
 use tidemill_engine::ErrorKind;
 
@@ -103,6 +104,12 @@ impl QueryErrors {
         Self(vec![])
     }
 
+    /// In the order of the text.
+    pub(crate) fn sorted(mut self) -> Self {
+        self.0.sort_by_key(|e| (e.line, e.column));
+        self
+    }
+
     pub(crate) fn extend(&mut self, other: QueryErrors) {
         self.0.extend(other.0);
     }
@@ -148,6 +155,15 @@ impl From<QueryError> for QueryErrors {
     fn from(error: QueryError) -> Self {
         Self(vec![error])
     }
+}
+
+/// DataFusion's reason without its own prefixes.
+pub(crate) fn reason(error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let text = ["Execution error: ", "Arrow error: "]
+        .iter()
+        .fold(text.as_str(), |t, prefix| t.strip_prefix(prefix).unwrap_or(t));
+    text.to_owned()
 }
 
 /// Gathers results so that all mistakes of a list are reported, not only the first.

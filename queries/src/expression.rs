@@ -22,7 +22,7 @@ use tidemill_engine::datetime_type;
 use crate::{
     aggregates::{self, AggregateCall},
     coercion::{CastTarget, cast_target, coerce, common_type, comparison_type, mismatch, to_number, type_name, unify},
-    error::QueryError,
+    error::{QueryError, reason},
     functions::{
         self, Part,
         conversion::{Failure, convert},
@@ -258,8 +258,12 @@ impl<'a> Expressions<'a> {
 
     /// `f(x).field`; `System.Window().Id` is null, since only Windows() gives ids.
     fn access(&mut self, root: &Expr, chain: &[AccessExpr]) -> Result<Typed, QueryError> {
-        if let (Expr::Function(function), [AccessExpr::Dot(Expr::Identifier(id))]) = (root, chain)
-            && function_name(function) == "system.window"
+        if let (
+            Expr::Identifier(system),
+            [AccessExpr::Dot(Expr::Function(window)), AccessExpr::Dot(Expr::Identifier(id))],
+        ) = (root, chain)
+            && is_system(system)
+            && function_name(window) == "window"
             && id.value.eq_ignore_ascii_case("id")
         {
             return Ok(Typed::null(&DataType::Utf8, id.span));
@@ -334,7 +338,7 @@ impl<'a> Expressions<'a> {
         let value = coerce(value, &target)?;
         let items = items.into_iter().map(|i| Ok(coerce(i, &target)?.expr)).collect::<Result<Vec<_>, QueryError>>()?;
         let list = InListExpr::try_new(value.expr, items, negated, &self.schema())
-            .map_err(|e| QueryError::at(span, e.strip_backtrace()))?;
+            .map_err(|e| QueryError::at(span, reason(&e)))?;
         Ok(Typed { expr: Arc::new(list), data_type: DataType::Boolean, span })
     }
 
@@ -426,8 +430,7 @@ impl<'a> Expressions<'a> {
             "getmetadatapropertyvalue" => {
                 let [_, path] = self.exactly(function, "GetMetadataPropertyValue")?;
                 let path = self.constant_text(path)?;
-                let value = self.scope.metadata(&path, span)?;
-                Ok(value)
+                self.scope.metadata(&path, span)
             }
             "getrecordpropertyvalue" => {
                 let [record, name] = self.exactly(function, "GetRecordPropertyValue")?;

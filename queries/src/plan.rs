@@ -11,7 +11,7 @@ use tidemill_engine::dataflow::plan::{Dataflow, NodeId, TimeBounds};
 
 use crate::{
     coercion::{common_type, type_name},
-    error::{QueryError, QueryErrors, all, both},
+    error::{QueryError, QueryErrors, all, both, reason},
     functions::conversion::{Failure, convert},
     graph::{Graph, Step},
     scope::{Scope, schema_of},
@@ -71,11 +71,11 @@ pub fn plan(
         Planner { tables: inputs, settings, graph: Graph::default(), readers: HashMap::new(), steps: HashMap::new() };
     let steps = all(script.steps.iter().map(|step| planner.add_step(&step.alias.name, &step.query)));
     let statements = all(script.statements.iter().map(|s| planner.statement(s, outputs)));
-    both(steps, statements)?;
+    both(steps, statements).map_err(QueryErrors::sorted)?;
     planner
         .graph
         .finish(inputs, outputs)
-        .map_err(|e| QueryError::at(Span::empty(), format!("cannot plan the query: {}", e.strip_backtrace())).into())
+        .map_err(|e| QueryError::at(Span::empty(), format!("cannot plan the query: {}", reason(&e))).into())
 }
 
 pub(crate) struct Planner<'a> {

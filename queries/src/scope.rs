@@ -6,7 +6,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use sqlparser::{ast::Ident, tokenizer::Span};
 use tidemill_engine::{EVENT_TIME, datetime_type};
 
-use crate::{error::QueryError, functions::record, typed::Typed};
+use crate::{
+    coercion::type_name,
+    error::QueryError,
+    functions::{HEADER, record},
+    typed::Typed,
+};
 
 /// A column of the rows at hand.
 #[derive(Clone, Debug)]
@@ -118,21 +123,33 @@ impl Scope {
 
     /// `GetMetadataPropertyValue(input, '[Kafka].[Offset]')`.
     pub(crate) fn metadata(&self, path: &str, span: Span) -> Result<Typed, QueryError> {
-        let parts: Vec<&str> =
-            path.split('.').map(|p| p.trim().trim_start_matches('[').trim_end_matches(']')).collect();
+        let bare = path.trim().trim_start_matches('[').trim_end_matches(']');
+        let parts: Vec<&str> = bare.split(if bare.contains("].[") { "].[" } else { "." }).collect();
+        if let [family, header] = parts.as_slice()
+            && family.eq_ignore_ascii_case("user")
+        {
+            let headers = self.hidden("_headers", span)?;
+            return HEADER.call(vec![headers, Typed::text(*header, span)], span);
+        }
         let names = match parts.as_slice() {
             [family, _] if family.eq_ignore_ascii_case("kafka") => KAFKA_NAMES,
             [family, _] if family.eq_ignore_ascii_case("eventhub") => EVENT_HUB_NAMES,
             _ => {
-                return Err(QueryError::at(span, format!("unknown metadata property `{path}`"))
-                    .help("properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset and Timestamp"));
+                return Err(QueryError::at(span, format!("unknown metadata property `{path}`")).help(
+                    "properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset, Timestamp; '[User].[header]'",
+                ));
             }
         };
         let Some((_, column)) = names.iter().find(|(n, _)| n.eq_ignore_ascii_case(parts[1])) else {
             let known: Vec<&str> = names.iter().map(|(n, _)| *n).collect();
             return Err(QueryError::unknown(span, "metadata property", parts[1], &known));
         };
-        match self.columns.iter().find(|c| c.name == *column && !c.visible) {
+        self.hidden(column, span)
+    }
+
+    /// A metadata column.
+    fn hidden(&self, column: &str, span: Span) -> Result<Typed, QueryError> {
+        match self.columns.iter().find(|c| c.name == column && !c.visible) {
             Some(c) => Ok(Typed::column(&c.name, c.index, c.data_type.clone(), span)),
             None => Err(QueryError::at(span, "metadata can only be read where the FROM names an input")
                 .help("select the property in the step that reads the input")),
@@ -145,11 +162,7 @@ pub(crate) fn field(record: Typed, name: &Ident) -> Result<Typed, QueryError> {
     let DataType::Struct(fields) = &record.data_type else {
         return Err(QueryError::at(
             name.span,
-            format!(
-                "`{}` is asked of {}, which is no record",
-                name.value,
-                crate::coercion::type_name(&record.data_type)
-            ),
+            format!("`{}` is asked of {}, which is no record", name.value, type_name(&record.data_type)),
         ));
     };
     let found = fields

@@ -234,8 +234,10 @@ fn parse_error(error: &ParserError, end: Location) -> QueryError {
     let (ParserError::ParserError(message) | ParserError::TokenizerError(message)) = error else {
         return QueryError::at_location(end, "nested too deep").help("split the query into steps of a WITH clause");
     };
+    let message = message.replace("found: EOF", "found the end of the query").replace(", found: ", ", found ");
+    let message = message.replace("Expected: ", "expected ");
     let Some((text, place)) = message.rsplit_once(" at Line: ") else {
-        return QueryError::at_location(end, lower_first(&message.replace("EOF", "the end of the query")));
+        return QueryError::at_location(end, lower_first(&message));
     };
     let mut numbers = place.split(", Column: ").map(|n| n.trim().parse().unwrap_or(0));
     let place = Location::new(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));

@@ -13,7 +13,7 @@ use tidemill_engine::{EVENT_TIME, datetime_type, window::shape::WindowShape};
 
 use crate::{
     coercion::coerce,
-    error::{QueryError, QueryErrors, all, both},
+    error::{QueryError, QueryErrors, all, both, reason},
     expression::{Expressions, place},
     graph::Step,
     plan::Planner,
@@ -197,7 +197,7 @@ impl Planner<'_> {
         let schema = schema_of(items.iter().map(|(name, item)| (name.clone(), item.data_type.clone())));
         let mut scope = Scope::of(&schema, vec![]);
         for (column, (_, item)) in scope.columns.iter_mut().zip(&items) {
-            column.is_time = item.expr.as_ref() == time.expr.as_ref();
+            column.is_time = column_place(item).is_some() && column_place(item) == column_place(&time);
         }
         let list = items.into_iter().map(|(_, item)| item.expr).chain([time.expr]).collect();
         Ok(Relation { node: self.graph.add(Step::Project(list), vec![node], schema), scope, window: None })
@@ -262,9 +262,14 @@ impl GroupedColumns<'_> {
             )
             .help(format!("add it to GROUP BY, or write e.g. MAX({})", stray.name())));
         }
-        let expr = moved.data().map_err(|e| QueryError::at(item.span, e.strip_backtrace()))?;
+        let expr = moved.data().map_err(|e| QueryError::at(item.span, reason(&e)))?;
         Ok(Typed { expr, ..item })
     }
+}
+
+/// Place of the column that an expression is.
+fn column_place(item: &Typed) -> Option<usize> {
+    item.expr.downcast_ref::<Column>().map(Column::index)
 }
 
 fn column(name: &str, place: usize) -> Arc<dyn PhysicalExpr> {

@@ -14,7 +14,7 @@ use datafusion_physical_expr::{
 };
 use sqlparser::tokenizer::Span;
 
-use crate::error::QueryError;
+use crate::error::{QueryError, reason};
 
 /// Evaluated over batches whose columns are the scope's.
 #[derive(Clone, Debug)]
@@ -58,7 +58,9 @@ impl Typed {
         data_type: DataType,
         span: Span,
     ) -> Result<Self, QueryError> {
-        Self { expr: Arc::new(BinaryExpr::new(left.expr, op, right.expr)), data_type, span }.folded()
+        // A bigint that overflows is an error, not another number.
+        let expr = BinaryExpr::new(left.expr, op, right.expr).with_fail_on_overflow(true);
+        Self { expr: Arc::new(expr), data_type, span }.folded()
     }
 
     pub(crate) fn is_null(self, span: Span) -> Result<Self, QueryError> {
@@ -73,8 +75,8 @@ impl Typed {
     pub(crate) fn case(branches: Vec<(Self, Self)>, otherwise: Self, span: Span) -> Result<Self, QueryError> {
         let data_type = otherwise.data_type.clone();
         let branches = branches.into_iter().map(|(when, then)| (when.expr, then.expr)).collect();
-        let expr = CaseExpr::try_new(None, branches, Some(otherwise.expr))
-            .map_err(|e| QueryError::at(span, e.strip_backtrace()))?;
+        let expr =
+            CaseExpr::try_new(None, branches, Some(otherwise.expr)).map_err(|e| QueryError::at(span, reason(&e)))?;
         Self { expr: Arc::new(expr), data_type, span }.folded()
     }
 
@@ -98,8 +100,7 @@ impl Typed {
             return Ok(self);
         }
         let value = evaluate_once(&self.expr).map_err(|e| QueryError::at(self.span, e))?;
-        let value =
-            ScalarValue::try_from_array(&value, 0).map_err(|e| QueryError::at(self.span, e.strip_backtrace()))?;
+        let value = ScalarValue::try_from_array(&value, 0).map_err(|e| QueryError::at(self.span, reason(&e)))?;
         Ok(Self { expr: Arc::new(Literal::new(value)), ..self })
     }
 }
@@ -108,5 +109,5 @@ fn evaluate_once(expr: &Arc<dyn PhysicalExpr>) -> Result<ArrayRef, String> {
     let options = RecordBatchOptions::new().with_row_count(Some(1));
     let batch =
         RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options).map_err(|e| e.to_string())?;
-    expr.evaluate(&batch).and_then(|v| v.into_array(1)).map_err(|e| e.strip_backtrace())
+    expr.evaluate(&batch).and_then(|v| v.into_array(1)).map_err(|e| reason(&e))
 }

@@ -147,6 +147,9 @@ pub(crate) static FUNCTIONS: &[Function] = {
     ]
 };
 
+/// A record's header, which queries reach as metadata: from `_headers` and a name.
+pub(crate) static HEADER: Function = function("header", &[Arg::Array, Arg::Text], Returns::Text, record::header);
+
 /// The function of this lower-case name.
 pub(crate) fn find(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|f| f.name == name)

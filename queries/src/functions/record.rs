@@ -75,3 +75,17 @@ pub(super) fn array_length(args: &Args) -> Result<ArrayRef> {
         Ok(list.is_valid(at).then(|| i64::from(list.value_length(at))))
     })
 }
+
+/// The value of the first header of a name; null without one.
+pub(super) fn header(args: &Args) -> Result<ArrayRef> {
+    let (list, name) = (args.column(0).as_list::<i32>(), args.text(1));
+    let headers = list.values().as_struct();
+    let (names, values) = (headers.column(0).as_string::<i32>(), headers.column(1).as_string::<i32>());
+    args.to_text(|row| {
+        let at = args.index(0, row);
+        let Some(name) = name.get(row).filter(|_| list.is_valid(at)) else { return Ok(None) };
+        let (start, end) = (list.value_offsets()[at] as usize, list.value_offsets()[at + 1] as usize);
+        let found = (start..end).find(|i| names.is_valid(*i) && names.value(*i) == name);
+        Ok(found.filter(|i| values.is_valid(*i)).map(|i| values.value(i).into()))
+    })
+}

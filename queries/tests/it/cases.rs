@@ -1,0 +1,167 @@
+//! A case: inputs, a query, and what is expected of it.
+//!
+//! ```text
+//! # input clicks [ts]         JSON lines; the columns in brackets are datetimes
+//! # query                     the script
+//! # plan                      expected: one line a node
+//! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
+//! # errors                    expected: as a user sees them
+//! ```
+//! A file holds several cases; each begins at `## name`.
+
+use std::{fmt::Write, fs, path::Path};
+
+use tidemill_engine::dataflow::plan::{Dataflow, OperatorPlan, TimePolicy};
+use tidemill_queries::{InputTable, QueryErrors, Script, Settings, plan};
+
+use crate::run::{Input, lines, run};
+
+struct Case {
+    name: String,
+    sections: Vec<(String, String)>,
+}
+
+fn parse(text: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = vec![];
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("## ") {
+            cases.push(Case { name: name.to_owned(), sections: vec![] });
+        } else if let Some(title) = line.strip_prefix("# ") {
+            cases.last_mut().unwrap().sections.push((title.to_owned(), String::new()));
+        } else if let Some((_, body)) = cases.last_mut().and_then(|c| c.sections.last_mut()) {
+            body.push_str(line);
+            body.push('\n');
+        }
+    }
+    cases
+}
+
+impl Case {
+    fn inputs(&self) -> Vec<Input> {
+        let inputs = self.sections.iter().filter_map(|(title, body)| Some((title.strip_prefix("input ")?, body)));
+        inputs
+            .map(|(title, body)| {
+                let (name, datetimes) = title.split_once(" [").unwrap_or((title, "]"));
+                let datetimes: Vec<&str> = datetimes.trim_end_matches(']').split(", ").collect();
+                Input::new(name, body.trim(), &datetimes)
+            })
+            .collect()
+    }
+
+    fn actual(&self, title: &str) -> String {
+        let query = self.sections.iter().find(|(t, _)| t == "query").map(|(_, q)| q.trim_end()).unwrap();
+        let inputs = self.inputs();
+        let (dataflow, names) = match planned(query, &inputs) {
+            Ok(planned) => planned,
+            Err(errors) => return errors.render(query, "query"),
+        };
+        match title {
+            "plan" => describe(&dataflow),
+            "errors" => "none\n".to_owned(),
+            _ => match run(&dataflow, &inputs) {
+                Err(error) => format!("failed: {error}\n"),
+                Ok(rows) => {
+                    let mut text = String::new();
+                    for (output, rows) in rows.iter().enumerate() {
+                        let name = if names.len() > 1 { format!("{}: ", names[output]) } else { String::new() };
+                        for line in lines(rows) {
+                            writeln!(text, "{name}{line}").unwrap();
+                        }
+                    }
+                    text
+                }
+            },
+        }
+    }
+}
+
+/// The plan, with the outputs that the script names.
+fn planned(query: &str, inputs: &[Input]) -> Result<(Dataflow, Vec<String>), QueryErrors> {
+    let script = Script::parse(query)?;
+    let mut outputs: Vec<String> = vec![];
+    for name in script.outputs() {
+        let name = name.unwrap_or("output".to_owned());
+        if !outputs.contains(&name) {
+            outputs.push(name);
+        }
+    }
+    let tables: Vec<InputTable> = inputs
+        .iter()
+        .map(|i| InputTable { name: i.name.clone(), schema: i.schema.clone(), sampled: None, time_column: None })
+        .collect();
+    let dataflow = plan(&script, &tables, &outputs, &Settings { standard_delay: Some(0), ..Settings::default() })?;
+    Ok((dataflow, outputs))
+}
+
+fn describe(dataflow: &Dataflow) -> String {
+    let mut text = String::new();
+    for (id, node) in dataflow.nodes.iter().enumerate() {
+        let what = match &node.operator {
+            OperatorPlan::Input(input) => {
+                let time = match &input.time {
+                    TimePolicy::Arrival => "arrival".to_owned(),
+                    TimePolicy::Column { expression, .. } => expression.to_string(),
+                };
+                format!("input {} time {time}", dataflow.inputs[input.input].name)
+            }
+            OperatorPlan::Filter(predicate) => format!("filter {predicate}"),
+            OperatorPlan::Project(list) => {
+                format!("project {}", list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+            OperatorPlan::Assign(shape) => format!("assign {shape:?}"),
+            OperatorPlan::Aggregate(a) => {
+                let keys: Vec<_> = a.keys.iter().map(ToString::to_string).collect();
+                let calls: Vec<_> = a
+                    .aggregates
+                    .iter()
+                    .map(|a| {
+                        let args: Vec<_> = a.aggregate.expressions().iter().map(ToString::to_string).collect();
+                        format!("{}({})", a.aggregate.fun().name(), args.join(", "))
+                    })
+                    .collect();
+                format!("aggregate {:?} by [{}] [{}]", a.shape, keys.join(", "), calls.join(", "))
+            }
+            OperatorPlan::Union => "union".to_owned(),
+            OperatorPlan::Output(output) => format!("output {}", dataflow.outputs[*output]),
+        };
+        let fields: Vec<_> = node.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        writeln!(text, "{id} {what} <- {:?} ({})", node.inputs, fields.join(", ")).unwrap();
+    }
+    text
+}
+
+fn check(file: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(file);
+    let cases = parse(&fs::read_to_string(&path).unwrap());
+    assert!(!cases.is_empty(), "{file} holds no case");
+    let (mut failures, mut rewritten) = (vec![], String::new());
+    for case in &cases {
+        writeln!(rewritten, "## {}", case.name).unwrap();
+        for (title, body) in &case.sections {
+            let expects = matches!(title.as_str(), "plan" | "rows" | "errors");
+            let actual = if expects { case.actual(title) } else { format!("{}\n", body.trim_end()) };
+            if expects && actual.trim_end() != body.trim_end() {
+                failures.push(format!("{file}, {}: expected {title}\n{body}found\n{actual}", case.name));
+            }
+            write!(rewritten, "# {title}\n{}\n", if actual.trim().is_empty() { "" } else { actual.trim_end() })
+                .unwrap();
+        }
+        rewritten.push('\n');
+    }
+    if std::env::var_os("TIDEMILL_UPDATE").is_some() {
+        fs::write(&path, rewritten.trim_end().to_owned() + "\n").unwrap();
+    } else {
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}
+
+macro_rules! files {
+    ($($name:ident),*) => {
+        $(#[test]
+        fn $name() {
+            check(concat!(stringify!($name), ".txt"));
+        })*
+    };
+}
+
+files!(projections, conditions, windows, standard_windows, steps, names, mistakes, refusals, functions);

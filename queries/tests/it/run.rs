@@ -1,0 +1,154 @@
+//! Runs a dataflow over rows in memory, in one worker, without sources: arrival is one second a row.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use arrow::{
+    array::{
+        Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+        TimestampMicrosecondArray, new_null_array,
+    },
+    compute::{filter_record_batch, is_not_null},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    json::{
+        LineDelimitedWriter, ReaderBuilder,
+        reader::infer_json_schema,
+        writer::{LineDelimited, WriterBuilder},
+    },
+};
+use tidemill_engine::{
+    EVENT_TIME, EventTime, Signal,
+    dataflow::{
+        plan::{Dataflow, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
+        stage::{Exchange, Stage},
+    },
+    datetime_type,
+};
+
+/// 2024-01-01T00:00:00Z.
+const START: i64 = 1_704_067_200_000_000;
+
+/// An input's rows as JSON lines.
+pub(crate) struct Input {
+    pub(crate) name: String,
+    pub(crate) schema: SchemaRef,
+    pub(crate) rows: RecordBatch,
+}
+
+impl Input {
+    /// `datetimes` are the columns that are datetimes rather than text.
+    pub(crate) fn new(name: &str, lines: &str, datetimes: &[&str]) -> Self {
+        let (inferred, _) = infer_json_schema(lines.as_bytes(), None).unwrap();
+        let fields: Vec<Field> = inferred
+            .fields()
+            .iter()
+            .map(|f| match f.data_type() {
+                _ if datetimes.contains(&f.name().as_str()) => Field::new(f.name(), datetime_type(), true),
+                DataType::Null => Field::new(f.name(), DataType::Utf8, true),
+                t => Field::new(f.name(), t.clone(), true),
+            })
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).build_decoder().unwrap();
+        decoder.decode(lines.as_bytes()).unwrap();
+        let rows = decoder.flush().unwrap().unwrap_or(RecordBatch::new_empty(Arc::clone(&schema)));
+        Self { name: name.to_owned(), schema, rows }
+    }
+
+    /// The columns that the dataflow asks for.
+    fn batch(&self, dataflow: &Dataflow, input: usize) -> RecordBatch {
+        let wanted = &dataflow.inputs[input];
+        let n = self.rows.num_rows();
+        let arrival: Vec<i64> = (0..n as i64).map(|i| START + i * 1_000_000).collect();
+        let times = || -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(arrival.clone()).with_timezone("UTC")) };
+        let mut columns: Vec<(Field, ArrayRef)> = vec![];
+        for field in wanted.payload.fields() {
+            columns.push((field.as_ref().clone(), Arc::clone(self.rows.column_by_name(field.name()).unwrap())));
+        }
+        for metadata in &wanted.metadata {
+            let column: ArrayRef = match metadata {
+                MetadataColumn::Key => new_null_array(&DataType::Utf8, n),
+                MetadataColumn::Topic => Arc::new(StringArray::from(vec![self.name.as_str(); n])),
+                MetadataColumn::Partition => Arc::new(Int64Array::from(vec![0; n])),
+                MetadataColumn::Offset => Arc::new((0..n as i64).collect::<Int64Array>()),
+                MetadataColumn::Timestamp => times(),
+                MetadataColumn::Headers => unimplemented!("headers in tests"),
+            };
+            columns.push((Field::new(metadata.name(), column.data_type().clone(), true), column));
+        }
+        columns.push((Field::new(EVENT_TIME, datetime_type(), false), times()));
+        let (fields, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        let options = RecordBatchOptions::new().with_row_count(Some(n));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).unwrap()
+    }
+}
+
+/// Rows of each output, by its index, without the event time.
+pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<RecordBatch>>, String> {
+    let late = Arc::new(AtomicU64::new(0));
+    let mut worker = Stage::worker(dataflow, &late).map_err(|e| e.to_string())?;
+    let mut merge = Stage::merge(dataflow, &late).map_err(|e| e.to_string())?;
+    let mut outputs = vec![vec![]; dataflow.outputs.len()];
+    let mut push = |node: NodeId, signal: Signal| {
+        let mut sent: Vec<Exchange> = vec![];
+        worker.push(node, 0, signal, &mut |e| {
+            sent.push(e);
+            Ok(())
+        })?;
+        for exchange in sent {
+            merge.push(exchange.node, exchange.port, exchange.signal, &mut |e| {
+                if let (OperatorPlan::Output(output), Signal::Batch(batch)) =
+                    (&dataflow.nodes[e.node].operator, e.signal)
+                {
+                    let width = batch.num_columns() - 1;
+                    outputs[*output].push(batch.project(&(0..width).collect::<Vec<_>>())?);
+                }
+                Ok(())
+            })?;
+        }
+        Ok::<_, tidemill_engine::EngineError>(())
+    };
+    let text = |e: tidemill_engine::EngineError| match std::error::Error::source(&e) {
+        Some(source) => format!("{e}: {source}"),
+        None => e.to_string(),
+    };
+    for (id, node) in dataflow.nodes.iter().enumerate() {
+        let OperatorPlan::Input(plan) = &node.operator else { continue };
+        let name = &dataflow.inputs[plan.input].name;
+        let input = inputs.iter().find(|i| i.name == *name).unwrap();
+        let mut batch = input.batch(dataflow, plan.input);
+        if let TimePolicy::Column { expression, .. } = &plan.time {
+            let time =
+                expression.evaluate(&batch).and_then(|v| v.into_array(batch.num_rows())).map_err(|e| e.to_string())?;
+            let keep: BooleanArray = is_not_null(&time).unwrap();
+            let mut columns = batch.columns().to_vec();
+            columns.pop();
+            columns.push(Arc::clone(&time));
+            let mut fields = batch.schema().fields().to_vec();
+            fields.pop();
+            fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), true)));
+            let all = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+            let kept = filter_record_batch(&all, &keep).unwrap();
+            batch = RecordBatch::try_new(batch.schema(), kept.columns().to_vec()).unwrap();
+        }
+        push(id, Signal::Batch(batch)).map_err(text)?;
+    }
+    for (id, node) in dataflow.nodes.iter().enumerate() {
+        if matches!(node.operator, OperatorPlan::Input(_)) {
+            push(id, Signal::Watermark(EventTime::MAX)).map_err(text)?;
+        }
+    }
+    Ok(outputs)
+}
+
+/// Rows as sorted JSON lines, nulls written out.
+pub(crate) fn lines(batches: &[RecordBatch]) -> Vec<String> {
+    let mut writer: LineDelimitedWriter<Vec<u8>> =
+        WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    for batch in batches {
+        writer.write(batch).unwrap();
+    }
+    writer.finish().unwrap();
+    let mut lines: Vec<String> = String::from_utf8(writer.into_inner()).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
