@@ -121,15 +121,20 @@ impl<'de> Visitor<'de> for RefVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretRef, A::Error> {
-        let Some(kind) = map.next_key::<Kind>()? else {
-            return Err(de::Error::invalid_type(Unexpected::Map, &self));
+        // The name is read as text, so that a wrong one is a mistake of the whole reference and not of a field.
+        let Some(kind) = map.next_key::<String>()? else {
+            return Err(de::Error::invalid_value(Unexpected::Map, &self));
         };
-        let secret = match kind {
-            Kind::Env => SecretRef::Env(map.next_value()?),
-            Kind::File => SecretRef::File(map.next_value()?),
-            Kind::KeyVault => SecretRef::KeyVault(map.next_value()?),
+        let secret = match kind.as_str() {
+            "env" => SecretRef::Env(map.next_value()?),
+            "file" => SecretRef::File(map.next_value()?),
+            "key_vault" => SecretRef::KeyVault(map.next_value()?),
+            _ => {
+                let message = format!("unknown kind of reference `{kind}`; available: env, file, key_vault");
+                return Err(de::Error::custom(message));
+            }
         };
-        if map.next_key::<Kind>()?.is_some() {
+        if map.next_key::<String>()?.is_some() {
             return Err(de::Error::custom("expected one reference, found several"));
         }
         let empty = match &secret {
@@ -162,14 +167,6 @@ impl<'de> Visitor<'de> for RefVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<SecretRef, A::Error> {
         Err(de::Error::custom(BY_REFERENCE))
     }
-}
-
-#[derive(serde::Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum Kind {
-    Env,
-    File,
-    KeyVault,
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn a_reference_is_a_map_of_one() {
     assert_eq!(parse("env", "A").unwrap(), SecretRef::Env("A".into()));
     assert_eq!(parse("file", "a.pem").unwrap().below(Path::new("/x")), SecretRef::File("/x/a.pem".into()));
     assert_eq!(parse("key_vault", "a").unwrap().to_string(), "{key_vault: a}");
-    assert!(parse("evn", "A").unwrap_err().to_string().contains("unknown field `evn`"));
+    assert!(parse("evn", "A").unwrap_err().to_string().contains("unknown kind of reference `evn`"));
     assert_eq!(parse("env", "").unwrap_err().to_string(), "a reference needs a name");
 }
 

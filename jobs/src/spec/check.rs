@@ -7,6 +7,9 @@ use super::{
     yaml::{Node, Value},
 };
 
+/// More than anybody reads at once; the rest shows when these are gone.
+const MAX_PROBLEMS: usize = 100;
+
 /// A spec's text, its tree, and the problems so far.
 pub(super) struct Check<'a> {
     /// The spec's name in messages.
@@ -23,18 +26,31 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     /// A mistake at a path; where there is no such node, at the last one on the way.
     pub(super) fn problem(&mut self, path: &Path, message: impl Into<String>) {
-        self.problem_at(self.root.position(path), path, message.into());
+        let (path, position) = self.root.locate(path);
+        self.problem_at(position, &path, message.into());
     }
 
     /// A mistake at a position.
     pub(super) fn problem_at(&mut self, position: Position, path: &Path, message: String) {
-        self.problems.push(Problem {
+        self.report(Problem {
             file: self.file.to_owned(),
             position: Some(position),
             path: path.to_string(),
             message,
             source_line: source_line(self.text, position.line, path),
         });
+    }
+
+    /// A mistake, be it in the spec or in the query's own file.
+    pub(super) fn report(&mut self, problem: Problem) {
+        match self.problems.len() {
+            ..MAX_PROBLEMS => self.problems.push(problem),
+            MAX_PROBLEMS => {
+                let message = format!("more than {MAX_PROBLEMS} mistakes; these are some of them");
+                self.problems.push(Problem::of_file(self.file, message));
+            }
+            _ => {}
+        }
     }
 
     /// Whether something was written there: rightly, wrongly (and reported), or under a wrong name (and reported).
@@ -51,12 +67,15 @@ impl Check<'_> {
         value
     }
 
-    /// Holds that one of some fields is given, and no more.
-    pub(super) fn exactly_one(&mut self, parent: &Path, fields: &[&str]) {
-        let given: Vec<_> = fields.iter().filter(|field| self.given(&parent.key(field))).collect();
+    /// Holds that one of some fields, each with whether it has a value, is given, and no more.
+    pub(super) fn exactly_one(&mut self, parent: &Path, fields: &[(&str, bool)]) {
+        let is_given = |(field, has_value): &&(&str, bool)| *has_value || self.given(&parent.key(field));
+        let given: Vec<_> = fields.iter().filter(is_given).map(|(field, _)| *field).collect();
         match given.as_slice() {
-            [] => self.problem(parent, format!("one of `{}` is missing", fields.join("`, `"))),
-            [_] => {}
+            [] => {
+                let names: Vec<_> = fields.iter().map(|(field, _)| *field).collect();
+                self.problem(parent, format!("one of `{}` is missing", names.join("`, `")));
+            }
             [first, others @ ..] => {
                 for other in others {
                     self.problem(
@@ -65,6 +84,14 @@ impl Check<'_> {
                     );
                 }
             }
+        }
+    }
+
+    /// The names of the spec's inputs or outputs, wrong ones included.
+    pub(super) fn names_in(&self, field: &str) -> Vec<String> {
+        match self.root.find(&Path::default().key(field)).map(|node| &node.value) {
+            Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
+            _ => Vec::new(),
         }
     }
 

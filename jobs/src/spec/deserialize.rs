@@ -182,6 +182,21 @@ fn shorten(text: &str) -> String {
     if first.len() < text.len() { format!("{first}...") } else { first }
 }
 
+impl Node {
+    /// Itself, as something that was not expected.
+    fn unexpected(&self) -> Unexpected<'_> {
+        match &self.value {
+            Value::Null | Value::Removed => Unexpected::Unit,
+            Value::Bool(value) => Unexpected::Bool(*value),
+            Value::Int(number) => Unexpected::Signed(*number),
+            Value::Float(number) => Unexpected::Float(*number),
+            Value::Text { text, .. } => Unexpected::Str(text),
+            Value::List(_) => Unexpected::Seq,
+            Value::Map(_) => Unexpected::Map,
+        }
+    }
+}
+
 impl<'de> Deserializer<'de> for &'de Node {
     type Error = Fault;
 
@@ -209,6 +224,19 @@ impl<'de> Deserializer<'de> for &'de Node {
         visitor.visit_newtype_struct(self)
     }
 
+    /// A derived struct would take a list as well.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match self.value {
+            Value::Map(_) => self.deserialize_any(visitor),
+            _ => Err(Fault::at(de::Error::invalid_type(self.unexpected(), &visitor), self.at)),
+        }
+    }
+
     /// A bare name is a variant with nothing or with all defaults (`json` is `{json: {}}`), a map of one field a variant
     /// with content.
     fn deserialize_enum<V: Visitor<'de>>(
@@ -222,13 +250,9 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Map(entries) => match entries.as_slice() {
                 [entry] => Ok(Choice { name: &entry.key, at: entry.key_at, content: Some(&entry.node) }),
                 [] => Err("an empty map".to_owned()),
-                _ => Err("several fields".to_owned()),
+                [..] => Err("a map of several".to_owned()),
             },
-            Value::Null | Value::Removed => Err(describe(Unexpected::Unit)),
-            Value::Bool(value) => Err(describe(Unexpected::Bool(*value))),
-            Value::Int(number) => Err(describe(Unexpected::Signed(*number))),
-            Value::Float(number) => Err(describe(Unexpected::Float(*number))),
-            Value::List(_) => Err(describe(Unexpected::Seq)),
+            _ => Err(describe(self.unexpected())),
         };
         chosen
             .map_err(|found| Fault::new(format!("expected one of {}, found {found}", variants.join(", "))))
@@ -238,7 +262,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidemill_engine::EventTime;
+use tidemill_queries::Script;
 
 use super::{
     problem::Position,
@@ -250,14 +251,18 @@ pub struct State {
     pub snapshot: Duration,
 }
 
-/// The query's text and where it comes from.
+/// The query: well-formed, and with the names of inputs and outputs that exist. Its columns are not looked at yet.
 #[derive(Clone, Debug)]
 pub struct Query {
     /// Its text.
     pub text: String,
+    /// The text, parsed.
+    pub script: Script,
     /// The spec's file, or the query's own, as it is to be named in messages.
     pub file: String,
-    /// Where each of its lines begins in that file; only the first is known of a text that YAML folds.
+    /// Where in that file its text begins.
+    pub(super) start: Position,
+    /// Where in that file each of its lines begins; empty where YAML has folded them.
     pub(super) lines: Vec<Position>,
 }
 

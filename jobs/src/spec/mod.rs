@@ -28,7 +28,7 @@ mod units;
 mod validate;
 mod yaml;
 
-use std::{fs, path::Path as FilePath};
+use std::{fs::File, io::Read, path::Path as FilePath};
 
 pub use job::{
     Check, CsvOptions, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, Isolation, Job,
@@ -42,8 +42,8 @@ pub use units::{ByteSize, Duration, UnitError};
 use problem::Path;
 use raw::RawJob;
 
-/// Largest text of a spec.
-const MAX_BYTES: usize = 1 << 20;
+/// Largest text of a spec or a query, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Reads the spec in a file.
 ///
@@ -51,12 +51,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// Every problem of the spec, or that the file cannot be read.
 pub fn load(path: &FilePath) -> Result<Job, SpecErrors> {
     let file = path.display().to_string();
-    let bytes = fs::read(path).map_err(|error| SpecErrors::of_file(&file, format!("cannot read: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-        SpecErrors::of_file(&file, format!("line {line} is not UTF-8"))
-    })?;
+    let text = read_text(path).map_err(|error| SpecErrors::of_file(&file, error))?;
     let directory = path.parent().unwrap_or(FilePath::new(""));
     parse(&text, directory, &file)
 }
@@ -67,9 +62,6 @@ pub fn load(path: &FilePath) -> Result<Job, SpecErrors> {
 /// Every problem of the spec.
 pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecErrors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.len() > MAX_BYTES {
-        return Err(SpecErrors::of_file(file, format!("larger than {}", ByteSize::from_mib(1))));
-    }
     let (root, yaml_faults) = yaml::parse(text);
     let mut root = root.unwrap_or(yaml::Node { at: Position { line: 1, column: 1 }, value: yaml::Value::Removed });
     if yaml_faults.is_empty() && matches!(root.value, yaml::Value::Null | yaml::Value::Removed) {
@@ -94,6 +86,24 @@ pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecEr
         Some(job) if check.problems.is_empty() => Ok(job),
         _ => Err(SpecErrors::new(file, check.problems)),
     }
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// Why there is none.
+fn read_text(path: &FilePath) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot read: {error}"))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("larger than {}", ByteSize::from_mib(1)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        format!("line {} is not UTF-8", 1 + good.iter().filter(|byte| **byte == b'\n').count())
+    })
 }
 
 #[cfg(test)]

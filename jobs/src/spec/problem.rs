@@ -84,6 +84,13 @@ pub struct Problem {
     pub source_line: Option<String>,
 }
 
+impl Problem {
+    /// A problem with a file as a whole.
+    pub(super) fn of_file(file: &str, message: String) -> Self {
+        Problem { file: file.to_owned(), position: None, path: String::new(), message, source_line: None }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
@@ -123,9 +130,7 @@ impl SpecErrors {
 
     /// A single problem with a file as a whole.
     pub(super) fn of_file(file: &str, message: String) -> Self {
-        let problem =
-            Problem { file: file.to_owned(), position: None, path: String::new(), message, source_line: None };
-        SpecErrors { problems: vec![problem] }
+        SpecErrors { problems: vec![Problem::of_file(file, message)] }
     }
 
     /// Always [`ErrorKind::User`]: the spec must be changed.

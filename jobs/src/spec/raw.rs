@@ -20,18 +20,15 @@ use super::{
 /// A tidemill job: inputs, outputs and a query.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(title = "tidemill job", rename = "Job")]
+#[schemars(title = "tidemill job", rename = "Job", extend("required" = ["name", "inputs", "outputs"]))]
 pub(super) struct RawJob {
     /// The job's name: letters, digits, `.`, `_`, `-`. Default consumer group, label of metrics.
-    #[schemars(required)]
     pub(super) name: Option<String>,
     /// What the query reads, by the name it has in the query.
     #[serde(default)]
-    #[schemars(required)]
     pub(super) inputs: Named<RawInput>,
     /// What the query writes, by the name it has in the query.
     #[serde(default)]
-    #[schemars(required)]
     pub(super) outputs: Named<RawOutput>,
     /// The Azure key vault of `{key_vault: NAME}` references. Not built yet.
     pub(super) key_vault: Option<RawKeyVault>,
@@ -91,11 +88,11 @@ pub(super) struct RawInput {
 /// Topics of a Kafka cluster.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "KafkaInput")]
+#[schemars(rename = "KafkaInput", extend("required" = ["brokers"]))]
 pub(super) struct RawKafkaInput {
     /// Some of the cluster's brokers, `host:port`; the others are found.
     #[serde(default)]
-    #[schemars(required, length(min = 1))]
+    #[schemars(length(min = 1))]
     pub(super) brokers: Vec<String>,
     /// The topic.
     pub(super) topic: Option<String>,
@@ -331,14 +328,13 @@ fn even_if_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<No
 /// A topic of a Kafka cluster.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "KafkaOutput")]
+#[schemars(rename = "KafkaOutput", extend("required" = ["brokers", "topic"]))]
 pub(super) struct RawKafkaOutput {
     /// Some of the cluster's brokers, `host:port`; the others are found.
     #[serde(default)]
-    #[schemars(required, length(min = 1))]
+    #[schemars(length(min = 1))]
     pub(super) brokers: Vec<String>,
     /// The topic.
-    #[schemars(required)]
     pub(super) topic: Option<String>,
     /// The column whose value is the record's key. Default: no key.
     pub(super) key: Option<String>,

@@ -29,12 +29,10 @@ const IDLE_MARGIN: Duration = Duration::from_secs(2);
 
 /// An input.
 pub(super) fn input(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawInput, job: &RawJob) -> Option<Input> {
-    check.exactly_one(path, &["kafka", "file"]);
-    let transport = match (&raw.kafka, &raw.file) {
-        (Some(kafka), None) => kafka_input(check, path, kafka, raw, job).map(InputTransport::Kafka),
-        (None, Some(file)) => file_input(check, path, file, raw).map(InputTransport::File),
-        _ => None,
-    };
+    check.exactly_one(path, &[("kafka", raw.kafka.is_some()), ("file", raw.file.is_some())]);
+    let kafka = raw.kafka.as_ref().and_then(|kafka| kafka_input(check, path, kafka, raw, job));
+    let file = raw.file.as_ref().and_then(|file| file_input(check, path, file, raw));
+    let transport = kafka.map(InputTransport::Kafka).or(file.map(InputTransport::File));
     let format = match &raw.format {
         None => Some(InputFormat::Json(JsonOptions::default())),
         Some(RawFormat::Json(RawJson { check })) => {
@@ -99,7 +97,7 @@ fn brokers(check: &mut Check<'_>, parent: &Path, brokers: &[String]) -> Option<V
 }
 
 fn topics(check: &mut Check<'_>, path: &Path, raw: &RawKafkaInput) -> Vec<String> {
-    check.exactly_one(path, &["topic", "topics"]);
+    check.exactly_one(path, &[("topic", raw.topic.is_some()), ("topics", raw.topics.is_some())]);
     if let Some(topic) = &raw.topic {
         check.holds(&path.key("topic"), syntax::topic(topic));
     }
@@ -127,7 +125,7 @@ fn start(check: &mut Check<'_>, path: &Path, raw: &RawStart, topics: &[String]) 
             if topics.len() > 1 {
                 check.problem(&path, "`offsets` is for a single topic: make an input of each topic");
             }
-            if offsets.is_empty() {
+            if offsets.is_empty() && !check.has_content(&path) {
                 check.problem(&path, "expected offsets by partition, `{0: 120, 1: 98}`");
             }
             for (partition, offset) in offsets.iter().filter(|(partition, offset)| **partition < 0 || **offset < 0) {
@@ -155,7 +153,8 @@ fn file_input(check: &mut Check<'_>, parent: &Path, raw: &RawFileInput, input: &
 
 /// An output.
 pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOutput) -> Option<Output> {
-    check.exactly_one(path, &["kafka", "file", "stdout", "discard"]);
+    let (kafka, file) = (("kafka", raw.kafka.is_some()), ("file", raw.file.is_some()));
+    check.exactly_one(path, &[kafka, file, ("stdout", raw.stdout.is_some()), ("discard", raw.discard.is_some())]);
     let transport = match raw {
         RawOutput { kafka: Some(kafka), .. } => {
             plain_json(check, path, raw.format.as_ref());

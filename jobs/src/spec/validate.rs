@@ -1,7 +1,7 @@
 //! [`RawJob`] -> [`Job`]: what the types of [`super::raw`] cannot say. Collects every problem; a part with a problem comes
 //! out as `None`, and then so does the job.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
 
 use super::{
     check::Check,
@@ -65,12 +65,13 @@ fn named<R, T>(
         check.problem(path, format!("at least one {what} is needed"));
     }
     let mut made = Vec::with_capacity(raw.len());
-    for (i, (name, value)) in raw.iter().enumerate() {
+    let mut spellings = HashMap::new();
+    for (name, value) in raw.iter() {
         let path = path.key(name);
         if name.is_empty() || name.chars().any(char::is_control) {
             check.problem(&path, format!("expected a name for the {what}"));
         }
-        if let Some((other, _)) = raw[..i].iter().find(|(other, _)| other.to_lowercase() == name.to_lowercase()) {
+        if let Some(other) = spellings.insert(name.to_lowercase(), name) {
             check.problem(&path, format!("`{name}` and `{other}` are the same name in a query"));
         }
         made.push(make(check, &path, name, value));
@@ -81,7 +82,7 @@ fn named<R, T>(
 fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<PathBuf> {
     let Some(dead_letters) = &raw.dead_letters else { return check.resolve(root, "./dead-letters") };
     let path = root.key("dead_letters");
-    check.exactly_one(&path, &["file", "kafka"]);
+    check.exactly_one(&path, &[("file", dead_letters.file.is_some()), ("kafka", dead_letters.kafka.is_some())]);
     let file = dead_letters.file.as_ref()?;
     check.required_path(&path.key("file"), file.path.as_deref())
 }

@@ -12,8 +12,8 @@ use super::problem::{Path, Position, Segment};
 
 /// Deepest nesting; a spec needs about ten levels, a nested `schema` a few more.
 const MAX_DEPTH: usize = 64;
-/// Most nodes, those that aliases repeat included.
-const MAX_NODES: usize = 100_000;
+/// Most nodes, keys and those that aliases repeat included; a spec has some hundreds.
+const MAX_NODES: usize = 10_000;
 
 /// A value and where it starts.
 #[derive(Clone, Debug)]
@@ -58,16 +58,25 @@ impl Node {
         path.0.iter().try_fold(self, |node, segment| node.child(segment))
     }
 
-    /// The position of the last node that exists on the way to `path`.
-    pub(super) fn position(&self, path: &Path) -> Position {
-        let mut node = self;
+    /// A path as it was written and its position; where there is no such node, the position of the last one on the way.
+    /// Elements that were removed from a list do not count in `path`, but do in what is returned.
+    pub(super) fn locate(&self, path: &Path) -> (Path, Position) {
+        let (mut node, mut written) = (Some(self), Path::default());
+        let mut at = self.at;
         for segment in &path.0 {
-            match node.child(segment) {
-                Some(child) => node = child,
-                None => break,
-            }
+            let (segment, child) = match (node.map(|node| &node.value), segment) {
+                (Some(Value::List(items)), Segment::Index(index)) => {
+                    let mut left = items.iter().enumerate().filter(|(_, item)| !matches!(item.value, Value::Removed));
+                    let (index, item) = left.nth(*index).map_or((*index, None), |(index, item)| (index, Some(item)));
+                    (Segment::Index(index), item)
+                }
+                _ => (segment.clone(), node.and_then(|node| node.child(segment))),
+            };
+            written.0.push(segment);
+            node = child;
+            at = child.map_or(at, |child| child.at);
         }
-        node.at
+        (written, at)
     }
 
     /// Takes the node at a path out; false when there was none.
@@ -126,7 +135,12 @@ struct Frame {
 
 enum Content {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, key: Option<(String, Position)> },
+    /// With the line of each key.
+    Map {
+        entries: Vec<Entry>,
+        lines: HashMap<String, usize>,
+        key: Option<(String, Position)>,
+    },
 }
 
 #[derive(Default)]
@@ -166,9 +180,12 @@ impl Builder {
                 self.add(Node { at: position(span.start), value }, anchor)
             }
             Event::SequenceStart(anchor, tag) => self.open(Content::List(Vec::new()), anchor, tag.as_deref(), span),
-            Event::MappingStart(anchor, tag) => {
-                self.open(Content::Map { entries: Vec::new(), key: None }, anchor, tag.as_deref(), span)
-            }
+            Event::MappingStart(anchor, tag) => self.open(
+                Content::Map { entries: Vec::new(), lines: HashMap::new(), key: None },
+                anchor,
+                tag.as_deref(),
+                span,
+            ),
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(Frame { at, anchor, content }) = self.open.pop() else { return Ok(()) };
                 let value = match content {
@@ -197,14 +214,17 @@ impl Builder {
         match self.open.last_mut().map(|frame| &mut frame.content) {
             None => self.root = Some(node),
             Some(Content::List(items)) => items.push(node),
-            Some(Content::Map { entries, key }) => match key.take() {
+            Some(Content::Map { entries, lines, key }) => match key.take() {
                 None => *key = Some((key_text(&node)?, node.at)),
-                Some((key, key_at)) => match entries.iter().find(|entry| entry.key == key) {
+                Some((key, key_at)) => match lines.get(&key) {
                     Some(first) => {
-                        let message = format!("duplicate key `{key}`; first given in line {}", first.key_at.line);
+                        let message = format!("duplicate key `{key}`; first given in line {first}");
                         self.faults.push(YamlFault { at: key_at, message });
                     }
-                    None => entries.push(Entry { key, key_at, node }),
+                    None => {
+                        lines.insert(key.clone(), key_at.line);
+                        entries.push(Entry { key, key_at, node });
+                    }
                 },
             },
         }
