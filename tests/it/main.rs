@@ -1,3 +1,5 @@
 //! Whole-program tests.
 
 mod house;
+mod jobs;
+mod replay;

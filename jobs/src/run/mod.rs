@@ -24,7 +24,7 @@ use std::{
 
 use tidemill_connectors::dead_letters::DeadLetterFile;
 use tidemill_engine::{
-    Clock, EventTime,
+    Clock, EngineError, EventTime,
     dataflow::{
         plan::{Dataflow, LateAction, TimeBounds},
         stage::reach_back,
@@ -161,7 +161,14 @@ fn supervise(
     let (mut reported, mut begun) = (clock.monotonic(), clock.monotonic());
     let mut stopped = false;
     loop {
-        if let Some(epoch) = pipeline.wait(TICK)? {
+        let epoch = match pipeline.wait(TICK) {
+            // Whoever read our rows has seen enough.
+            Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
+                return Ok(Summary { status: options.stats.status(clock, options.bounded), stopped: true });
+            }
+            other => other?,
+        };
+        if let Some(epoch) = epoch {
             letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
             resume::commit(connected, &epoch)?;
         }

@@ -1,40 +1,23 @@
 //! Runs one case: its rows as JSON records through the ordinary decoder, planner and engine, on this thread.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, bail};
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, Field, Schema},
-};
+use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, NaiveDateTime};
 use serde_json::Value;
-use tidemill_connectors::formats::{
-    encode::{EncodedRows, JsonEncoder, RowEncoder},
-    infer::SchemaSample,
-    json::{JsonDecoder, JsonOptions},
-};
+use tidemill_connectors::formats::infer::SchemaSample;
 use tidemill_engine::{
-    Clock, EventTime, Monotonic,
-    dataflow::{
-        merge::{Merge, Output},
-        plan::{LateAction, TimeBounds},
-        worker::{Step, Worker},
-    },
-    dead_letter::{DeadLetter, DeadLetters},
-    decoder::DecoderFactory,
-    event_time::TimeRule,
-    intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
-    sink::Sink,
-    source::{PartitionId, Record, Source, SourceEvent, TimestampKind, Visit},
+    dataflow::plan::{LateAction, TimeBounds},
+    datetime_type,
 };
 use tidemill_queries::{CompatibilityLevel, InputTable, Script, Settings};
 
 use super::case::{Case, Row};
+use crate::memory::{self, Cut, Partition};
+
+/// When the first row of an input without event times arrives; the others follow, a millisecond each.
+const FIRST_ARRIVAL_MS: i64 = 1_600_000_000_000;
 
 /// The rows of the case's output.
 ///
@@ -51,42 +34,10 @@ pub(super) fn run_case(case: &Case) -> anyhow::Result<Vec<Row>> {
         case.inputs.iter().map(|(name, rows)| table(case, &script, name, rows)).collect::<anyhow::Result<Vec<_>>>()?;
     let dataflow = tidemill_queries::plan(&script, &tables, &outputs, &settings(case)?).map_err(refused)?;
 
-    let mut intakes = vec![];
-    for (index, columns) in dataflow.inputs.iter().enumerate() {
-        let rows = case.inputs.get(&columns.name).context("an input of the plan")?;
-        let schema = Arc::clone(&columns.payload);
-        JsonDecoder::new(Arc::clone(&schema), JsonOptions::default())?;
-        let decoders: DecoderFactory = Arc::new(move || {
-            Box::new(JsonDecoder::new(Arc::clone(&schema), JsonOptions::default()).expect("accepted above"))
-        });
-        let options = IntakeOptions {
-            arrival: TimeRule::LogAppend,
-            idle_margin_us: 0,
-            clock_uncertainty_us: 0,
-            growing: false,
-            on_bad_record: OnBadRecord::DeadLetter,
-            dead_letters: Arc::new(Mutex::new(Forget)),
-            counters: Arc::default(),
-            clock: Arc::new(NoClock),
-            replay_below: BTreeMap::new(),
-            batch_rows: BATCH_ROWS,
-        };
-        let source = Box::new(Rows::new(case, &columns.name, rows)?);
-        intakes.push(Intake::new(&dataflow, index, source, &decoders, options));
-    }
-    let collected: Vec<Arc<Mutex<Vec<Row>>>> = outputs.iter().map(|_| Arc::default()).collect();
-    let sinks = collected.iter().map(|rows| Output { sink: Box::new(Collect(Arc::clone(rows))), rows: Arc::default() });
-    let mut merge = Merge::try_new(&dataflow, sinks.collect(), &[], 1, &Arc::default())?;
-    let mut worker = Worker::try_new(&dataflow, intakes, &Arc::default())?;
-    while worker.step(Duration::ZERO, &mut |message| merge.take(0, message).map(drop)).map_err(chain)? != Step::Done {}
-    merge.close()?;
-    let rows = collected[compared].lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(rows)
-}
-
-/// An error with its causes on one line.
-fn chain(error: tidemill_engine::EngineError) -> anyhow::Error {
-    anyhow::anyhow!("{:#}", anyhow::Error::from(error))
+    let partition = |(name, rows): (&String, &Vec<Row>)| Ok((name.clone(), vec![records(case, name, rows)?]));
+    let inputs = case.inputs.iter().map(partition).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let outcome = memory::run(&dataflow, &inputs, Cut::default()).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    Ok(outcome.rows[compared].clone())
 }
 
 /// Each output of the script once; `output` for statements without INTO.
@@ -109,7 +60,7 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
     let time_column = case.timestamp_column.as_ref().and_then(|t| t.of(name)).map(str::to_owned);
     let created = script.declared_tables().iter().find(|t| t.name.eq_ignore_ascii_case(name));
     let schema = match created {
-        None => sample.schema(),
+        None => with_datetime(&sample.schema(), time_column.as_deref()),
         Some(table) => {
             let inferred = sample.schema();
             let fields = table.columns.iter().map(|(column, declared)| {
@@ -121,6 +72,15 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
         }
     };
     Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column })
+}
+
+/// The event-time column is a datetime, whatever its JSON type.
+fn with_datetime(schema: &Schema, column: Option<&str>) -> Arc<Schema> {
+    let fields = schema.fields().iter().map(|f| match column {
+        Some(column) if f.name().eq_ignore_ascii_case(column) => Field::new(f.name(), datetime_type(), true),
+        _ => f.as_ref().clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn settings(case: &Case) -> anyhow::Result<Settings> {
@@ -155,35 +115,19 @@ fn delay(text: &str) -> anyhow::Result<i64> {
     Ok(number.parse::<i64>()? * unit)
 }
 
-/// The rows of an input as records of one partition.
-struct Rows {
-    name: String,
-    records: Vec<(i64, Vec<u8>)>,
-    state: State,
+/// The rows of an input as records of one partition, each at its arrival.
+fn records(case: &Case, name: &str, rows: &[Row]) -> anyhow::Result<Partition> {
+    let column = case.settings.as_ref().and_then(|s| s.arrival_time_column.clone());
+    let column = column.or_else(|| case.timestamp_column.as_ref()?.of(name).map(str::to_owned));
+    let record = |(index, row): (usize, &Row)| {
+        let value = column.as_ref().and_then(|c| row.iter().find(|(k, _)| k.eq_ignore_ascii_case(c)).map(|(_, v)| v));
+        let arrival = value.and_then(millis).unwrap_or(FIRST_ARRIVAL_MS + index as i64);
+        Ok((arrival, serde_json::to_vec(row)?))
+    };
+    rows.iter().enumerate().map(record).collect()
 }
 
-enum State {
-    New,
-    Joined,
-    Finished,
-}
-
-impl Rows {
-    fn new(case: &Case, name: &str, rows: &[Row]) -> anyhow::Result<Self> {
-        let column = case.settings.as_ref().and_then(|s| s.arrival_time_column.clone());
-        let column = column.or_else(|| case.timestamp_column.as_ref()?.of(name).map(str::to_owned));
-        let mut records = vec![];
-        for (index, row) in rows.iter().enumerate() {
-            let value =
-                column.as_ref().and_then(|c| row.iter().find(|(k, _)| k.eq_ignore_ascii_case(c)).map(|(_, v)| v));
-            let arrival = value.and_then(millis).unwrap_or(1_600_000_000_000 + index as i64);
-            records.push((arrival, serde_json::to_vec(row)?));
-        }
-        Ok(Self { name: name.to_owned(), records, state: State::New })
-    }
-}
-
-/// Milliseconds since the epoch of an ISO 8601 text without a zone or with one, or of a number that is such already.
+/// Milliseconds since the epoch of an ISO 8601 text with a zone or without one, or of a number that is such already.
 fn millis(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64(),
@@ -192,93 +136,5 @@ fn millis(value: &Value) -> Option<i64> {
             .or_else(|_| text.parse::<NaiveDateTime>().map(|t| t.and_utc().timestamp_millis()))
             .ok(),
         _ => None,
-    }
-}
-
-impl Source for Rows {
-    fn poll(&mut self, _wait: Duration, visit: &mut Visit<'_>) -> tidemill_engine::Result<()> {
-        const PARTITION: PartitionId = PartitionId(0);
-        match self.state {
-            // Every input joins before the first row of any.
-            State::New => {
-                self.state = State::Joined;
-                visit(SourceEvent::Joined { partition: PARTITION, topic: &self.name, number: 0, start_offset: 0 })
-            }
-            State::Joined => {
-                self.state = State::Finished;
-                for (offset, (arrival, payload)) in self.records.iter().enumerate() {
-                    let record = Record {
-                        offset: offset as i64,
-                        timestamp_ms: *arrival,
-                        timestamp_kind: TimestampKind::LogAppend,
-                        key: None,
-                        value: Some(payload),
-                        headers: &[],
-                    };
-                    let records = &[record];
-                    visit(SourceEvent::Records {
-                        partition: PARTITION,
-                        records,
-                        received: Monotonic(0),
-                        live_from: None,
-                    })?;
-                }
-                visit(SourceEvent::Finished { partition: PARTITION })
-            }
-            State::Finished => Ok(()),
-        }
-    }
-
-    fn finished(&self) -> bool {
-        matches!(self.state, State::Finished)
-    }
-}
-
-/// Keeps an output's rows as JSON.
-struct Collect(Arc<Mutex<Vec<Row>>>);
-
-impl Sink for Collect {
-    fn write(&mut self, batch: &RecordBatch) -> tidemill_engine::Result<()> {
-        let mut encoded = EncodedRows::default();
-        JsonEncoder.encode(batch, &mut encoded)?;
-        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for index in 0..encoded.len() {
-            rows.push(serde_json::from_slice(encoded.row(index)).expect("the encoder writes JSON objects"));
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> tidemill_engine::Result<()> {
-        Ok(())
-    }
-
-    fn close(&mut self) -> tidemill_engine::Result<()> {
-        Ok(())
-    }
-}
-
-/// Rows that cannot be read are no rows of a case.
-struct Forget;
-
-impl DeadLetters for Forget {
-    fn put(&mut self, _letter: &DeadLetter<'_>) -> tidemill_engine::Result<()> {
-        Ok(())
-    }
-
-    fn flush(&mut self) -> tidemill_engine::Result<()> {
-        Ok(())
-    }
-}
-
-/// Nothing in a case depends on the time of day.
-struct NoClock;
-
-impl Clock for NoClock {
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(0)
-    }
-
-    fn wall(&self) -> EventTime {
-        EventTime(0)
     }
 }
