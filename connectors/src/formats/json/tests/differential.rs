@@ -74,7 +74,7 @@ fn value(random: &mut Random, data_type: &DataType, out: &mut String) {
                 0 => out.push_str(&digits.to_string()),
                 1 => out.push_str(&format!("-{digits}.{}", random.below(100_000))),
                 2 => out.push_str(&format!("0.{digits:05}")),
-                _ => out.push_str(&format!("{digits}.5e{}", random.below(600) as i64 - 300)),
+                _ => out.push_str(&format!("{digits}.5e{}", random.below(580) as i64 - 300)),
             }
         }
         DataType::Boolean => out.push_str(if random.below(2) == 0 { "true" } else { "false" }),

@@ -138,7 +138,7 @@ fn text_takes_strings_and_the_json_text_of_anything_else() {
         column.is_valid(0).then(|| column.value(0).to_owned())
     };
     assert_eq!(text(r#""""#).as_deref(), Some(""));
-    assert_eq!(text(r#""plain text of more than thirty-two bytes, which is copied""#).unwrap().len(), 56);
+    assert_eq!(text(r#""plain text of more than thirty-two bytes, which is copied""#).unwrap().len(), 57);
     assert_eq!(text(r#""\"\\\/\b\f\n\r\t""#).as_deref(), Some("\"\\/\u{8}\u{c}\n\r\t"));
     assert_eq!(text(r#""a\u0041\u00e9\u20AC\ud83d\uDE00z""#).as_deref(), Some("aAé€😀z"));
     assert_eq!(text(r#""é€😀\u0000""#).as_deref(), Some("é€😀\0"));
