@@ -1,11 +1,14 @@
 //! `cargo xtask`: the developer commands.
 #![allow(clippy::print_stdout, reason = "a developer command")]
 
+mod fuzz;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use xtask::{bench, conformance, kafka, test};
 
 /// tidemill's developer commands.
@@ -26,10 +29,39 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Mutate the corpus of a target and check what must hold for every input; exits 2 at the first that breaks it.
+    Fuzz {
+        /// What to run.
+        target: FuzzTarget,
+        /// For how long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// The same seed makes the same inputs.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Check the input in this file, once, instead.
+        #[arg(long)]
+        replay: Option<PathBuf>,
+    },
     /// Measure what jobs cost on a real Kafka, against a consumer that decodes nothing. Needs some 3 GB of disk.
     Bench(bench::Options),
     /// Start a real Apache Kafka on free ports, print its address, and keep it until this command ends.
     Kafka,
+}
+
+/// Code that takes input from anywhere.
+#[derive(Clone, Copy, ValueEnum)]
+enum FuzzTarget {
+    /// The JSON decoder and schema inference.
+    Json,
+}
+
+impl FuzzTarget {
+    fn target(self) -> Result<Box<dyn fuzz::Target>> {
+        Ok(match self {
+            Self::Json => Box::new(fuzz::json::Json::new()?),
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -54,6 +86,12 @@ fn run(command: Command) -> Result<bool> {
             let counts = conformance::run_files(&files)?;
             println!("{} passed, {} failed", counts.passed, counts.failed);
             Ok(counts.failed == 0)
+        }
+        Command::Fuzz { target, replay: Some(path), .. } => fuzz::replay(&mut *target.target()?, &path).map(|()| true),
+        Command::Fuzz { target, seconds, seed, replay: None } => {
+            let inputs = fuzz::run(&mut *target.target()?, Duration::from_secs(seconds), seed)?;
+            println!("{inputs} inputs, 0 broken");
+            Ok(true)
         }
         Command::Bench(options) => bench::run(&options),
         Command::Kafka => kafka::serve().map(|()| true),
