@@ -14,6 +14,7 @@ mod client;
 mod cluster;
 mod config;
 mod control;
+pub mod embedded;
 mod fault;
 mod group;
 mod input;

@@ -1,0 +1,165 @@
+//! `/metrics` and `/healthz` of a run, over HTTP.
+//!
+//! What Prometheus scrapes is made from [`Stats`] at each scrape, so a run has one set of counters. Names follow its
+//! conventions: counters end in `_total`, times are seconds, sizes bytes.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
+
+use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
+    registry::Registry,
+};
+use tidemill_engine::{Clock, EventTime};
+use tokio::{net::TcpListener, runtime, sync::oneshot};
+
+use crate::run::{InputStatus, PartitionStatus, Stats, Status};
+
+/// The media type of OpenMetrics text, which Prometheus asks for and everyone can read.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub struct MetricsServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<io::Result<()>>>,
+}
+
+impl MetricsServer {
+    /// Where it listens; the port is a real one where 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // what became of it concerns nobody any more
+        }
+    }
+}
+
+/// Serves the metrics of a run at `address` (`host:port`) on a thread of its own. `/healthz` answers 200 while it lives.
+///
+/// # Errors
+/// When the address is none or in use, or no thread can be started.
+pub fn serve(address: &str, stats: Arc<Stats>, clock: Arc<dyn Clock>) -> io::Result<MetricsServer> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut registry = Registry::default();
+    registry.register("tidemill_build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    registry.register_collector(Box::new(RunCollector { stats, clock }));
+    let router = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(Arc::new(registry));
+    let (stop, stopped) = oneshot::channel();
+    let serve = async move {
+        let listener = TcpListener::from_std(listener)?;
+        tokio::select! {
+            served = axum::serve(listener, router) => served,
+            _ = stopped => Ok(()),
+        }
+    };
+    let thread = thread::Builder::new().name("metrics".to_owned()).spawn(move || runtime.block_on(serve))?;
+    Ok(MetricsServer { address, stop: Some(stop), thread: Some(thread) })
+}
+
+async fn scrape(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("memory takes every byte");
+    ([(CONTENT_TYPE, OPEN_METRICS)], text)
+}
+
+/// Makes metrics of a run's status.
+struct RunCollector {
+    stats: Arc<Stats>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for RunCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunCollector").finish_non_exhaustive()
+    }
+}
+
+impl Collector for RunCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_status(&self.stats.status(self.clock.as_ref(), false), &mut encoder)
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let by_input = |count: fn(&InputStatus) -> u64| {
+        status.inputs.iter().map(move |input| (vec![("input", input.name.clone())], count(input)))
+    };
+    let bad = status.inputs.iter().flat_map(|input| {
+        let labels = |class: &str| vec![("input", input.name.clone()), ("class", class.to_owned())];
+        input.bad.iter().map(move |(class, count)| (labels(class.as_str()), *count))
+    });
+    let rows = status.outputs.iter().map(|output| (vec![("output", output.name.clone())], output.rows));
+    let late = [(vec![], status.late)];
+    counter(encoder, "tidemill_records", "Records taken from an input", by_input(|input| input.records))?;
+    counter(encoder, "tidemill_bytes", "Bytes of their payloads", by_input(|input| input.bytes))?;
+    counter(encoder, "tidemill_tombstones", "Records without a payload", by_input(|input| input.tombstones))?;
+    counter(encoder, "tidemill_bad_records", "Records that could not be processed, by class", bad)?;
+    counter(encoder, "tidemill_late_rows", "Rows that came after their windows had closed", late)?;
+    counter(encoder, "tidemill_rows_out", "Rows handed to an output", rows)?;
+
+    let partitions = || status.inputs.iter().flat_map(|input| input.partitions.iter().map(move |p| (input, p)));
+    let lag = partitions().filter_map(|(input, p)| Some((partition_labels(input, p), p.lag? as f64)));
+    let watermarks = partitions().filter(|(_, p)| p.watermark > EventTime::MIN && p.watermark < EventTime::MAX);
+    let watermarks = watermarks.map(|(input, p)| (partition_labels(input, p), p.watermark.0 as f64 / 1e6));
+    let delay = status.watermark().map(|watermark| (vec![], (status.at.0 - watermark.0) as f64 / 1e6));
+    gauge(encoder, "tidemill_partition_lag", "Records that are known to lie ahead", lag)?;
+    gauge(encoder, "tidemill_watermark_seconds", "No later row is older, Unix time", watermarks)?;
+    gauge(encoder, "tidemill_watermark_delay_seconds", "The clock less the smallest watermark", delay)
+}
+
+fn partition_labels(input: &InputStatus, partition: &PartitionStatus) -> Labels {
+    vec![
+        ("input", input.name.clone()),
+        ("topic", partition.topic.clone()),
+        ("partition", partition.number.to_string()),
+    ]
+}
+
+/// The encoder puts `_total` behind the name.
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in samples {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels, f64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in samples {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use tidemill_engine::{Monotonic, decoder::BadClass};
+
+use super::*;
+use crate::run::OutputStatus;
+
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(0)
+    }
+
+    fn wall(&self) -> EventTime {
+        EventTime(0)
+    }
+}
+
+#[derive(Debug)]
+struct Fixed(Status);
+
+impl Collector for Fixed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_status(&self.0, &mut encoder)
+    }
+}
+
+#[test]
+fn names_and_labels_follow_the_conventions() {
+    let at = EventTime(1_700_000_010_500_000);
+    let partition = |number, lag, watermark| PartitionStatus { topic: "c\"l".into(), number, lag, watermark };
+    let input = InputStatus {
+        name: "clicks".into(),
+        records: 120,
+        bytes: 4_800,
+        tombstones: 1,
+        bad: [(BadClass::Malformed, 2), (BadClass::Late, 3)].into(),
+        partitions: vec![
+            partition(0, Some(7), EventTime(1_700_000_000_000_000)),
+            partition(1, None, EventTime::MAX),
+        ],
+    };
+    let outputs = vec![OutputStatus { name: "screen".into(), rows: 9 }];
+    let status = Status { elapsed_us: 0, at, bounded: false, inputs: vec![input], outputs, late: 4 };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Fixed(status)));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(
+        samples,
+        [
+            r#"tidemill_records_total{input="clicks"} 120"#,
+            r#"tidemill_bytes_total{input="clicks"} 4800"#,
+            r#"tidemill_tombstones_total{input="clicks"} 1"#,
+            r#"tidemill_bad_records_total{input="clicks",class="malformed"} 2"#,
+            r#"tidemill_bad_records_total{input="clicks",class="late"} 3"#,
+            r#"tidemill_late_rows_total 4"#,
+            r#"tidemill_rows_out_total{output="screen"} 9"#,
+            r#"tidemill_partition_lag{input="clicks",topic="c\"l",partition="0"} 7.0"#,
+            r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,
+            r#"tidemill_watermark_delay_seconds 10.5"#,
+        ]
+    );
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn it_answers_until_it_is_dropped() {
+    let server = serve("127.0.0.1:0", Arc::default(), Arc::new(StoppedClock)).unwrap();
+    let address = server.address();
+    let metrics = get(address, "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200 OK"), "{metrics}");
+    assert!(metrics.contains(OPEN_METRICS), "{metrics}");
+    assert!(metrics.contains(concat!("tidemill_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")), "{metrics}");
+    assert!(metrics.contains("tidemill_late_rows_total 0\n"), "{metrics}");
+    assert!(get(address, "/healthz").ends_with("ok\n"));
+    assert!(get(address, "/other").starts_with("HTTP/1.1 404"));
+
+    let taken = serve(&address.to_string(), Arc::default(), Arc::new(StoppedClock)).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    drop(server);
+    assert!(TcpStream::connect(address).is_err());
+}

@@ -1,0 +1,157 @@
+//! The command line: what `--help` says is written here.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tidemill_jobs::spec::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemill demo                         watch windows close on live data; needs nothing else
+  tidemill validate job.yaml            every mistake of a job, without connecting to anything
+  tidemill run job.yaml                 run it until Ctrl-C; it goes on where it left off
+  tidemill run job.yaml --bounded       read what is there now, close every window, exit
+
+A job is a YAML file of inputs, outputs and a query:
+
+  name: clicks-per-minute
+  inputs:
+    clicks: {kafka: {brokers: [localhost:9092], topic: clicks}}
+  outputs:
+    screen: {stdout: {}}
+  query: |
+    SELECT page, COUNT(*) AS clicks, System.Timestamp() AS window_end
+    INTO screen FROM clicks GROUP BY page, TumblingWindow(minute, 1)
+
+`tidemill schema` prints all that it may say, as a JSON Schema that editors complete from.
+
+Rows go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed at run time, 2 a mistake that `validate` (or
+the command line) can see. TIDEMILL_LOG=debug logs more, TIDEMILL_LOG=warn less.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  tidemill run job.yaml
+  tidemill run job.yaml --bounded > rows.jsonl           rows as JSON lines, the progress on stderr
+  tidemill run job.yaml --wait 2m --log-format json      as a service beside a broker that is still starting
+  tidemill run job.yaml --metrics 127.0.0.1:9100         then: curl http://127.0.0.1:9100/metrics
+
+Ctrl-C or SIGTERM finishes the batch in hand, flushes and commits; a second one leaves at once.";
+
+/// Windowed SQL over Kafka in one binary.
+///
+/// tidemill reads topics or files, runs windowed SQL over them (Azure Stream Analytics' dialect and the standard window
+/// table functions), and writes topics, files or the terminal.
+#[derive(Debug, Parser)]
+#[command(version, after_long_help = EXAMPLES, after_help = "`tidemill --help` shows examples.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a job.
+    ///
+    /// It goes on from the offsets that its last run committed; where there are none, from `start` in the job.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Check a job without connecting to anything.
+    ///
+    /// Lists every mistake with its place and exits with 2. Columns are checked when every input has a `schema`; otherwise
+    /// a run checks them, once it has seen a sample.
+    Validate(ValidateArgs),
+    /// Print the JSON Schema of job specs.
+    ///
+    /// Point an editor at it, e.g. by a first line `# yaml-language-server: $schema=spec.schema.json` in a job.
+    Schema,
+    /// Print shell completions.
+    ///
+    /// E.g. `tidemill completions bash > /etc/bash_completion.d/tidemill`.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Watch windows close on live data, with nothing to install.
+    ///
+    /// Starts a Kafka broker inside this process, produces about 1,000 events a second into it, and runs the job
+    /// examples/demo.yaml on them: a table on a terminal, JSON lines in a pipe.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// Worker threads [default: `workers` of the job, or one for each core].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// Read each input from `start` to its end as it stands now, close every window, exit.
+    ///
+    /// Neither reads nor writes committed offsets or state.
+    #[arg(long)]
+    pub(crate) bounded: bool,
+    /// Begin at `start`, even where there is something to go on from.
+    #[arg(long)]
+    pub(crate) from_start: bool,
+    /// Infer again the columns of inputs without `schema` that the first start had pinned.
+    #[arg(long)]
+    pub(crate) reinfer: bool,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
+    /// Serve Prometheus metrics at http://ADDR/metrics and liveness at http://ADDR/healthz.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<String>,
+    /// How log lines are written on stderr.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// For a reader, or one JSON object on stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End by itself so long after the first event [default: at Ctrl-C].
+    #[arg(long, value_name = "N")]
+    pub(crate) seconds: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for a reader.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// Lines for a reader.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,27 @@
+//! One module for each command.
+
+mod completions;
+mod demo;
+mod run;
+mod schema;
+mod validate;
+
+use anyhow::Context;
+
+use crate::{cli::Command, failure::Failure, terminal};
+
+/// Does what the command line says.
+pub(crate) fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::validate(&args),
+        Command::Schema => schema::schema(),
+        Command::Completions { shell } => completions::completions(shell),
+        Command::Demo(args) => demo::demo(&args),
+    }
+}
+
+/// Writes a command's result to stdout.
+fn print(data: &[u8]) -> Result<(), Failure> {
+    Ok(terminal::print(data).context("cannot write to stdout")?)
+}

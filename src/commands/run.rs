@@ -1,0 +1,67 @@
+//! `tidemill run JOB`, and what `demo` shares with it.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use anyhow::Context;
+use tidemill_engine::EngineError;
+use tidemill_jobs::{
+    metrics,
+    run::{self, RunError, RunOptions, Stats, Status},
+    spec::{self, Job},
+};
+
+use crate::{
+    cli::RunArgs,
+    clock::MachineClock,
+    failure::{self, Failure},
+    logging,
+    report::Report,
+    signals,
+};
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    logging::init(args.log_format);
+    let job = spec::load(&args.job)?;
+    let options = RunOptions {
+        bounded: args.bounded,
+        from_start: args.from_start,
+        reinfer: args.reinfer,
+        workers: args.workers.map(Into::into),
+        wait: args.wait.get(),
+        clock: MachineClock::start(),
+        stop: Arc::new(AtomicBool::new(false)),
+        stats: Arc::new(Stats::default()),
+    };
+    let server = args.metrics.as_ref().map(|address| {
+        metrics::serve(address, Arc::clone(&options.stats), Arc::clone(&options.clock))
+            .with_context(|| format!("cannot serve metrics at `{address}`"))
+    });
+    let server = server.transpose()?;
+    if let Some(server) = &server {
+        tracing::info!("metrics at http://{}/metrics", server.address());
+    }
+    execute(&job, &options, &mut |_| {})
+}
+
+/// Runs a job to its end or to the first signal, and shows how it goes. `each` is called about five times a second.
+pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<(), Failure> {
+    run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
+    signals::set_on_signal(Arc::clone(&options.stop)).context("cannot wait for signals")?;
+    let mut report = Report::new(&job.dead_letters);
+    let outcome = run::run(job, options, &mut |status| {
+        report.show(status);
+        each(status);
+    });
+    match outcome {
+        Ok(summary) => report.close(&summary.status, summary.stopped),
+        // The reader of a pipe has seen enough: `tidemill run job.yaml | head`.
+        Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
+            report.close(&options.stats.status(options.clock.as_ref(), options.bounded), true);
+        }
+        Err(RunError::Query { query, errors }) => {
+            return Err(anyhow::Error::from(failure::in_file(&query, &errors)).into());
+        }
+        Err(error) => return Err(anyhow::Error::from(error).into()),
+    }
+    Ok(())
+}
