@@ -45,7 +45,7 @@ struct Column {
     /// With the names of what it lies in: `user.address.city`, `tags[]`.
     path: String,
     nullable: bool,
-    /// One entry a row: its length is the column's.
+    rows: usize,
     nulls: NullBufferBuilder,
     values: Values,
 }
@@ -79,7 +79,7 @@ impl Object {
                 break;
             }
             match self.member(reader, &mut next)? {
-                Some(column) if self.columns[column].len() == row => {
+                Some(column) if self.columns[column].rows == row => {
                     self.columns[column].read(reader)?;
                     found += 1;
                 }
@@ -88,7 +88,7 @@ impl Object {
             more = reader.more(b'}')?;
         }
         if found < self.columns.len() {
-            for column in self.columns.iter_mut().filter(|column| column.len() == row) {
+            for column in self.columns.iter_mut().filter(|column| column.rows == row) {
                 column.append_missing()?;
             }
         }
@@ -195,11 +195,7 @@ impl Column {
             other => return Err(ArrowError::SchemaError(format!("JSON column `{path}` cannot be of type {other}"))),
         };
         let (name, nullable) = (field.name().clone(), field.is_nullable());
-        Ok(Column { name, path, nullable, nulls: NullBufferBuilder::new(0), values })
-    }
-
-    fn len(&self) -> usize {
-        self.nulls.len()
+        Ok(Column { name, path, nullable, rows: 0, nulls: NullBufferBuilder::new(0), values })
     }
 
     /// Appends the value at the cursor.
@@ -235,7 +231,7 @@ impl Column {
                 if next != Some(b'{') {
                     return Err(reader.misfit(path, "record", reader.position()));
                 }
-                object.read(reader, self.nulls.len())?;
+                object.read(reader, self.rows)?;
             }
             Values::List { offsets, items, .. } => {
                 if next != Some(b'[') {
@@ -246,10 +242,11 @@ impl Column {
                     items.read(reader)?;
                     more = reader.more(b']')?;
                 }
-                offsets.push(items.len() as i32);
+                offsets.push(items.rows as i32);
             }
         }
         self.nulls.append_non_null();
+        self.rows += 1;
         Ok(())
     }
 
@@ -271,9 +268,10 @@ impl Column {
             Values::Float64(values) => values.push(0.0),
             Values::Boolean(values) => values.append(false),
             Values::Struct { object, .. } => object.append_null(),
-            Values::List { offsets, items, .. } => offsets.push(items.len() as i32),
+            Values::List { offsets, items, .. } => offsets.push(items.rows as i32),
         }
         self.nulls.append_null();
+        self.rows += 1;
     }
 
     fn truncate(&mut self, rows: usize) {
@@ -292,11 +290,12 @@ impl Column {
             }
         }
         self.nulls.truncate(rows);
+        self.rows = self.rows.min(rows);
     }
 
     /// Takes the rows; room for as many again stays behind.
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let rows = self.len();
+        let rows = std::mem::take(&mut self.rows);
         let nulls = self.nulls.finish();
         Ok(match &mut self.values {
             Values::Utf8 { offsets, text } => {

@@ -75,6 +75,7 @@ fn two_digits(text: &[u8], at: usize) -> Option<i64> {
     (tens <= 9 && ones <= 9).then(|| i64::from(tens * 10 + ones))
 }
 
+#[inline]
 fn days_of_month(year: i64, month: i64) -> i64 {
     match month {
         2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
@@ -85,6 +86,7 @@ fn days_of_month(year: i64, month: i64) -> i64 {
 }
 
 /// Howard Hinnant's `days_from_civil`: years begin in March, so that the leap day is their last.
+#[inline]
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

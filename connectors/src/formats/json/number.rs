@@ -26,7 +26,7 @@ impl<'a> Number<'a> {
     ///
     /// # Errors
     /// Where in `bytes` a digit was expected.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, usize> {
         let negative = bytes.first() == Some(&b'-');
         let start = usize::from(negative);
@@ -79,33 +79,43 @@ impl<'a> Number<'a> {
 
     /// As bigint: integers of its range, and numbers with a fraction or an exponent whose double is a whole number of at
     /// most 2^53 in size.
-    #[inline]
+    #[inline(always)]
     pub(in crate::formats) fn to_i64(&self) -> Option<i64> {
-        if !self.is_integer() {
-            let value = self.to_f64()?;
-            return (value.fract() == 0.0 && value.abs() <= MAX_EXACT as f64).then_some(value as i64);
-        }
-        if self.count <= 18 {
+        if self.is_integer() && self.count <= 18 {
             let value = self.digits as i64;
             return Some(if self.negative { -value } else { value });
         }
-        std::str::from_utf8(self.text).ok()?.parse().ok()
+        if self.is_integer() { parse_i64(self.text) } else { self.to_f64().and_then(whole_f64) }
     }
 
     /// As float: the nearest double; none when that is infinite.
-    #[inline]
+    #[inline(always)]
     pub(in crate::formats) fn to_f64(&self) -> Option<f64> {
         // Clinger: both operands are exact, so that the quotient is rounded once.
         if self.count <= 15 && !self.exponent {
             let value = self.digits as f64 / EXACT_POWERS[self.scale];
             return Some(if self.negative { -value } else { value });
         }
-        fast_float2::parse(self.text).ok().filter(|value: &f64| value.is_finite())
+        parse_f64(self.text)
     }
 }
 
+#[cold]
+fn parse_i64(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[inline(never)]
+fn parse_f64(text: &[u8]) -> Option<f64> {
+    fast_float2::parse(text).ok().filter(|value: &f64| value.is_finite())
+}
+
+fn whole_f64(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() <= MAX_EXACT as f64).then_some(value as i64)
+}
+
 /// Index behind the digits at `at`, which go into `value`.
-#[inline]
+#[inline(always)]
 fn take_digits(bytes: &[u8], mut at: usize, value: &mut u64) -> usize {
     while let Some(byte) = bytes.get(at) {
         let digit = byte.wrapping_sub(b'0');

@@ -107,8 +107,9 @@ impl<'a> Reader<'a> {
     /// Passes white space.
     #[inline]
     pub(super) fn space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
-            self.at += 1;
+        if self.peek().is_some_and(|byte| byte <= b' ') {
+            let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\t' | b'\r');
+            self.at += self.rest().iter().take_while(|byte| is_space(byte)).count();
         }
     }
 
@@ -191,7 +192,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the number at the cursor.
-    #[inline]
+    #[inline(always)]
     pub(in crate::formats) fn number(&mut self) -> Result<Number<'a>, Fault> {
         match Number::read(self.rest()) {
             Ok(number) => {
@@ -258,6 +259,7 @@ impl<'a> Reader<'a> {
     pub(super) fn skip(&mut self) -> Result<(), Fault> {
         match (self.check, self.peek()) {
             (_, Some(b'"')) => self.skip_string(),
+            (_, Some(b'-' | b'0'..=b'9')) => self.number().map(drop),
             (Check::Lax, Some(b'{' | b'[')) => {
                 self.at += 1;
                 self.depth += 1;
