@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -14,7 +14,6 @@ use rdkafka::{
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
-use std::sync::Arc;
 
 use super::fault::{Cause, Fault};
 
@@ -26,13 +25,16 @@ pub(super) struct Brokers {
     /// The last failure of each broker, by `host:port`.
     failures: Mutex<BTreeMap<String, Cause>>,
     contacted: AtomicBool,
+    /// No connection is open, which alone is no news: idle ones are closed.
+    disconnected: AtomicBool,
+    /// That no broker answers has been said.
     away: AtomicBool,
 }
 
 impl Brokers {
     pub(super) fn new(owner: String) -> Arc<Self> {
-        let [contacted, away] = [AtomicBool::new(false), AtomicBool::new(false)];
-        Arc::new(Self { owner, failures: Mutex::default(), contacted, away })
+        let [contacted, disconnected, away] = [false; 3].map(AtomicBool::new);
+        Arc::new(Self { owner, failures: Mutex::default(), contacted, disconnected, away })
     }
 
     /// What each of `brokers` said last; those never heard of gave no answer.
@@ -54,7 +56,7 @@ impl Brokers {
     }
 
     /// No broker can be reached; said once until they are back.
-    pub(super) fn lost(&self, cause: &dyn std::fmt::Display) {
+    pub(super) fn lost(&self, cause: &Cause) {
         if self.contacted.load(Ordering::Relaxed) && !self.away.swap(true, Ordering::Relaxed) {
             tracing::warn!("{}: Kafka does not answer ({cause}); trying again until it does", self.owner);
         }
@@ -62,6 +64,7 @@ impl Brokers {
 
     /// A broker answered.
     pub(super) fn answered(&self) {
+        self.disconnected.store(false, Ordering::Relaxed);
         if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
             tracing::info!("{}: Kafka answers again", self.owner);
         }
@@ -72,9 +75,12 @@ impl Brokers {
     }
 
     fn note(&self, text: &str) {
-        if let Some((broker, rest)) = broker_of(text) {
-            self.failures().insert(broker.to_owned(), Cause::of(rest));
+        let Some((broker, rest)) = broker_of(text) else { return };
+        let cause = Cause::of(rest);
+        if self.disconnected.load(Ordering::Relaxed) && cause != Cause::Disconnected {
+            self.lost(&cause);
         }
+        self.failures().insert(broker.to_owned(), cause);
     }
 }
 
@@ -102,10 +108,7 @@ impl ClientContext for Reporter {
     fn error(&self, error: KafkaError, text: &str) {
         tracing::debug!(target: "librdkafka", %error, "{text}");
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                let cause = self.0.failures().values().next().cloned().unwrap_or(Cause::NoAnswer);
-                self.0.lost(&cause);
-            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.0.disconnected.store(true, Ordering::Relaxed),
             _ => self.0.note(text),
         }
     }

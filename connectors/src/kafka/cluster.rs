@@ -10,7 +10,7 @@ use std::{
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, ConfigResourceResult, ResourceSpecifier},
     bindings::rd_kafka_resp_err_t as Code,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
@@ -27,6 +27,8 @@ use super::{
 
 /// How long one question may take after the first contact.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for a topic's settings, without which things go on.
+const SETTINGS_WITHIN: Duration = Duration::from_secs(3);
 /// One try of the first contact; logs are read between tries.
 const CONTACT_TRY: Duration = Duration::from_millis(500);
 /// A topic created a moment ago may not be known to every broker yet.
@@ -79,6 +81,7 @@ impl Cluster {
     ) -> Result<Vec<Vec<(i32, i32)>>, Fault> {
         let end = deadline(clock, wait);
         let mut missing_until = None;
+        let mut leaderless = false;
         let mut found = Vec::with_capacity(topics.len());
         while let Some(topic) = topics.get(found.len()) {
             let answer = self.topic(topic, CONTACT_TRY.min(wait));
@@ -94,13 +97,17 @@ impl Cluster {
                         return Err(self.unknown_topic(topic));
                     }
                 }
-                Ok(TopicAnswer::NotYet) | Err(Fault::Request { .. }) => {}
+                Ok(TopicAnswer::NotYet) => leaderless = true,
+                Err(Fault::Request { .. }) => leaderless = false,
                 Err(fault) => return Err(fault),
             }
             if let Some(refusal) = self.brokers.refusal() {
                 return Err(refusal);
             }
             if clock.monotonic() >= end {
+                if leaderless {
+                    return Err(Fault::Leaderless { topic: topic.clone() });
+                }
                 let answers = self.brokers.answers(&self.connection.brokers);
                 return Err(Fault::Unreachable { answers, waited: wait });
             }
@@ -175,19 +182,22 @@ impl Cluster {
         self.offsets(questions, ANSWER_WITHIN)?.into_iter().map(number).collect()
     }
 
-    /// `message.timestamp.type` of each topic; `None` where we may not see it.
-    pub(super) fn timestamp_types(&self, topics: &[String]) -> Result<Vec<Option<String>>, Fault> {
+    /// A setting of each topic; `None` where we may not see it or no answer comes.
+    pub(super) fn settings(
+        &self,
+        topics: &[String],
+        name: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<String>>, Fault> {
         let config = self.connection.client_config();
         let admin: AdminClient<Reporter> =
             config.create_with_context(Reporter(self.brokers.clone())).map_err(Fault::Client)?;
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
+        let options = AdminOptions::new().request_timeout(Some(within.min(SETTINGS_WITHIN)));
         let Ok(answers) = wait_for(admin.describe_configs(&resources, &options)) else {
             return Ok(vec![None; topics.len()]);
         };
-        let value = |answer: &Result<rdkafka::admin::ConfigResource, RDKafkaErrorCode>| {
-            answer.as_ref().ok()?.get("message.timestamp.type")?.value.clone()
-        };
+        let value = |answer: &ConfigResourceResult| answer.as_ref().ok()?.get(name)?.value.clone();
         Ok(answers.iter().map(value).collect())
     }
 

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use tidemill_engine::EventTime;
 
+/// librdkafka's own limit of a batch; Kafka's default limit of a record is a little more.
+const BATCH_BYTES: usize = 1_000_000;
+
 /// Where a cluster is and how to talk to it.
 #[derive(Clone, Debug)]
 pub struct KafkaConnection {
@@ -39,8 +42,6 @@ impl KafkaConnection {
         config
             .set("bootstrap.servers", self.bootstrap())
             .set("client.id", "tidemill")
-            // An idle connection that a broker closes is no news.
-            .set("log.connection.close", "false")
             // A broker that comes back is found within a second, not ten.
             .set("reconnect.backoff.max.ms", "1000")
             .set_log_level(RDKafkaLogLevel::Warning);
@@ -137,8 +138,8 @@ pub struct SinkSettings {
 }
 
 impl SinkSettings {
-    /// Settings of the producer.
-    pub(super) fn produce_config(&self) -> ClientConfig {
+    /// Settings of the producer; `limit` is the largest record that the topic takes, if known.
+    pub(super) fn produce_config(&self, limit: Option<usize>) -> ClientConfig {
         let mut config = self.connection.client_config();
         config
             .set("acks", "all")
@@ -149,6 +150,8 @@ impl SinkSettings {
             .set("partitioner", "murmur2_random")
             // The topic's own limit decides what is too large.
             .set("message.max.bytes", "100000000")
+            // It holds for batches too, which are refused whole.
+            .set("batch.size", limit.map_or(BATCH_BYTES, |limit| limit.clamp(1, BATCH_BYTES)).to_string())
             // A broker that is away is waited for; back-pressure holds the job meanwhile.
             .set("message.timeout.ms", "0")
             .set("queue.buffering.max.kbytes", self.queue_kib.clamp(64, 2_097_151).to_string());

@@ -44,7 +44,10 @@ impl Cause {
             (&["certificate required", "bad certificate", "alert handshake failure"], Self::CertificateWanted),
             (&["SASL authentication error", "Authentication failed"], Self::WrongCredentials),
             (&["Unsupported SASL mechanism"], Self::MechanismRefused),
-            (&["connecting to a SSL listener", "ApiVersionRequest failed"], Self::WrongProtocol),
+            (
+                &["connecting to a SSL listener", "ApiVersionRequest failed", "Invalid response size"],
+                Self::WrongProtocol,
+            ),
             (&["timed out", "Timed out", "setup time"], Self::NoAnswer),
             (&["Disconnected", "Connection reset", "Broken pipe"], Self::Disconnected),
         ];
@@ -124,6 +127,12 @@ pub enum Fault {
         near: Vec<String>,
         /// Brokers, for the command.
         bootstrap: String,
+    },
+    /// The brokers answer, but the topic's partitions have no leader.
+    #[error("topic `{topic}` has no leader: its brokers are away or still electing one")]
+    Leaderless {
+        /// Its name.
+        topic: String,
     },
     /// The topic was deleted under the job.
     #[error("topic `{topic}` was deleted while the job ran")]
@@ -260,7 +269,7 @@ impl Fault {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unreachable { .. } | Self::Request { .. } => ErrorKind::Unavailable,
+            Self::Unreachable { .. } | Self::Leaderless { .. } | Self::Request { .. } => ErrorKind::Unavailable,
             Self::Client(_) => ErrorKind::Bug,
             _ => ErrorKind::User,
         }
@@ -312,6 +321,10 @@ mod tests {
             (
                 "h:1: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration \
                  (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request)",
+                Cause::WrongProtocol,
+            ),
+            (
+                "Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes",
                 Cause::WrongProtocol,
             ),
             ("h:1: Connection setup timed out in state CONNECT (after 10001ms in state CONNECT)", Cause::NoAnswer),

@@ -48,6 +48,7 @@ impl Shared {
 }
 
 /// A Kafka input with which contact was made.
+#[derive(Clone)]
 pub struct KafkaInput {
     shared: Arc<Shared>,
 }
@@ -75,7 +76,7 @@ impl KafkaInput {
         let cluster = Cluster::new(&settings.connection, settings.isolation, brokers.clone())?;
         let layouts = cluster.contact(&settings.topics, &*clock, wait)?;
         if !settings.accept_create_time {
-            timestamp_type::check_topics(&cluster, &settings.topics)?;
+            timestamp_type::check_topics(&cluster, &settings.topics, wait)?;
         }
         let table = Arc::new(PartitionTable::default());
         for (topic, partitions) in settings.topics.iter().zip(layouts) {
@@ -195,7 +196,8 @@ impl KafkaInput {
 
     /// One source for each of `workers`, partition `id` for worker `id % workers`, reading from `starts` (by partition).
     /// With `ends` (by partition) each partition is [`tidemill_engine::source::SourceEvent::Finished`] there. Without, the
-    /// control thread runs until the last source is dropped: it asks for ends and hands out new partitions.
+    /// control thread runs until the last source is dropped: it asks for ends and hands out new partitions. The sources
+    /// of one call at a time: they share the [`Partition`]s.
     ///
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`] when a client cannot be made.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use rdkafka::{
-    ClientContext, Message,
+    ClientConfig, ClientContext, Message,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
@@ -73,6 +73,9 @@ impl fmt::Debug for OnRejected {
 pub struct KafkaSink {
     settings: SinkSettings,
     producer: BaseProducer<Deliveries>,
+    /// Sends rows one by one; made when a batch is refused for the sake of one of its rows.
+    alone: Option<BaseProducer<Deliveries>>,
+    brokers: Arc<Brokers>,
     encoder: Box<dyn RowEncoder>,
     /// Kept for its allocation.
     rows: EncodedRows,
@@ -102,36 +105,47 @@ impl KafkaSink {
         clock: &dyn Clock,
         wait: Duration,
     ) -> Result<Self> {
+        let brokers = Brokers::new(format!("output `{}`", settings.output));
         let contact = || {
-            let brokers = Brokers::new(format!("output `{}`", settings.output));
             // Asked through a consumer, because a producer's question could create the topic.
             let cluster = Cluster::new(&settings.connection, Isolation::ReadUncommitted, brokers.clone())?;
-            cluster.contact(std::slice::from_ref(&settings.topic), clock, wait)?;
-            let deliveries =
-                Deliveries { reporter: Reporter(brokers), waiting: AtomicUsize::new(0), failures: Mutex::default() };
-            settings.produce_config().create_with_context(deliveries).map_err(Fault::Client)
+            let topics = std::slice::from_ref(&settings.topic);
+            cluster.contact(topics, clock, wait)?;
+            let limit = cluster.settings(topics, "max.message.bytes", wait)?.into_iter().flatten().next();
+            Deliveries::producer(&settings.produce_config(limit.and_then(|limit| limit.parse().ok())), &brokers)
         };
         let producer = contact().map_err(|fault| fault.of_output(&settings.output))?;
-        Ok(Self { settings, producer, encoder, rows: EncodedRows::default(), on_rejected })
+        Ok(Self { settings, producer, alone: None, brokers, encoder, rows: EncodedRows::default(), on_rejected })
     }
 
     fn send(&mut self, key: Option<&[u8]>, row: usize) -> Result<()> {
         loop {
-            let mut record = BaseRecord::<[u8], [u8]>::to(&self.settings.topic).payload(self.rows.row(row));
-            if let Some(key) = key {
-                record = record.key(key);
-            }
-            let deliveries = self.producer.context();
-            deliveries.waiting.fetch_add(1, Ordering::Relaxed);
-            let Err((error, _record)) = self.producer.send(record) else { return Ok(()) };
-            deliveries.waiting.fetch_sub(1, Ordering::Relaxed);
-            match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => self.serve(PATIENCE)?,
-                code => {
-                    let code = code.unwrap_or(RDKafkaErrorCode::Fail);
-                    let (key, value) = (key.map(<[u8]>::to_vec), self.rows.row(row).to_vec());
-                    return self.reject(&Failure { code, key, value });
+            let value = self.rows.row(row);
+            match enqueue(&self.producer, &self.settings.topic, key, value) {
+                Ok(()) => return Ok(()),
+                Err(RDKafkaErrorCode::QueueFull) => self.serve(PATIENCE)?,
+                Err(code) => {
+                    let failure = Failure { code, key: key.map(<[u8]>::to_vec), value: value.to_vec() };
+                    return self.reject(&failure);
                 }
+            }
+        }
+    }
+
+    /// Sends a row again, in a batch of its own: a refusal is then its own.
+    fn send_alone(&mut self, row: &Failure) -> Result<()> {
+        if self.alone.is_none() {
+            let mut config = self.settings.produce_config(None);
+            config.set("batch.num.messages", "1");
+            let producer = Deliveries::producer(&config, &self.brokers);
+            self.alone = Some(producer.map_err(|fault| fault.of_output(&self.settings.output))?);
+        }
+        let Some(alone) = &self.alone else { return Ok(()) };
+        loop {
+            match enqueue(alone, &self.settings.topic, row.key.as_deref(), &row.value) {
+                Ok(()) => return Ok(()),
+                Err(RDKafkaErrorCode::QueueFull) => alone.poll(PATIENCE),
+                Err(_) => return self.reject(row),
             }
         }
     }
@@ -140,15 +154,24 @@ impl KafkaSink {
     fn serve(&mut self, wait: Duration) -> Result<()> {
         self.producer.poll(wait);
         for failure in self.producer.context().take_failures() {
-            self.reject(&failure)?;
+            if failure.may_be_a_neighbours() { self.send_alone(&failure)? } else { self.reject(&failure)? }
         }
-        if let Some((_, text)) = self.producer.client().fatal_error() {
-            return Err(self.error(ErrorKind::Unavailable, format!("the producer cannot go on: {text}")));
+        if let Some(alone) = &self.alone {
+            alone.poll(Duration::ZERO);
+            for failure in alone.context().take_failures() {
+                self.reject(&failure)?;
+            }
         }
-        match self.producer.context().reporter.0.refusal() {
-            Some(refusal) => Err(refusal.of_output(&self.settings.output)),
-            None => Ok(()),
+        for producer in self.producers() {
+            if let Some((_, text)) = producer.client().fatal_error() {
+                return Err(self.error(ErrorKind::Unavailable, format!("the producer cannot go on: {text}")));
+            }
         }
+        self.brokers.refusal().map_or(Ok(()), |refusal| Err(refusal.of_output(&self.settings.output)))
+    }
+
+    fn producers(&self) -> impl Iterator<Item = &BaseProducer<Deliveries>> {
+        std::iter::once(&self.producer).chain(&self.alone)
     }
 
     fn reject(&mut self, failure: &Failure) -> Result<()> {
@@ -217,9 +240,8 @@ impl Sink for KafkaSink {
     fn flush(&mut self) -> Result<()> {
         loop {
             self.serve(Duration::ZERO)?;
-            if self.producer.context().waiting.load(Ordering::Acquire) == 0 {
-                // A failure is put down before it is counted off: none is left behind.
-                return self.serve(Duration::ZERO);
+            if self.producers().all(|producer| producer.context().is_settled()) {
+                return Ok(());
             }
             self.serve(PATIENCE)?;
         }
@@ -234,11 +256,39 @@ impl Sink for KafkaSink {
     }
 }
 
+/// Puts a row into a producer's queue.
+fn enqueue(
+    producer: &BaseProducer<Deliveries>,
+    topic: &str,
+    key: Option<&[u8]>,
+    value: &[u8],
+) -> Result<(), RDKafkaErrorCode> {
+    let mut record = BaseRecord::to(topic).payload(value);
+    record.key = key;
+    let deliveries = producer.context();
+    deliveries.waiting.fetch_add(1, Ordering::Relaxed);
+    producer.send(record).map_err(|(error, _record)| {
+        deliveries.waiting.fetch_sub(1, Ordering::Relaxed);
+        error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
+    })
+}
+
 /// A row that was not delivered.
 struct Failure {
     code: RDKafkaErrorCode,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
+}
+
+impl Failure {
+    /// Whether the broker may have refused the row for another one of its batch.
+    fn may_be_a_neighbours(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            self.code,
+            Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation
+        )
+    }
 }
 
 /// The producer's context: counts rows on their way and keeps those that failed.
@@ -250,8 +300,23 @@ struct Deliveries {
 }
 
 impl Deliveries {
+    fn producer(config: &ClientConfig, brokers: &Arc<Brokers>) -> Result<BaseProducer<Self>, Fault> {
+        let reporter = Reporter(brokers.clone());
+        let deliveries = Self { reporter, waiting: AtomicUsize::new(0), failures: Mutex::default() };
+        config.create_with_context(deliveries).map_err(Fault::Client)
+    }
+
+    /// Whether every row was acknowledged, or taken up as a failure.
+    fn is_settled(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0 && self.failures().is_empty()
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Vec<Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take_failures(&self) -> Vec<Failure> {
-        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.failures())
     }
 }
 
@@ -273,9 +338,9 @@ impl ProducerContext for Deliveries {
             Ok(_) => self.reporter.0.answered(),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                let [key, value] = [message.key(), message.payload()].map(|bytes| bytes.map(<[u8]>::to_vec));
-                let failure = Failure { code, key, value: value.unwrap_or_default() };
-                self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                let (key, value) = (message.key().map(<[u8]>::to_vec), message.payload().unwrap_or_default().to_vec());
+                let failure = Failure { code, key, value };
+                self.failures().push(failure);
             }
         }
         self.waiting.fetch_sub(1, Ordering::Release);

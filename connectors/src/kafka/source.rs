@@ -15,6 +15,7 @@ use tidemill_engine::{
 
 use super::{
     batch::{Fetcher, Message, Said},
+    config::SourceSettings,
     control::{ControlEvent, ControlThread},
     fault::Fault,
     input::Shared,
@@ -128,15 +129,9 @@ impl KafkaSource {
             let wrong = match first.said() {
                 Said::Record => {
                     let run = slot.wanted(run);
-                    let unfit = |m: &&Message<'_>| m.timestamp().1 != TimestampKind::LogAppend;
-                    match run.iter().find(unfit).filter(|_| !settings.accept_create_time) {
-                        Some(record) => Some((record.offset(), Trouble::CreateTime)),
-                        None => {
-                            slot.hand_over(run, received, settings.headers, buffers, visit)?;
-                            slot.finish_if_read(run.len() < length, visit)?;
-                            None
-                        }
-                    }
+                    let refused = slot.hand_over(run, received, settings, buffers, visit)?;
+                    slot.finish_if_read(run.len() < length, visit)?;
+                    refused.map(|offset| (offset, Trouble::CreateTime))
                 }
                 Said::EndOfPartition => {
                     slot.reach(first.offset(), visit)?;
@@ -258,19 +253,21 @@ impl Slot {
         &run[..run.partition_point(|message| message.offset() < end)]
     }
 
+    /// Reports a run; or nothing of it, when it holds a record that its producer stamped and that is not accepted, whose
+    /// offset is returned.
     fn hand_over(
         &mut self,
         run: &[Message<'_>],
         received: Monotonic,
-        with_headers: bool,
+        settings: &SourceSettings,
         buffers: &mut Buffers,
         visit: &mut Visit<'_>,
-    ) -> Result<()> {
-        let [Some(first), Some(last)] = [run.first(), run.last()] else { return Ok(()) };
+    ) -> Result<Option<i64>> {
+        let [Some(first), Some(last)] = [run.first(), run.last()] else { return Ok(None) };
         let mut headers = emptied(mem::take(&mut buffers.headers));
         let ends = &mut buffers.header_ends;
         ends.clear();
-        if with_headers {
+        if settings.headers {
             ends.extend(run.iter().map(|message| {
                 message.headers(&mut headers);
                 headers.len()
@@ -286,12 +283,18 @@ impl Slot {
             let (offset, key, value, headers) = (message.offset(), message.key(), message.value(), headers_of(index));
             Record { offset, timestamp_ms, timestamp_kind, key, value, headers }
         }));
+        let unfit = |record: &&Record<'_>| record.timestamp_kind != TimestampKind::LogAppend;
+        if !settings.accept_create_time
+            && let Some(record) = records.iter().find(unfit)
+        {
+            return Ok(Some(record.offset));
+        }
         let live_from = Some(first.broker()).filter(|&broker| mem::take(&mut self.live) && broker >= 0);
         visit(SourceEvent::Records { partition: self.partition.id, records: &records, received, live_from })?;
         self.next_offset = last.offset() + 1;
         buffers.records = emptied(records);
         buffers.headers = emptied(headers);
-        Ok(())
+        Ok(None)
     }
 
     /// Everything below `offset` was handed over or does not exist.

@@ -328,7 +328,7 @@ fn a_record_with_its_producers_timestamp_stops_the_job() {
     broker.produce(1, numbered(0..7));
     // The mock answers no question about the topic's configuration: the records tell.
     let settings = SourceSettings { accept_create_time: false, ..broker.settings() };
-    let input = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap();
+    let input = KafkaInput::connect(settings, MachineClock::new(), Duration::from_secs(1)).unwrap();
     let mut sources = input.open(1, &[2, 7], None).unwrap();
     let refused = poll_until(&mut sources, |_| false).unwrap_err();
     let text = "record 2 of topic `t` partition 0 carries its producer's timestamp (CreateTime): it is older than the \
@@ -404,7 +404,9 @@ fn sink(broker: &Broker, on_rejected: OnRejected) -> KafkaSink {
         key: Some("user".into()),
         queue_kib: 16_384,
     };
-    KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*MachineClock::new(), PATIENCE).unwrap()
+    // The mock answers no question about the topic's settings: a short wait for them.
+    let wait = Duration::from_millis(500);
+    KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*MachineClock::new(), wait).unwrap()
 }
 
 #[test]
@@ -445,7 +447,8 @@ fn rows_are_acknowledged_and_keys_land_where_java_puts_them() {
 #[test]
 fn a_row_that_is_too_large_stops_the_job_or_goes_to_the_dead_letters() {
     let broker = Broker::new(1);
-    let too_large = [Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+    // Refused twice: in its batch, and alone.
+    let too_large = [Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2];
     let mut stopping = sink(&broker, OnRejected::Stop);
     broker.cluster.request_errors(RDKafkaApiKey::Produce, &too_large);
     let refused = stopping.write(&rows(&[Some("ann")])).and_then(|()| stopping.flush()).unwrap_err();
@@ -463,6 +466,16 @@ fn a_row_that_is_too_large_stops_the_job_or_goes_to_the_dead_letters() {
     broker.cluster.request_errors(RDKafkaApiKey::Produce, &too_large);
     keeping.write(&rows(&[Some("ann")])).and_then(|()| keeping.flush()).unwrap();
     assert_eq!(kept.lock().unwrap()[..], [(Some(b"ann".to_vec()), br#"{"user":"ann","clicks":0}"#.to_vec())]);
+}
+
+#[test]
+fn rows_that_are_refused_for_a_neighbour_are_sent_again_alone() {
+    let broker = Broker::new(1);
+    let mut sink = sink(&broker, OnRejected::Stop);
+    broker.cluster.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    sink.write(&rows(&[Some("ann"), Some("bob"), None])).unwrap();
+    sink.close().unwrap();
+    assert_eq!(broker.input().end_offsets().unwrap(), [3]);
 }
 
 #[test]

@@ -18,8 +18,9 @@ use super::{
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 
 /// Refuses a topic that is configured for CreateTime. A configuration that we may not see passes: its records tell.
-pub(super) fn check_topics(cluster: &Cluster, topics: &[String]) -> Result<(), Fault> {
-    for (topic, kind) in topics.iter().zip(cluster.timestamp_types(topics)?) {
+pub(super) fn check_topics(cluster: &Cluster, topics: &[String], within: Duration) -> Result<(), Fault> {
+    let kinds = cluster.settings(topics, "message.timestamp.type", within)?;
+    for (topic, kind) in topics.iter().zip(kinds) {
         match kind.as_deref() {
             Some("CreateTime") => {
                 let bootstrap = cluster.connection().bootstrap();
