@@ -114,12 +114,15 @@ pub(crate) fn coerce(value: Typed, target: &DataType) -> Result<Typed, QueryErro
     if value.data_type == *target {
         return Ok(value);
     }
-    let allowed = match (&value.data_type, target) {
-        (Null, _) | (Int64 | Float64 | Boolean, Utf8 | Float64 | Int64) | (Timestamp(..), Utf8) => true,
-        (Utf8, Float64 | Int64 | Boolean | Timestamp(..)) => true,
-        (Struct(_), Struct(_)) | (List(_), List(_)) => true,
-        _ => false,
-    };
+    let allowed = matches!(
+        (&value.data_type, target),
+        (Null, _)
+            | (Int64 | Float64 | Boolean, Utf8 | Float64 | Int64)
+            | (Timestamp(..), Utf8)
+            | (Utf8, Float64 | Int64 | Boolean | Timestamp(..))
+            | (Struct(_), Struct(_))
+            | (List(_), List(_))
+    );
     if !allowed {
         return Err(mismatch(&value, type_name(target)));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Operator;
-use datafusion_physical_expr::expressions::{InListExpr, LikeExpr, NegativeExpr};
+use datafusion_physical_expr::expressions::{Column, InListExpr, LikeExpr, NegativeExpr};
 use sqlparser::{
     ast::{
         AccessExpr, BinaryOperator, CastKind, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
@@ -21,13 +21,10 @@ use tidemill_engine::datetime_type;
 
 use crate::{
     aggregates::{self, AggregateCall},
-    coercion::{CastTarget, cast_target, coerce, common_type, comparison_type, mismatch, to_number, type_name, unify},
+    coercion::{cast_target, coerce, comparison_type, mismatch, to_number, type_name},
     error::{QueryError, reason},
-    functions::{
-        self, Part,
-        conversion::{Failure, convert},
-        pattern::Like,
-    },
+    functions::{self, Part, conversion::Failure, pattern::Like},
+    operators::{balanced, binary, bit, call, case, cast, coalesce, compare, literal, number},
     scope::{Scope, field},
     typed::Typed,
     windows::{arguments, asa_window, function_name, name_span},
@@ -146,8 +143,8 @@ impl<'a> Expressions<'a> {
                 let (left, right) = (self.plan(left)?, self.plan(right)?);
                 binary(left, op, right, span)
             }
-            Expr::IsNull(e) => self.plan(e)?.is_null(span),
-            Expr::IsNotNull(e) => self.plan(e)?.is_not_null(span),
+            Expr::IsNull(e) => self.plan(e)?.null_test(span),
+            Expr::IsNotNull(e) => self.plan(e)?.not_null_test(span),
             Expr::Between { expr, negated, low, high } => {
                 let (value, low, high) = (self.plan(expr)?, self.plan(low)?, self.plan(high)?);
                 let (below, above, both) = match negated {
@@ -221,16 +218,19 @@ impl<'a> Expressions<'a> {
             return Ok(item.clone());
         }
         match self.scope.find(&name.value, name.span)? {
-            Some(column) => {
-                self.used.push((column.index, name.span));
-                self.scope.column(name)
-            }
+            Some(_) => self.column(name, None),
             // `"text"` is text where it is no column.
             None if name.quote_style == Some('"') => Ok(Typed::text(name.value.clone(), name.span)),
             None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("true") => Ok(bit(true, name.span)),
             None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("false") => Ok(bit(false, name.span)),
             None => Err(self.scope.unknown(name)),
         }
+    }
+
+    fn column(&mut self, name: &Ident, relation: Option<usize>) -> Result<Typed, QueryError> {
+        let column = self.scope.column(name, relation)?;
+        self.used.extend(column.expr.downcast_ref::<Column>().map(|c| (c.index(), name.span)));
+        Ok(column)
     }
 
     /// `[relation.]column[.field ...]`; a column wins over a relation of the same name unless it has no such field.
@@ -241,15 +241,14 @@ impl<'a> Expressions<'a> {
         }
         let column = self.scope.find(&first.value, first.span)?;
         let is_record = column.is_some_and(|c| matches!(c.data_type, DataType::Struct(_)));
-        let (column, fields) = match rest {
-            [column, fields @ ..] if self.scope.is_named(&first.value) && !is_record => (column, fields),
+        let (mut value, fields) = match (rest, self.scope.relation(&first.value)) {
+            ([column, fields @ ..], Some(relation)) if !is_record => (self.column(column, Some(relation))?, fields),
             _ if column.is_none() => {
-                let known: Vec<&str> = self.scope.names.iter().map(String::as_str).collect();
+                let known: Vec<&str> = self.scope.relations.iter().flatten().map(String::as_str).collect();
                 return Err(QueryError::unknown(first.span, "input or record", &first.value, &known));
             }
-            _ => (first, rest),
+            _ => (self.name(first)?, rest),
         };
-        let mut value = self.name(column)?;
         for name in fields {
             value = field(value, name)?;
         }
@@ -483,7 +482,9 @@ impl<'a> Expressions<'a> {
             [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" && !distinct => one,
             // COUNT(input) counts rows.
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))]
-                if name == "count" && self.scope.is_named(&i.value) && self.scope.find(&i.value, i.span)?.is_none() =>
+                if name == "count"
+                    && self.scope.relation(&i.value).is_some()
+                    && self.scope.find(&i.value, i.span)?.is_none() =>
             {
                 one
             }
@@ -521,36 +522,6 @@ fn unknown_function(function: &Function, span: Span) -> QueryError {
     QueryError { message: format!("unknown function `{}`", function.name), ..error }
 }
 
-fn bit(value: bool, span: Span) -> Typed {
-    Typed::literal(ScalarValue::Boolean(Some(value)), span)
-}
-
-fn literal(value: &ValueWithSpan) -> Result<Typed, QueryError> {
-    let span = value.span;
-    match &value.value {
-        Value::Number(digits, _) => number(digits, span),
-        Value::SingleQuotedString(s) | Value::NationalStringLiteral(s) | Value::DoubleQuotedString(s) => {
-            Ok(Typed::text(s.clone(), span))
-        }
-        Value::Boolean(b) => Ok(bit(*b, span)),
-        Value::Null => Ok(Typed::null(&DataType::Null, span)),
-        other => Err(QueryError::at(span, format!("`{other}` is not a value of the language"))),
-    }
-}
-
-/// With a point or an exponent a float, else a bigint.
-fn number(digits: &str, span: Span) -> Result<Typed, QueryError> {
-    let value = if digits.contains(['.', 'e', 'E']) {
-        digits.parse().ok().filter(|x: &f64| x.is_finite()).map(|x| ScalarValue::Float64(Some(x)))
-    } else {
-        digits.parse().ok().map(|n| ScalarValue::Int64(Some(n)))
-    };
-    match value {
-        Some(value) => Ok(Typed::literal(value, span)),
-        None => Err(QueryError::at(span, format!("`{digits}` does not fit bigint or float"))),
-    }
-}
-
 /// Name of a part of a datetime, as a constant.
 fn part(expr: &Expr) -> Result<Typed, QueryError> {
     let name = match expr {
@@ -562,106 +533,6 @@ fn part(expr: &Expr) -> Result<Typed, QueryError> {
         return Err(QueryError::at(place(expr), format!("`{name}` is not a part of a datetime")).help(Part::HELP));
     }
     Ok(Typed::text(name.to_ascii_lowercase(), place(expr)))
-}
-
-fn call(name: &str, args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
-    match functions::find(name) {
-        Some(function) => function.call(args, span),
-        None => Err(QueryError::at(span, format!("unknown function `{name}`"))),
-    }
-}
-
-fn cast(value: Typed, target: &CastTarget, failure: Failure) -> Result<Typed, QueryError> {
-    let is_target = match (target, &value.data_type) {
-        (CastTarget::Type(target), _) => return convert(value, target, failure),
-        (CastTarget::Array, DataType::List(_)) | (CastTarget::Record, DataType::Struct(_)) => true,
-        _ => false,
-    };
-    match failure {
-        _ if is_target => Ok(value),
-        Failure::Null => Ok(Typed::null(&DataType::Utf8, value.span)),
-        Failure::Error => {
-            let target = if *target == CastTarget::Array { "array" } else { "record" };
-            Err(QueryError::at(value.span, format!("cannot cast {} to {target}", type_name(&value.data_type))))
-        }
-    }
-}
-
-fn case(branches: Vec<(Typed, Typed)>, otherwise: Typed, span: Span) -> Result<Typed, QueryError> {
-    let (conditions, mut values): (Vec<_>, Vec<_>) = branches.into_iter().unzip();
-    values.push(otherwise);
-    let mut values = unify(values)?;
-    let Some(otherwise) = values.pop() else { return Err(QueryError::at(span, "CASE has no branch")) };
-    Typed::case(conditions.into_iter().zip(values).collect(), otherwise, span)
-}
-
-fn coalesce(args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
-    let mut args = unify(args)?;
-    let Some(last) = args.pop() else {
-        return Err(QueryError::at(span, "`coalesce` takes at least 1 argument, found 0"));
-    };
-    if args.is_empty() {
-        return Ok(last);
-    }
-    let branches =
-        args.into_iter().map(|a| Ok((a.clone().is_not_null(span)?, a))).collect::<Result<Vec<_>, QueryError>>()?;
-    Typed::case(branches, last, span)
-}
-
-fn balanced(mut conditions: Vec<Typed>, op: Operator, span: Span) -> Result<Typed, QueryError> {
-    while conditions.len() > 1 {
-        let mut paired = Vec::with_capacity(conditions.len().div_ceil(2));
-        let mut rest = conditions.into_iter();
-        while let Some(left) = rest.next() {
-            paired.push(match rest.next() {
-                Some(right) => Typed::binary(left, op, right, DataType::Boolean, span)?,
-                None => left,
-            });
-        }
-        conditions = paired;
-    }
-    conditions.pop().ok_or_else(|| QueryError::at(span, "expected a condition"))
-}
-
-fn binary(left: Typed, op: &BinaryOperator, right: Typed, span: Span) -> Result<Typed, QueryError> {
-    let operator = match op {
-        BinaryOperator::Eq => return compare(left, Operator::Eq, right, span),
-        BinaryOperator::NotEq => return compare(left, Operator::NotEq, right, span),
-        BinaryOperator::Lt => return compare(left, Operator::Lt, right, span),
-        BinaryOperator::LtEq => return compare(left, Operator::LtEq, right, span),
-        BinaryOperator::Gt => return compare(left, Operator::Gt, right, span),
-        BinaryOperator::GtEq => return compare(left, Operator::GtEq, right, span),
-        BinaryOperator::BitwiseAnd => return call("bitand", vec![left, right], span),
-        BinaryOperator::BitwiseOr => return call("bitor", vec![left, right], span),
-        BinaryOperator::BitwiseXor => return call("bitxor", vec![left, right], span),
-        // `a + b` of text joins them; unlike CONCAT it is null when either is.
-        BinaryOperator::Plus if left.data_type == DataType::Utf8 && right.data_type == DataType::Utf8 => {
-            return Typed::binary(left, Operator::StringConcat, right, DataType::Utf8, span);
-        }
-        BinaryOperator::StringConcat => {
-            let (left, right) = (coerce(left, &DataType::Utf8)?, coerce(right, &DataType::Utf8)?);
-            return Typed::binary(left, Operator::StringConcat, right, DataType::Utf8, span);
-        }
-        BinaryOperator::Plus => Operator::Plus,
-        BinaryOperator::Minus => Operator::Minus,
-        BinaryOperator::Multiply => Operator::Multiply,
-        BinaryOperator::Divide => Operator::Divide,
-        BinaryOperator::Modulo => Operator::Modulo,
-        other => return Err(QueryError::at(span, format!("`{other}` is not an operator of the language"))),
-    };
-    let (left, right) = (to_number(left)?, to_number(right)?);
-    let target = common_type(&left.data_type, &right.data_type).unwrap_or(DataType::Float64);
-    let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
-    Typed::binary(left, operator, right, target, span)
-}
-
-fn compare(left: Typed, op: Operator, right: Typed, span: Span) -> Result<Typed, QueryError> {
-    let Some(target) = comparison_type(&left.data_type, &right.data_type) else {
-        let (a, b) = (type_name(&left.data_type), type_name(&right.data_type));
-        return Err(QueryError::at(span, format!("cannot compare {a} with {b}")));
-    };
-    let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
-    Typed::binary(left, op, right, DataType::Boolean, span)
 }
 
 /// Where an expression starts. Walks to the left without recursion: chains of operators may be long.

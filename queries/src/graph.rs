@@ -41,11 +41,22 @@ pub(crate) enum InputTime {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Input { input: usize, time: InputTime },
+    Input {
+        input: usize,
+        time: InputTime,
+    },
     Filter(Expr),
     Project(Vec<Expr>),
     Assign(WindowShape),
-    Aggregate { shape: WindowShape, keys: Vec<Expr>, calls: Vec<AggregateCall> },
+    /// The column before the event time is a list; two take its place.
+    Unnest {
+        outer: bool,
+    },
+    Aggregate {
+        shape: WindowShape,
+        keys: Vec<Expr>,
+        calls: Vec<AggregateCall>,
+    },
     Union,
     Output(usize),
 }
@@ -116,6 +127,7 @@ impl Graph {
                     OperatorPlan::Project(columns.iter().map(|c| moved(&list[*c], from)).collect::<Result<_>>()?)
                 }
                 (Step::Assign(shape), _) => OperatorPlan::Assign(*shape),
+                (Step::Unnest { outer }, _) => OperatorPlan::Unnest { outer: *outer },
                 (Step::Aggregate { shape, keys, calls }, Some((child, from))) => {
                     let input = Arc::clone(&dataflow.nodes[*child].schema);
                     let first = keys.len() + 2;
@@ -188,6 +200,8 @@ impl GraphNode {
             Step::Filter(predicate) => needs.iter().copied().chain(columns_of(predicate)).collect(),
             Step::Project(list) => needs.iter().flat_map(|c| columns_of(&list[*c])).collect(),
             Step::Assign(_) => needs.iter().copied().filter(|c| *c < self.time() - 3).collect(),
+            // The list lies where the first of its two columns does.
+            Step::Unnest { .. } => needs.range(..self.time() - 2).copied().chain([self.time() - 2]).collect(),
             Step::Aggregate { keys, calls, .. } => {
                 let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(keys.len() + 2 + i)));
                 keys.iter().chain(used.flat_map(|(_, c)| &c.args)).flat_map(columns_of).collect()
@@ -209,6 +223,7 @@ impl GraphNode {
             Step::Input { input, .. } => wanted[input].iter().copied().collect(),
             Step::Filter(_) => kept_of_input().collect(),
             Step::Assign(_) => kept_of_input().filter(|c| *c < time - 3).chain(time - 3..=time).collect(),
+            Step::Unnest { .. } => kept_of_input().filter(|c| *c < time - 2).chain(time - 2..=time).collect(),
             Step::Aggregate { keys, .. } => {
                 (0..keys.len() + 2).chain(needs.range(keys.len() + 2..time).copied()).chain([time]).collect()
             }

@@ -20,6 +20,7 @@ mod error;
 mod expression;
 mod functions;
 mod graph;
+mod operators;
 mod plan;
 mod rewrite;
 mod scope;

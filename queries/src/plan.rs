@@ -93,7 +93,7 @@ impl Planner<'_> {
         let planned = self.query(query);
         let (relation, result) = match planned {
             Ok(mut relation) => {
-                relation.scope.names = vec![name.value.clone()];
+                relation.scope.relations = vec![vec![name.value.clone()]];
                 (Some(relation), Ok(()))
             }
             Err(errors) => (None, Err(errors)),

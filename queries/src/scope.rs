@@ -20,17 +20,19 @@ pub(crate) struct ScopeColumn {
     pub(crate) data_type: DataType,
     /// Place in the batch.
     pub(crate) index: usize,
+    /// The relation that it comes from, by its place in [`Scope::relations`].
+    pub(crate) relation: usize,
     /// Whether `*` gives it.
     pub(crate) visible: bool,
     /// Whether it is the event time under another name.
     pub(crate) is_time: bool,
 }
 
-/// The columns of one relation, and its names.
+/// The columns of the relations in FROM, and their names.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
-    /// By which names columns can be qualified: alias, input or step.
-    pub(crate) names: Vec<String>,
+    /// Of each relation the names that can qualify its columns: alias, input or step.
+    pub(crate) relations: Vec<Vec<String>>,
     pub(crate) columns: Vec<ScopeColumn>,
     /// Place of the event time.
     pub(crate) time: usize,
@@ -66,28 +68,34 @@ impl Scope {
                 name: f.name().clone(),
                 data_type: f.data_type().clone(),
                 index,
+                relation: 0,
                 visible: true,
                 is_time: false,
             })
             .collect();
-        Self { names, columns, time, note: None }
+        Self { relations: vec![names], columns, time, note: None }
     }
 
     pub(crate) fn time(&self, span: Span) -> Typed {
         Typed::column(EVENT_TIME, self.time, datetime_type(), span)
     }
 
-    /// Whether `name` qualifies columns of this relation.
-    pub(crate) fn is_named(&self, name: &str) -> bool {
-        self.names.iter().any(|n| n.eq_ignore_ascii_case(name))
+    /// The relation whose columns `name` qualifies.
+    pub(crate) fn relation(&self, name: &str) -> Option<usize> {
+        self.relations.iter().position(|names| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
     }
 
     /// The column of this name: in this spelling, else in any case.
     pub(crate) fn find(&self, name: &str, span: Span) -> Result<Option<&ScopeColumn>, QueryError> {
-        if let Some(column) = self.columns.iter().find(|c| c.name == name) {
+        self.find_in(None, name, span)
+    }
+
+    fn find_in(&self, relation: Option<usize>, name: &str, span: Span) -> Result<Option<&ScopeColumn>, QueryError> {
+        let columns = || self.columns.iter().filter(|c| relation.is_none_or(|r| c.relation == r));
+        if let Some(column) = columns().find(|c| c.name == name) {
             return Ok(Some(column));
         }
-        let mut same = self.columns.iter().filter(|c| c.name.eq_ignore_ascii_case(name));
+        let mut same = columns().filter(|c| c.name.eq_ignore_ascii_case(name));
         match (same.next(), same.next()) {
             (Some(a), Some(b)) => Err(QueryError::at(
                 span,
@@ -103,9 +111,9 @@ impl Scope {
         self.columns.iter().find(|c| c.name == *column && !c.visible)
     }
 
-    /// The column of this name, as an expression.
-    pub(crate) fn column(&self, name: &Ident) -> Result<Typed, QueryError> {
-        match self.find(&name.value, name.span)? {
+    /// The column of this name, of this relation or of any, as an expression.
+    pub(crate) fn column(&self, name: &Ident, relation: Option<usize>) -> Result<Typed, QueryError> {
+        match self.find_in(relation, &name.value, name.span)? {
             Some(c) => Ok(Typed::column(&c.name, c.index, c.data_type.clone(), name.span)),
             None => Err(self.unknown(name)),
         }

@@ -301,7 +301,7 @@ fn items(
         }
         SelectItem::Wildcard(options) => match all_columns {
             Some(scope) => {
-                items.add_all(scope);
+                items.add_all(scope, None);
                 Ok(())
             }
             None => Err(QueryError::at(options.wildcard_token.0.span, "`*` cannot be used with GROUP BY")
@@ -348,9 +348,9 @@ impl Items {
         self.0.push((free, value));
     }
 
-    /// `*`: columns that clash with an earlier one are left out.
-    fn add_all(&mut self, scope: &Scope) {
-        for c in scope.columns.iter().filter(|c| c.visible) {
+    /// `*`, of all relations or of one: columns that clash with an earlier one are left out.
+    fn add_all(&mut self, scope: &Scope, relation: Option<usize>) {
+        for c in scope.columns.iter().filter(|c| c.visible && relation.is_none_or(|r| c.relation == r)) {
             if self.find(&c.name).is_none() {
                 let value = Typed::column(&c.name, c.index, c.data_type.clone(), Span::empty());
                 self.0.push((c.name.clone(), value));
@@ -370,9 +370,9 @@ impl Items {
             return Err(QueryError::at(Span::empty(), "expected a name before `.*`"));
         };
         if let (Some(scope), [name]) = (all_columns, path.as_slice())
-            && scope.is_named(&name.value)
+            && let Some(relation) = scope.relation(&name.value)
         {
-            self.add_all(scope);
+            self.add_all(scope, Some(relation));
             return Ok(());
         }
         let record = match path.as_slice() {

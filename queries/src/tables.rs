@@ -1,6 +1,9 @@
 //! FROM: inputs, steps, subqueries and the standard window table functions.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
+use datafusion_physical_expr::{PhysicalExpr, expressions::Column};
 use sqlparser::{
     ast::{Expr, FunctionArguments, Ident, JoinOperator, ObjectName, TableAlias, TableFactor, TableWithJoins},
     tokenizer::Span,
@@ -13,6 +16,7 @@ use tidemill_engine::{
 
 use crate::{
     CompatibilityLevel,
+    coercion::{mismatch, type_name},
     dialect::TABLE_ARGUMENT,
     error::{QueryError, QueryErrors},
     expression::{Expressions, place},
@@ -27,6 +31,9 @@ use crate::{
 
 /// Columns that a standard window table function adds.
 pub(crate) const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
+
+const ARRAY_INDEX: &str = "ArrayIndex";
+const ARRAY_VALUE: &str = "ArrayValue";
 
 /// Rows that a SELECT reads, or gives.
 #[derive(Clone, Debug)]
@@ -115,19 +122,76 @@ impl Planner<'_> {
                 return Err(QueryError::unsupported(span, "a FROM with several inputs").into());
             }
         };
-        if let Some(join) = table.joins.first() {
-            let span = match &join.relation {
-                TableFactor::Table { name, .. } => relation_name(name).map_or(select, |n| n.span),
-                other => source_name(other).map_or(select, |n| n.span),
+        let mut relation = self.relation(&table.relation, select)?;
+        for join in &table.joins {
+            relation = match &join.join_operator {
+                JoinOperator::CrossApply => self.apply(relation, &join.relation, false, select)?,
+                JoinOperator::OuterApply => self.apply(relation, &join.relation, true, select)?,
+                _ => {
+                    let span = source_name(&join.relation).map_or(select, |n| n.span);
+                    return Err(QueryError::unsupported(span, "JOIN").into());
+                }
             };
-            let what = match &join.join_operator {
-                JoinOperator::CrossApply => "CROSS APPLY",
-                JoinOperator::OuterApply => "OUTER APPLY",
-                _ => "JOIN",
-            };
-            return Err(QueryError::unsupported(span, what).into());
         }
-        self.relation(&table.relation, select)
+        Ok(relation)
+    }
+
+    /// `APPLY GetArrayElements(array) AS e`: each row once for each element, which is `e.ArrayValue` at `e.ArrayIndex`.
+    fn apply(
+        &mut self,
+        relation: Relation,
+        factor: &TableFactor,
+        outer: bool,
+        select: Span,
+    ) -> Result<Relation, QueryErrors> {
+        let Some((name, args, span)) = table_function(factor) else {
+            return Err(QueryError::at(select, "expected a function behind APPLY").into());
+        };
+        if name != "getarrayelements" {
+            return Err(QueryError::unsupported(span, format!("`{name}` behind APPLY")).into());
+        }
+        let mut relation = self.assigned(relation);
+        let args = args?;
+        let [array] = args.as_slice() else {
+            return Err(QueryError::at(span, "`GetArrayElements` takes one argument").into());
+        };
+        let array = Expressions::plain(&relation.scope, "aggregates cannot be used in APPLY").plan(array)?;
+        let DataType::List(element) = array.data_type.clone() else {
+            return Err(mismatch(&array, "array").into());
+        };
+        let before = self.graph.schema(relation.node);
+        let width = before.fields().len() - 1;
+        let columns = || before.fields()[..width].iter().map(|f| (f.name().clone(), f.data_type().clone()));
+        let keep = before
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(i, f)| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(f.name(), i)) });
+        let mut list: Vec<_> = keep.collect();
+        list.insert(width, array.expr);
+        let with_array = schema_of(columns().chain([(ARRAY_VALUE.to_owned(), array.data_type)]));
+        let elements =
+            [(ARRAY_INDEX.to_owned(), DataType::Int64), (ARRAY_VALUE.to_owned(), element.data_type().clone())];
+        let after = schema_of(columns().chain(elements.clone()));
+        let node = self.graph.add(Step::Project(list), vec![relation.node], with_array);
+        relation.node = self.graph.add(Step::Unnest { outer }, vec![node], after);
+
+        let scope = &mut relation.scope;
+        let alias = match factor {
+            TableFactor::Table { alias: Some(alias), .. } => vec![alias.name.value.clone()],
+            _ => vec![],
+        };
+        scope.relations.push(alias);
+        scope.time = width + 2;
+        scope.columns.extend(elements.into_iter().enumerate().map(|(i, (name, data_type))| ScopeColumn {
+            name,
+            data_type,
+            index: width + i,
+            relation: scope.relations.len() - 1,
+            visible: true,
+            is_time: false,
+        }));
+        Ok(relation)
     }
 
     fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
@@ -141,7 +205,7 @@ impl Planner<'_> {
             }
             TableFactor::Derived { lateral: false, subquery, alias, .. } => {
                 let mut relation = self.query(subquery)?;
-                relation.scope.names.clear();
+                relation.scope.relations = vec![vec![]];
                 rename(&mut relation, alias.as_ref())?;
                 Ok(relation)
             }
@@ -181,7 +245,9 @@ impl Planner<'_> {
                 let mut expressions = Expressions::plain(&scope, "aggregates cannot be used in TIMESTAMP BY");
                 InputTime::By { expression: event_time(expressions.plan(expr)?)?.expr, bounds }
             }
-            (None, Some(column)) => InputTime::By { expression: event_time(scope.column(&column)?)?.expr, bounds },
+            (None, Some(column)) => {
+                InputTime::By { expression: event_time(scope.column(&column, None)?)?.expr, bounds }
+            }
             (None, None) => InputTime::Arrival,
         };
         Ok(self.read(input, scope, time))
@@ -213,7 +279,7 @@ impl Planner<'_> {
             None => {
                 let input = self.input(name)?;
                 let scope = self.input_scope(input);
-                let value = scope.column(column)?;
+                let value = scope.column(column, None)?;
                 let arrival = scope
                     .find(&column.value, column.span)?
                     .is_some_and(|c| c.name == MetadataColumn::Timestamp.name() && !c.visible);
@@ -311,6 +377,7 @@ pub(crate) fn add_window_columns(scope: &mut Scope, first: usize) {
         name: (*name).to_owned(),
         data_type: datetime_type(),
         index: first + i,
+        relation: 0,
         visible: true,
         is_time: i == 2,
     }));
@@ -322,10 +389,7 @@ fn event_time(value: Typed) -> Result<Typed, QueryError> {
         DataType::Timestamp(..) | DataType::Utf8 => convert(value, &datetime_type(), Failure::Null),
         _ => Err(QueryError::at(
             value.span,
-            format!(
-                "the event time must be a datetime or ISO 8601 text, found {}",
-                crate::coercion::type_name(&value.data_type)
-            ),
+            format!("the event time must be a datetime or ISO 8601 text, found {}", type_name(&value.data_type)),
         )
         .help("for milliseconds write TIMESTAMP BY DATEADD(millisecond, x, '1970-01-01T00:00:00Z')")),
     }
@@ -352,6 +416,6 @@ fn rename(relation: &mut Relation, alias: Option<&TableAlias>) -> Result<(), Que
     if let Some(column) = alias.columns.first() {
         return Err(QueryError::unsupported(column.name.span, "an alias with column names"));
     }
-    relation.scope.names.insert(0, alias.name.value.clone());
+    relation.scope.relations[0].insert(0, alias.name.value.clone());
     Ok(())
 }

@@ -63,11 +63,11 @@ impl Typed {
         Self { expr: Arc::new(expr), data_type, span }.folded()
     }
 
-    pub(crate) fn is_null(self, span: Span) -> Result<Self, QueryError> {
+    pub(crate) fn null_test(self, span: Span) -> Result<Self, QueryError> {
         Self { expr: Arc::new(IsNullExpr::new(self.expr)), data_type: DataType::Boolean, span }.folded()
     }
 
-    pub(crate) fn is_not_null(self, span: Span) -> Result<Self, QueryError> {
+    pub(crate) fn not_null_test(self, span: Span) -> Result<Self, QueryError> {
         Self { expr: Arc::new(IsNotNullExpr::new(self.expr)), data_type: DataType::Boolean, span }.folded()
     }
 

@@ -5,4 +5,5 @@ pub mod merge;
 pub mod plan;
 pub mod stage;
 mod stateless;
+mod unnest;
 pub mod worker;

@@ -93,6 +93,13 @@ pub enum OperatorPlan {
     /// Repeats each row for each window that it lies in, with the columns `window_start`, `window_end` and `window_time`
     /// put before the event time.
     Assign(WindowShape),
+    /// Repeats each row for each element of a list, its column before the event time: two columns take the list's place,
+    /// the element's position (`Int64`, from 0) and its value. With `outer`, a row whose list is empty or null stays once,
+    /// with nulls; otherwise it is left out.
+    Unnest {
+        /// Whether rows without elements stay.
+        outer: bool,
+    },
     /// Aggregates by window and key. Columns: keys, `window_start`, `window_end`, aggregates, event time.
     Aggregate(AggregatePlan),
     /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.

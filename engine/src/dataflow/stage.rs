@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 use super::{
     plan::{Dataflow, Node, NodeId, OperatorPlan},
     stateless::{Filter, Project, Union},
+    unnest::Unnest,
 };
 use crate::{
     EventTime, Result, Signal,
@@ -249,6 +250,7 @@ fn stateless(node: &Node) -> Box<dyn Operator> {
         OperatorPlan::Filter(predicate) => Box::new(Filter(Arc::clone(predicate))),
         OperatorPlan::Project(expressions) => Box::new(Project { expressions: expressions.clone(), schema }),
         OperatorPlan::Assign(shape) => Box::new(AssignWindows::new(*shape, schema)),
+        OperatorPlan::Unnest { outer } => Box::new(Unnest { outer: *outer, schema }),
         OperatorPlan::Union => Box::new(Union::new(schema, node.inputs.len())),
         OperatorPlan::Input(_) | OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => {
             unreachable!("`Stage::build` places these itself")

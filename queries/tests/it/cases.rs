@@ -121,6 +121,7 @@ fn describe(dataflow: &Dataflow) -> String {
                     .collect();
                 format!("aggregate {:?} by [{}] [{}]", a.shape, keys.join(", "), calls.join(", "))
             }
+            OperatorPlan::Unnest { outer } => format!("unnest{}", if *outer { " outer" } else { "" }),
             OperatorPlan::Union => "union".to_owned(),
             OperatorPlan::Output(output) => format!("output {}", dataflow.outputs[*output]),
         };
@@ -164,4 +165,4 @@ macro_rules! files {
     };
 }
 
-files!(projections, conditions, windows, standard_windows, steps, names, mistakes, refusals, functions);
+files!(apply, projections, conditions, windows, standard_windows, steps, names, mistakes, refusals, functions);
