@@ -8,7 +8,7 @@ use super::{
 };
 
 /// More than anybody reads at once; the rest shows when these are gone.
-const MAX_PROBLEMS: usize = 100;
+pub(super) const MAX_PROBLEMS: usize = 100;
 
 /// A spec's text, its tree, and the problems so far.
 pub(super) struct Check<'a> {
@@ -32,19 +32,20 @@ impl Check<'_> {
 
     /// A mistake at a position.
     pub(super) fn problem_at(&mut self, position: Position, path: &Path, message: String) {
-        self.report(Problem {
-            file: self.file.to_owned(),
-            position: Some(position),
-            path: path.to_string(),
-            message,
-            source_line: source_line(self.text, position.line, path),
-        });
+        let (file, text) = (self.file, self.text);
+        self.report(file, text, position, path, message);
     }
 
-    /// A mistake, be it in the spec or in the query's own file.
-    pub(super) fn report(&mut self, problem: Problem) {
+    /// A mistake in the spec or in the query's own file, whose text is `text`.
+    pub(super) fn report(&mut self, file: &str, text: &str, position: Position, path: &Path, message: String) {
         match self.problems.len() {
-            ..MAX_PROBLEMS => self.problems.push(problem),
+            ..MAX_PROBLEMS => self.problems.push(Problem {
+                file: file.to_owned(),
+                position: Some(position),
+                path: path.to_string(),
+                message,
+                source_line: source_line(text, position.line, path),
+            }),
             MAX_PROBLEMS => {
                 let message = format!("more than {MAX_PROBLEMS} mistakes; these are some of them");
                 self.problems.push(Problem::of_file(self.file, message));

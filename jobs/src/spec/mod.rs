@@ -22,6 +22,7 @@ mod not_built;
 mod problem;
 mod query;
 mod raw;
+mod reference;
 mod syntax;
 mod transport;
 mod units;
@@ -37,6 +38,7 @@ pub use job::{
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};
+pub use reference::reference;
 pub use units::{ByteSize, Duration, UnitError};
 
 use problem::Path;

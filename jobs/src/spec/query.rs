@@ -5,9 +5,9 @@ use saphyr_parser::ScalarStyle;
 use tidemill_queries::{QueryError, Script};
 
 use super::{
-    check::Check,
+    check::{Check, MAX_PROBLEMS},
     job::Query,
-    problem::{Path, Position, Problem, source_line},
+    problem::{Path, Position},
     raw::RawJob,
     read_text,
     yaml::{Node, Value},
@@ -18,11 +18,8 @@ impl Query {
     /// places that do not exist, it is where the text begins.
     #[must_use]
     pub fn locate(&self, line: u64, column: u64) -> Position {
-        self.source().locate(line, column)
-    }
-
-    fn source(&self) -> Source<'_> {
-        Source { file: &self.file, start: self.start, lines: &self.lines }
+        let source = Source { file: &self.file, text: &self.text, start: self.start, lines: &self.lines };
+        source.locate((line, column))
     }
 }
 
@@ -34,7 +31,7 @@ pub(super) fn query(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<
             let path = root.key("query");
             let node = check.root.find(&path)?;
             let (start, lines) = (node.at, lines_in_spec(check.text, node));
-            parse(check, &path, raw, text, Source { file: check.file, start, lines: &lines })
+            parse(check, &path, raw, Source { file: check.file, text, start, lines: &lines })
         }
         (None, Some(file)) => {
             let path = root.key("query_file");
@@ -42,51 +39,81 @@ pub(super) fn query(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<
             let read = read_text(&file).map_err(|error| format!("`{}`: {error}", file.display()));
             let text = read.map_err(|error| check.problem(&path, error)).ok()?;
             let lines: Vec<_> = (1..=text.lines().count()).map(|line| Position { line, column: 1 }).collect();
-            let source = Source { file: &file.display().to_string(), start: START, lines: &lines };
-            parse(check, &path, raw, &text, source)
+            let start = Position { line: 1, column: 1 };
+            parse(check, &path, raw, Source { file: &file.display().to_string(), text: &text, start, lines: &lines })
         }
         _ => None,
     }
 }
 
-const START: Position = Position { line: 1, column: 1 };
-
-/// Where a query's text stands.
+/// A query's text and where it stands.
 #[derive(Clone, Copy)]
 struct Source<'a> {
     file: &'a str,
+    text: &'a str,
     start: Position,
     lines: &'a [Position],
 }
 
+/// Line and column in a query's text, from 1.
+type Place = (u64, u64);
+/// The mistake has no place of its own.
+const NOWHERE: Place = (0, 0);
+
 impl Source<'_> {
-    fn locate(&self, line: u64, column: u64) -> Position {
+    fn locate(&self, (line, column): Place) -> Position {
         let from_zero = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).checked_sub(1);
         match (from_zero(line).and_then(|line| self.lines.get(line)), from_zero(column)) {
             (Some(start), Some(column)) => Position { column: start.column.saturating_add(column), ..*start },
             _ => self.start,
         }
     }
+
+    fn report(&self, check: &mut Check<'_>, path: &Path, place: Place, message: String) {
+        let path = if self.file == check.file { path } else { &Path::default() };
+        let text = if self.file == check.file { check.text } else { self.text };
+        check.report(self.file, text, self.locate(place), path, message);
+    }
+
+    /// The place of a name behind one of some keywords.
+    fn place(&self, name: &str, keywords: &[&str]) -> Place {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        for (number, line) in self.text.lines().enumerate() {
+            for (at, _) in line.char_indices() {
+                let (before, from) = line.split_at(at);
+                let is_name = from.get(..name.len()).is_some_and(|text| text.eq_ignore_ascii_case(name));
+                if !is_name || before.ends_with(is_word) || from[name.len()..].starts_with(is_word) {
+                    continue;
+                }
+                let before = before.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '[' | '"'));
+                let keyword = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
+                if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
+                    return (number as u64 + 1, line[..at].chars().count() as u64 + 1);
+                }
+            }
+        }
+        NOWHERE
+    }
 }
 
-fn parse(check: &mut Check<'_>, path: &Path, raw: &RawJob, text: &str, source: Source<'_>) -> Option<Query> {
-    if text.trim().is_empty() {
+fn parse(check: &mut Check<'_>, path: &Path, raw: &RawJob, source: Source<'_>) -> Option<Query> {
+    if source.text.trim().is_empty() {
         check.problem(path, "expected a query, found an empty text");
         return None;
     }
-    let script = match Script::parse(text) {
+    let script = match Script::parse(source.text) {
         Ok(script) => script,
         Err(errors) => {
             for QueryError { message, line, column, help } in errors.errors() {
                 let help = help.as_ref().map_or(String::new(), |help| format!("; {help}"));
-                report(check, path, text, source, (*line, *column), format!("{message}{help}"));
+                source.report(check, path, (*line, *column), format!("{message}{help}"));
             }
             return None;
         }
     };
-    check_names(check, path, raw, text, source, &script);
+    check_names(check, path, raw, source, &script);
     Some(Query {
-        text: text.to_owned(),
+        text: source.text.to_owned(),
         script,
         file: source.file.to_owned(),
         start: source.start,
@@ -95,69 +122,29 @@ fn parse(check: &mut Check<'_>, path: &Path, raw: &RawJob, text: &str, source: S
 }
 
 /// Each name behind FROM and INTO is one of the spec.
-fn check_names(check: &mut Check<'_>, path: &Path, raw: &RawJob, text: &str, source: Source<'_>, script: &Script) {
-    let inputs: Vec<_> = check.names_in("inputs");
-    for name in script.inputs().iter().filter(|name| !is_among(name, &inputs)) {
+fn check_names(check: &mut Check<'_>, path: &Path, raw: &RawJob, source: Source<'_>, script: &Script) {
+    let inputs = check.names_in("inputs");
+    // No more than are shown: the search for the place of each reads the text.
+    for name in script.inputs().iter().filter(|name| !is_among(name, &inputs)).take(MAX_PROBLEMS + 1) {
         let message = format!("unknown input `{name}`; available: {}", inputs.join(", "));
-        report(check, path, text, source, place(text, name, &["from", "join"]), message);
+        source.report(check, path, source.place(name, &["from", "join"]), message);
     }
-    let outputs: Vec<_> = check.names_in("outputs");
-    for output in script.outputs() {
-        match output {
-            Some(name) if is_among(&name, &outputs) => {}
-            Some(name) => {
-                let message = format!("unknown output `{name}`; available: {}", outputs.join(", "));
-                report(check, path, text, source, place(text, &name, &["into"]), message);
-            }
-            None if raw.outputs.len() <= 1 || is_among("output", &outputs) => {}
-            None => {
-                let message = format!(
-                    "a SELECT without INTO needs a single output, or one named `output`; available: {}",
-                    outputs.join(", ")
-                );
-                report(check, path, text, source, (0, 0), message);
-            }
-        }
+    let outputs = check.names_in("outputs");
+    let is_known = |output: &Option<String>| match output {
+        Some(name) => is_among(name, &outputs),
+        None => raw.outputs.len() <= 1 || is_among("output", &outputs),
+    };
+    for output in script.outputs().iter().filter(|output| !is_known(output)).take(MAX_PROBLEMS + 1) {
+        let (place, what) = match output {
+            Some(name) => (source.place(name, &["into"]), format!("unknown output `{name}`")),
+            None => (NOWHERE, "a SELECT without INTO needs a single output, or one named `output`".to_owned()),
+        };
+        source.report(check, path, place, format!("{what}; available: {}", outputs.join(", ")));
     }
 }
 
 fn is_among(name: &str, names: &[String]) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
-}
-
-/// Line and column of a name behind one of some keywords; (0, 0) where it is not found.
-fn place(text: &str, name: &str, keywords: &[&str]) -> (u64, u64) {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    for (number, line) in text.lines().enumerate() {
-        for (at, _) in line.char_indices() {
-            let (before, from) = line.split_at(at);
-            let rest = from.get(name.len()..).filter(|_| from[..name.len()].eq_ignore_ascii_case(name));
-            if before.ends_with(is_word) || !rest.is_some_and(|rest| !rest.starts_with(is_word)) {
-                continue;
-            }
-            let before = before.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '[' | '"'));
-            let keyword = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
-            if keywords.iter().any(|known| known.eq_ignore_ascii_case(keyword)) {
-                return (number as u64 + 1, line[..at].chars().count() as u64 + 1);
-            }
-        }
-    }
-    (0, 0)
-}
-
-fn report(check: &mut Check<'_>, path: &Path, text: &str, source: Source<'_>, place: (u64, u64), message: String) {
-    let position = source.locate(place.0, place.1);
-    if source.file == check.file {
-        check.problem_at(position, path, message);
-    } else {
-        check.report(Problem {
-            file: source.file.to_owned(),
-            position: Some(position),
-            path: String::new(),
-            message,
-            source_line: source_line(text, position.line, path),
-        });
-    }
 }
 
 /// Where each line of a scalar begins: known of a literal block (`|`) and of a text within one line.
