@@ -1,6 +1,10 @@
 //! Log lines on stderr. The level is `info`; the variable `TIDEMILL_LOG` sets another (`debug`, `librdkafka=debug`).
 
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     cli::LogFormat,
@@ -9,13 +13,14 @@ use crate::{
 
 /// Begins logging; called once.
 pub(crate) fn init(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var("TIDEMILL_LOG")
-        .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(|| OverStatus);
+    #[expect(clippy::disallowed_methods, reason = "a developer's switch, not a setting of a job")]
+    let wanted = std::env::var("TIDEMILL_LOG").ok();
+    let levels = wanted.and_then(|text| text.parse::<Targets>().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_target(false).with_writer(|| OverStatus);
+    let log = tracing_subscriber::registry().with(levels);
     match format {
-        LogFormat::Text => log.with_ansi(terminal::is_watched()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with(lines.with_ansi(terminal::is_watched())).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
     }
 }

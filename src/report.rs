@@ -142,7 +142,8 @@ fn closing(status: &Status, stopped: bool, dead_letters: &Path) -> String {
     }
     let bad = bad_by_class(status);
     if !bad.is_empty() {
-        let classes: Vec<_> = bad.iter().map(|(class, count)| format!("{} {}", class.as_str(), grouped(*count))).collect();
+        let classes: Vec<_> =
+            bad.iter().map(|(class, count)| format!("{} {}", class.as_str(), grouped(*count))).collect();
         text += &format!("; dead letters: {}, kept in `{}`", classes.join(", "), dead_letters.display());
     }
     text
@@ -224,7 +225,8 @@ mod tests {
     use super::*;
 
     fn status(elapsed_us: i64, records: u64, bad: &[(BadClass, u64)], bounded: bool) -> Status {
-        let partition = |number, lag, watermark| PartitionStatus { topic: "t".into(), number, lag: Some(lag), watermark };
+        let partition =
+            |number, lag, watermark| PartitionStatus { topic: "t".into(), number, lag: Some(lag), watermark };
         let at = EventTime(1_700_000_000_000_000);
         let partitions = vec![partition(0, 1_500, at.minus_micros(65_000_000)), partition(1, 9, EventTime::MAX)];
         let input = InputStatus {
@@ -268,7 +270,10 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.0, 999.0, 1_000.0, 99_949.0, 999_600.0, 2.5e9].map(size), ["0 B", "999 B", "1.0 kB", "99.9 kB", "1.0 MB", "2.5 GB"]);
+        assert_eq!(
+            [0.0, 999.0, 1_000.0, 99_949.0, 999_600.0, 2.5e9].map(size),
+            ["0 B", "999 B", "1.0 kB", "99.9 kB", "1.0 MB", "2.5 GB"]
+        );
         assert_eq!(
             [0, 2_149_999, 59_000_000, 65_000_000, 12_000_000_000, 792_000_000_000, -1_500_000].map(duration),
             ["0.0s", "2.1s", "59.0s", "1m05s", "3h20m", "9d04h", "-1.5s"]

@@ -47,7 +47,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<(), Failure> {
     run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
     signals::set_on_signal(Arc::clone(&options.stop)).context("cannot wait for signals")?;
+    let status = || options.stats.status(options.clock.as_ref(), options.bounded);
     let mut report = Report::new(&job.dead_letters);
+    report.show(&status());
     let outcome = run::run(job, options, &mut |status| {
         report.show(status);
         each(status);
@@ -56,7 +58,7 @@ pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Sta
         Ok(summary) => report.close(&summary.status, summary.stopped),
         // The reader of a pipe has seen enough: `tidemill run job.yaml | head`.
         Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
-            report.close(&options.stats.status(options.clock.as_ref(), options.bounded), true);
+            report.close(&status(), true);
         }
         Err(RunError::Query { query, errors }) => {
             return Err(anyhow::Error::from(failure::in_file(&query, &errors)).into());
