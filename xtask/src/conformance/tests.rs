@@ -101,7 +101,7 @@ fn a_refusal_and_a_panic_fail_their_case_alone() {
 fn every_field_of_the_format_is_read() {
     let case = case(json!({
         "source": "s", "status": "derived", "notes": "", "features": ["x"], "expected": [], "output": "o",
-        "timestamp_column": {"In": "t"}, "reference_inputs": {"r": [{"k": 1}]}, "compatibility_level": "1.1",
+        "timestamp_column": {"In": "t"}, "reference_inputs": ["r"], "compatibility_level": "1.1",
         "settings": {"late_arrival_tolerance_s": 5, "out_of_order_tolerance_s": 0.5, "policy": "Drop", "arrival_time_column": "at"},
         "functions": {"f": {"type": "JavaScriptUDF", "body": "function g(x) { return x }"}}, "requires": ["js-udf"],
         "input_format": "csv", "watermark_delay": "1 second"
