@@ -16,15 +16,16 @@ pub(crate) fn is_watched() -> bool {
 /// Draws the status line in the place of the last one.
 pub(crate) fn draw_status(text: &str) {
     let [off, on] = NO_WRAP;
-    let _ = write!(io::stderr(), "{CLEAR_LINE}{off}{text}{on}"); // nobody is left to tell that stderr is closed
+    let line = format!("{CLEAR_LINE}{off}{text}{on}");
+    let _ = io::stderr().write_all(line.as_bytes()); // nobody is left to tell that stderr is closed
 }
 
 /// Writes lines on stderr, in the place of the status line.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(OverStatus, "{text}");
+    let _ = OverStatus.write_all(format!("{text}\n").as_bytes());
 }
 
-/// stderr for a log: each line takes the place of the status line.
+/// stderr for a log: what is written, whole lines at a time, takes the place of the status line.
 pub(crate) struct OverStatus;
 
 impl Write for OverStatus {

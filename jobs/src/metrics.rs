@@ -127,11 +127,7 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
 }
 
 fn partition_labels(input: &InputStatus, partition: &PartitionStatus) -> Labels {
-    vec![
-        ("input", input.name.clone()),
-        ("topic", partition.topic.clone()),
-        ("partition", partition.number.to_string()),
-    ]
+    vec![("input", input.name.clone()), ("topic", partition.topic.clone()), ("partition", partition.number.to_string())]
 }
 
 /// The encoder puts `_total` behind the name.

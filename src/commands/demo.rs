@@ -22,7 +22,7 @@ use crate::{
     cli::{DemoArgs, LogFormat},
     clock::MachineClock,
     failure::Failure,
-    logging, terminal,
+    logging, signals, terminal,
 };
 
 /// The job, with the address that a broker has in documentation.
@@ -31,9 +31,9 @@ const SPEC: &str = include_str!("../../examples/demo.yaml");
 const BROKER: &str = "localhost:9092";
 const TOPIC: &str = "clicks";
 const PARTITIONS: i32 = 4;
-/// Events are made this often, this many at a time: 1,000 a second.
+const EVENTS_PER_SECOND: i64 = 1_000;
+/// How often those are made that are due.
 const PULSE: Duration = Duration::from_millis(10);
-const EVENTS_PER_PULSE: u64 = 10;
 /// One event in so many is not JSON.
 const BAD_ONE_IN: u64 = 500;
 
@@ -61,6 +61,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         .name("generator".to_owned())
         .spawn(move || generator.run())
         .context("cannot start the generator")?;
+    signals::set_on_signal(Arc::clone(&stop)).context("cannot wait for signals")?;
     let options = RunOptions {
         bounded: false,
         from_start: true,
@@ -86,7 +87,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
     Ok(generated.context("the generator cannot go on")?)
 }
 
-/// Produces clicks until it is stopped.
+/// Produces clicks until it is stopped; the same ones each time.
 struct Generator {
     producer: TopicProducer,
     clock: Arc<dyn Clock>,
@@ -96,28 +97,38 @@ struct Generator {
 
 impl Generator {
     fn run(mut self) -> anyhow::Result<()> {
-        const PAGES: [&str; 5] = ["/home", "/search", "/product", "/cart", "/checkout"];
-        const USERS: u64 = 200;
+        let start = self.clock.monotonic();
+        let mut made = 0;
         while !self.stop.load(Ordering::Relaxed) {
+            let due = (self.clock.monotonic().0 - start.0) * EVENTS_PER_SECOND / 1_000_000;
             let timestamp_ms = self.clock.wall().0 / 1_000;
-            for _ in 0..EVENTS_PER_PULSE {
-                let user = format!("user-{}", self.random.below(USERS));
-                // Fewer and fewer go on to the next page.
-                let page = PAGES[self.random.below(5).min(self.random.below(5)) as usize];
-                let amount = if page == "/checkout" { self.random.below(20_000) as f64 / 100.0 } else { 0.0 };
-                let mut event = format!(r#"{{"user":"{user}","page":"{page}","amount":{amount}}}"#);
-                if self.random.below(BAD_ONE_IN) == 0 {
-                    event.truncate(event.len() / 2);
-                }
+            for _ in made..due {
+                let (user, event) = self.event();
                 self.producer.send(&user, event.as_bytes(), timestamp_ms)?;
             }
+            made = due;
             thread::sleep(PULSE);
         }
         Ok(())
     }
+
+    /// A user, and a click of theirs as JSON.
+    fn event(&mut self) -> (String, String) {
+        const PAGES: [&str; 5] = ["/home", "/search", "/product", "/cart", "/checkout"];
+        let user = format!("user-{}", self.random.below(200));
+        // Fewer and fewer go on to the next page.
+        let page = self.random.below(5).min(self.random.below(5)) as usize;
+        let is_paid = page == PAGES.len() - 1;
+        let amount = if is_paid { self.random.below(20_000) as f64 / 100.0 } else { 0.0 };
+        let mut event = format!(r#"{{"user":"{user}","page":"{}","amount":{amount}}}"#, PAGES[page]);
+        if self.random.below(BAD_ONE_IN) == 0 {
+            event.truncate(event.len() / 2);
+        }
+        (user, event)
+    }
 }
 
-/// Knuth's linear congruential generator: the same demo each time.
+/// Knuth's linear congruential generator.
 struct Random(u64);
 
 impl Random {

@@ -32,6 +32,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         stop: Arc::new(AtomicBool::new(false)),
         stats: Arc::new(Stats::default()),
     };
+    signals::set_on_signal(Arc::clone(&options.stop)).context("cannot wait for signals")?;
     let server = args.metrics.as_ref().map(|address| {
         metrics::serve(address, Arc::clone(&options.stats), Arc::clone(&options.clock))
             .with_context(|| format!("cannot serve metrics at `{address}`"))
@@ -43,10 +44,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     execute(&job, &options, &mut |_| {})
 }
 
-/// Runs a job to its end or to the first signal, and shows how it goes. `each` is called about five times a second.
+/// Runs a job to its end or until it is stopped, and shows how it goes. `each` is called about five times a second.
 pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<(), Failure> {
     run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
-    signals::set_on_signal(Arc::clone(&options.stop)).context("cannot wait for signals")?;
     let status = || options.stats.status(options.clock.as_ref(), options.bounded);
     let mut report = Report::new(&job.dead_letters);
     report.show(&status());

@@ -1,6 +1,7 @@
 //! The binary from outside: what it prints where, and its exit codes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
@@ -9,11 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::Message;
 use tidemill_connectors::kafka::embedded::EmbeddedBroker;
+use xtask::kafka::Record;
 
 fn tidemill(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).env("RUST_BACKTRACE", "1").env_remove("TIDEMILL_LOG");
+    command
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("TIDEMILL_LOG");
     command
 }
 
@@ -46,7 +53,8 @@ fn validate_lists_all_five_mistakes() {
     );
     let (code, stdout, stderr) = run(&["validate", &path]);
     assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
-    let places = ["1:7 name", "4:23 inputs.clicks.kafka.brokers[0]", "4:35 inputs.clicks.kafka", "5:13 inputs.clicks", "8:"];
+    let places =
+        ["1:7 name", "4:23 inputs.clicks.kafka.brokers[0]", "4:35 inputs.clicks.kafka", "5:13 inputs.clicks", "8:"];
     let lines: Vec<_> = stderr.lines().filter(|line| line.starts_with(&path)).collect();
     assert_eq!(lines.len(), 5, "{stderr}");
     for (line, place) in lines.iter().zip(places) {
@@ -140,11 +148,15 @@ fn the_files_example_gives_its_rows() {
 {"window_end":"2024-05-01T09:40:00.0000000Z","customer":"ada","orders":1,"amount":22.0}
 "#
         );
-        assert!(stderr.contains("done: 9 records, 599 B in ") && stderr.contains("rows out: screen 4, large 2"), "{stderr}");
+        assert!(
+            stderr.contains("done: 9 records, 599 B in ") && stderr.contains("rows out: screen 4, large 2"),
+            "{stderr}"
+        );
     }
     let files = fs::read_dir(directory.path().join("out/large-orders")).unwrap();
     let texts: Vec<_> = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
-    let large = "at,customer,amount\n2024-05-01T09:03:40.0000000Z,grace,80.0\n2024-05-01T09:17:30.0000000Z,grace,60.25\n";
+    let large =
+        "at,customer,amount\n2024-05-01T09:03:40.0000000Z,grace,80.0\n2024-05-01T09:17:30.0000000Z,grace,60.25\n";
     assert_eq!(texts, [large, large], "one file of each run");
 }
 
@@ -160,11 +172,38 @@ fn log_lines_are_json_when_asked_for() {
 #[test]
 fn a_reader_that_leaves_ends_the_job_without_noise() {
     let (_directory, path) = files_example();
-    let mut child = tidemill(&["run", &path, "--bounded"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        tidemill(&["run", &path, "--bounded"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let (code, _, stderr) = outcome(child.wait_with_output().unwrap());
     assert_eq!(code, 0, "{stderr}");
     assert!(!stderr.contains("error"), "{stderr}");
+}
+
+#[test]
+fn the_kafka_example_counts_on_a_real_kafka() {
+    let kafka = xtask::kafka::shared();
+    kafka.create_topic("clicks", 4, &[]).unwrap();
+    kafka.create_topic("clicks-per-minute", 4, &[]).unwrap();
+    let click = |n: i32| {
+        let page = if n % 10 == 0 { "/health" } else { "/home" };
+        Record::new(n % 4, format!(r#"{{"user":"u{}","page":"{page}","amount":0.5}}"#, n % 3))
+    };
+    kafka.produce("clicks", (0..600).map(click)).unwrap();
+    let example = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/clicks-per-minute.yaml"));
+    let (_directory, path) = spec(&example.unwrap().replace("localhost:9092", kafka.bootstrap()));
+    let (code, stdout, stderr) = run(&["run", &path, "--bounded"]);
+    assert_eq!((code, stdout.as_str()), (0, ""), "{stderr}");
+    // A minute may have ended while the records were produced: then a user has two rows.
+    let mut clicks = BTreeMap::<String, (i64, f64)>::new();
+    for record in kafka.read("clicks-per-minute").unwrap() {
+        let row: serde_json::Value = serde_json::from_slice(record.payload().unwrap()).unwrap();
+        assert_eq!(row["user"].as_str().unwrap().as_bytes(), record.key().unwrap());
+        let sums = clicks.entry(row["user"].as_str().unwrap().to_owned()).or_default();
+        sums.0 += row["clicks"].as_i64().unwrap();
+        sums.1 += row["amount"].as_f64().unwrap();
+    }
+    assert_eq!(clicks, ["u0", "u1", "u2"].map(|user| (user.to_owned(), (180, 90.0))).into());
 }
 
 fn kafka_spec(broker: &str) -> String {
@@ -187,6 +226,20 @@ fn a_broker_that_refuses_ends_the_run_within_the_wait() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let expected = format!("error: input `clicks`: no Kafka broker answered within 2s: `{free}`: connection refused\n");
     assert_eq!(stderr, expected);
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and never answers
+    let (_directory, path) = spec(&kafka_spec(&silent.local_addr().unwrap().to_string()));
+    let mut command = tidemill(&["run", &path, "--wait", "5m", "--metrics", "127.0.0.1:0"]);
+    let mut job = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(job.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.next().unwrap().contains("metrics at"), "now signals are waited for");
+    terminate(&job);
+    assert!(log.next().unwrap().contains("stopping"));
+    terminate(&job);
+    assert_eq!(job.0.wait().unwrap().code(), Some(130));
 }
 
 #[test]
@@ -215,6 +268,10 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn terminate(job: &Running) {
+    assert!(Command::new("kill").arg(job.0.id().to_string()).status().unwrap().success());
 }
 
 #[test]
@@ -248,7 +305,7 @@ fn a_running_job_is_scraped_and_ends_at_a_signal() {
         assert!(metrics.contains(&format!("\n{sample}")), "{sample}: {metrics}");
     }
 
-    assert!(Command::new("kill").arg(job.0.id().to_string()).status().unwrap().success());
+    terminate(&job);
     let log: Vec<_> = log.collect();
     assert!(log.iter().any(|line| line.contains("stopping")), "{log:?}");
     assert!(log.last().unwrap().contains("stopped: 100 records"), "{log:?}");

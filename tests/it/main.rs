@@ -1,5 +1,6 @@
 //! Whole-program tests.
 
+mod cli;
 mod house;
 mod jobs;
 mod replay;

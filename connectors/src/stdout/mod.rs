@@ -20,11 +20,16 @@ pub enum Layout {
     JsonLines,
 }
 
+/// To the beginning of a terminal's line, and its text away: a status line may stand there.
+const CLEAR_LINE: &[u8] = b"\r\x1b[K";
+
 /// Prints rows as they come; each batch is flushed.
 pub struct StdoutSink<W = io::Stdout> {
     output: String,
     writer: W,
     printer: Printer,
+    /// Comes before each batch.
+    before: &'static [u8],
     /// The bytes of one batch, reused.
     rows: EncodedRows,
     text: Vec<u8>,
@@ -40,8 +45,11 @@ impl StdoutSink {
     #[must_use]
     pub fn new(output: &str) -> Self {
         let stdout = io::stdout();
-        let layout = if stdout.is_terminal() { Layout::Table } else { Layout::JsonLines };
-        Self::with_writer(output, layout, stdout)
+        if stdout.is_terminal() {
+            Self { before: CLEAR_LINE, ..Self::with_writer(output, Layout::Table, stdout) }
+        } else {
+            Self::with_writer(output, Layout::JsonLines, stdout)
+        }
     }
 }
 
@@ -53,7 +61,7 @@ impl<W: Write + Send> StdoutSink<W> {
             Layout::Table => Printer::Table(Table::default()),
             Layout::JsonLines => Printer::JsonLines(JsonEncoder),
         };
-        Self { output: output.to_owned(), writer, printer, rows: EncodedRows::default(), text: Vec::new() }
+        Self { output: output.to_owned(), writer, printer, before: b"", rows: EncodedRows::default(), text: Vec::new() }
     }
 }
 
@@ -64,6 +72,7 @@ impl<W: Write + Send> Sink for StdoutSink<W> {
         let bytes = match &mut self.printer {
             Printer::Table(table) => {
                 self.text.clear();
+                self.text.extend_from_slice(self.before);
                 table.print(batch, &mut self.text)?;
                 &self.text
             }

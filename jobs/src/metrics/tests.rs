@@ -39,10 +39,7 @@ fn names_and_labels_follow_the_conventions() {
         bytes: 4_800,
         tombstones: 1,
         bad: [(BadClass::Malformed, 2), (BadClass::Late, 3)].into(),
-        partitions: vec![
-            partition(0, Some(7), EventTime(1_700_000_000_000_000)),
-            partition(1, None, EventTime::MAX),
-        ],
+        partitions: vec![partition(0, Some(7), EventTime(1_700_000_000_000_000)), partition(1, None, EventTime::MAX)],
     };
     let outputs = vec![OutputStatus { name: "screen".into(), rows: 9 }];
     let status = Status { elapsed_us: 0, at, bounded: false, inputs: vec![input], outputs, late: 4 };
@@ -83,7 +80,10 @@ fn it_answers_until_it_is_dropped() {
     let metrics = get(address, "/metrics");
     assert!(metrics.starts_with("HTTP/1.1 200 OK"), "{metrics}");
     assert!(metrics.contains(OPEN_METRICS), "{metrics}");
-    assert!(metrics.contains(concat!("tidemill_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")), "{metrics}");
+    assert!(
+        metrics.contains(concat!("tidemill_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")),
+        "{metrics}"
+    );
     assert!(metrics.contains("tidemill_late_rows_total 0\n"), "{metrics}");
     assert!(get(address, "/healthz").ends_with("ok\n"));
     assert!(get(address, "/other").starts_with("HTTP/1.1 404"));
