@@ -22,7 +22,7 @@ use tidemill_engine::{
     },
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, DecoderFactory},
-    event_time::TimeRule,
+    event_time::{BrokerClocks, TimeRule},
     intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
     sink::Sink,
     source::{PartitionId, Record, Source, SourceEvent, TimestampKind, Visit},
@@ -85,7 +85,7 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
             let options = IntakeOptions {
                 arrival: TimeRule::LogAppend,
                 idle_margin_us: 0,
-                clock_uncertainty_us: 0,
+                clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
                 growing: false,
                 on_bad_record: OnBadRecord::DeadLetter,
                 dead_letters: letters.clone(),

@@ -10,7 +10,7 @@ mod progress;
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -59,8 +59,9 @@ pub struct IntakeOptions {
     pub arrival: TimeRule,
     /// How far an idle partition stays behind its broker's clock, in microseconds.
     pub idle_margin_us: i64,
-    /// By how much our wall clock may be ahead of a broker's, in microseconds.
-    pub clock_uncertainty_us: i64,
+    /// What is known of the brokers' clocks, shared by the workers of an input: one may see live records of a leader while
+    /// another has only idle partitions of it.
+    pub clocks: Arc<Mutex<BrokerClocks>>,
     /// Whether partitions may appear while the job runs.
     pub growing: bool,
     /// Policy for bad records.
@@ -94,7 +95,6 @@ struct Rows {
     /// Signal, metadata, arrival as [`EVENT_TIME`].
     schema: SchemaRef,
     readers: Vec<Reader>,
-    clocks: BrokerClocks,
     partitions: BTreeMap<PartitionId, PartitionProgress>,
     metadata: MetadataBuilders,
     /// Of each row since the last flush: its record's timestamp in microseconds.
@@ -143,7 +143,6 @@ impl Intake {
             decoder: decoders(),
             schema: Arc::new(Schema::new(fields)),
             readers: readers.collect(),
-            clocks: BrokerClocks::new(options.clock_uncertainty_us),
             partitions: BTreeMap::new(),
             metadata: MetadataBuilders::new(&metadata),
             arrivals: vec![],
@@ -236,7 +235,7 @@ impl Rows {
                 if let (Some(leader), TimeRule::LogAppend, Some(last)) =
                     (live_from, self.options.arrival, records.last())
                 {
-                    self.clocks.sample(partition, leader, EventTime::from_millis(last.timestamp_ms), received);
+                    self.clocks().sample(partition, leader, EventTime::from_millis(last.timestamp_ms), received);
                 }
             }
             SourceEvent::Position { partition, next_offset } => {
@@ -247,7 +246,7 @@ impl Rows {
             SourceEvent::End { partition, leader, asked, end_offset } => {
                 self.flush(None, emit)?; // what was read before the answer is placed before the watermark moves
                 let now = Now::of(self.options.clock.as_ref());
-                let broker_time = self.clocks.broker_time(partition, leader, asked, now);
+                let broker_time = self.clocks().broker_time(partition, leader, asked, now);
                 if let Some(progress) = self.partitions.get(&partition) {
                     for reader in &mut self.readers {
                         reader.time.end_evidence(partition, progress.next_offset, end_offset, broker_time);
@@ -256,7 +255,7 @@ impl Rows {
             }
             SourceEvent::Topology { asked } => {
                 let now = Now::of(self.options.clock.as_ref());
-                let broker_time = self.clocks.topology_time(asked, now);
+                let broker_time = self.clocks().topology_time(asked, now);
                 for reader in &mut self.readers {
                     reader.time.topology(broker_time);
                 }
@@ -269,6 +268,10 @@ impl Rows {
             }
         }
         Ok(())
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, BrokerClocks> {
+        self.options.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_records(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {

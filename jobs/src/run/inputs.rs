@@ -21,7 +21,7 @@ use tidemill_engine::{
     dataflow::plan::{Dataflow, TimeBounds},
     dead_letter::DeadLetters,
     decoder::{Decoder, DecoderFactory},
-    event_time::TimeRule,
+    event_time::{BrokerClocks, TimeRule},
     intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
     source::{PartitionId, Source},
 };
@@ -211,7 +211,7 @@ pub(super) fn intakes(
         let intake_options = IntakeOptions {
             arrival: arrival(job, &input.spec),
             idle_margin_us: idle_margin_us(&input.spec),
-            clock_uncertainty_us: job.clock_uncertainty.micros(),
+            clocks: Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros()))),
             growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),
             on_bad_record: match input.spec.on_bad_record {
                 spec::OnBadRecord::DeadLetter => OnBadRecord::DeadLetter,
