@@ -56,18 +56,20 @@ pub(crate) fn call(name: &str, args: Vec<Typed>, span: Span) -> Result<Typed, Qu
 }
 
 pub(crate) fn cast(value: Typed, target: &CastTarget, failure: Failure) -> Result<Typed, QueryError> {
-    let is_target = match (target, &value.data_type) {
-        (CastTarget::Type(target), _) => return convert(value, target, failure),
-        (CastTarget::Array, DataType::List(_)) | (CastTarget::Record, DataType::Struct(_)) => true,
-        _ => false,
-    };
-    match failure {
-        _ if is_target => Ok(value),
-        Failure::Null => Ok(Typed::null(&DataType::Utf8, value.span)),
-        Failure::Error => {
-            let target = if *target == CastTarget::Array { "array" } else { "record" };
-            Err(QueryError::at(value.span, format!("cannot cast {} to {target}", type_name(&value.data_type))))
+    match (target, &value.data_type) {
+        (CastTarget::Type(target), _) => convert(value, target, failure),
+        (CastTarget::Array, DataType::List(_)) | (CastTarget::Record, DataType::Struct(_)) => Ok(value),
+        // A column of mixed values holds arrays as JSON; what their elements are is not known.
+        (CastTarget::Array, _) => convert(value, &DataType::new_list(DataType::Utf8, true), failure),
+        (CastTarget::Record, DataType::Utf8) => {
+            Err(QueryError::unsupported(value.span, "a cast of text to record").help("declare the record's fields"))
         }
+        (CastTarget::Record, _) => match failure {
+            Failure::Null => Ok(Typed::null(&DataType::Utf8, value.span)),
+            Failure::Error => {
+                Err(QueryError::at(value.span, format!("cannot cast {} to record", type_name(&value.data_type))))
+            }
+        },
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{borrow::Cow, fmt::Display, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, ListArray, StringBuilder, StructArray, new_null_array},
+    array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, StringBuilder, StructArray, new_null_array},
     datatypes::{DataType, Field},
     json::{EncoderOptions, writer::make_encoder},
 };
 use datafusion_common::{Result, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use serde_json::Value;
 
 use super::{
     datetime,
@@ -32,6 +33,7 @@ fn convertible(from: &DataType, to: &DataType) -> bool {
         (Null, _) | (_, Utf8) => true,
         (Int64 | Float64 | Boolean | Utf8, Int64 | Float64 | Boolean) => true,
         (Utf8 | Timestamp(..), Timestamp(..)) => true,
+        (Utf8, List(element)) => *element.data_type() == Utf8,
         (List(from), List(to)) => convertible(from.data_type(), to.data_type()),
         (Struct(from), Struct(to)) => to.iter().all(|t| {
             from.iter().find(|f| f.name() == t.name()).is_none_or(|f| convertible(f.data_type(), t.data_type()))
@@ -144,6 +146,17 @@ fn cast(args: &Args, target: &DataType, failure: Failure) -> Result<ArrayRef> {
             let s = args.text(0);
             args.to_times(|i| s.get(i).map_or(Ok(None), |s| checked(datetime::parse(s), &s, target, failure)))
         }
+        (Utf8, DataType::List(_)) => {
+            let s = args.text(0);
+            let mut out = ListBuilder::new(StringBuilder::new());
+            for row in 0..args.rows() {
+                out.append_option(match s.get(row) {
+                    Some(text) => checked(parse_array(text), &text, target, failure)?,
+                    None => None,
+                });
+            }
+            Ok(Arc::new(out.finish()))
+        }
         (Timestamp(..), Utf8) => {
             let t = args.time(0);
             args.to_text(|i| Ok(t.get(i).and_then(datetime::print).map(Cow::from)))
@@ -167,6 +180,17 @@ fn whole(x: f64) -> Option<i64> {
 /// Decimal digits only: no `inf`, no `nan`.
 fn parse_float(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|x: &f64| x.is_finite())
+}
+
+/// Elements of a JSON array: strings as they are, others as JSON.
+fn parse_array(text: &str) -> Option<Vec<Option<String>>> {
+    let elements: Vec<Value> = serde_json::from_str(text).ok()?;
+    let element = |value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    };
+    Some(elements.into_iter().map(element).collect())
 }
 
 fn parse_bit(text: &str) -> Option<bool> {
