@@ -76,7 +76,7 @@ fn results_do_not_depend_on_batches_workers_or_the_order_of_reading() {
     let partitions = partitions();
     for query in QUERIES {
         let expected = outcome(query, &partitions, Cut::default());
-        assert!(expected.rows[0].len() > 3, "{query}");
+        assert!(expected.rows[0].len() > 1, "{query}");
         assert_eq!(expected.dead_letters.len(), 2 * 4 * 1_000 / 50, "each bad record is a dead letter, once: {query}");
         let classes = |class| expected.dead_letters.iter().filter(|letter| letter.3 == class).count();
         assert_eq!((classes(BadClass::Malformed), classes(BadClass::Type)), (80, 80));

@@ -6,6 +6,8 @@
 
 pub(crate) mod json;
 mod mutate;
+pub(crate) mod query;
+pub(crate) mod spec;
 
 use std::{
     fs::{self, File},

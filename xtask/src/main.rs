@@ -54,12 +54,18 @@ enum Command {
 enum FuzzTarget {
     /// The JSON decoder and schema inference.
     Json,
+    /// The job spec.
+    Spec,
+    /// The query front end.
+    Query,
 }
 
 impl FuzzTarget {
     fn target(self) -> Result<Box<dyn fuzz::Target>> {
         Ok(match self {
             Self::Json => Box::new(fuzz::json::Json::new()?),
+            Self::Spec => Box::new(fuzz::spec::Spec),
+            Self::Query => Box::new(fuzz::query::Query::new()),
         })
     }
 }
