@@ -56,11 +56,11 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_tombstones_total{input="clicks"} 1"#,
             r#"tidemill_bad_records_total{input="clicks",class="malformed"} 2"#,
             r#"tidemill_bad_records_total{input="clicks",class="late"} 3"#,
-            r#"tidemill_late_rows_total 4"#,
+            r#"tidemill_late_rows_total{} 4"#,
             r#"tidemill_rows_out_total{output="screen"} 9"#,
             r#"tidemill_partition_lag{input="clicks",topic="c\"l",partition="0"} 7.0"#,
             r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,
-            r#"tidemill_watermark_delay_seconds 10.5"#,
+            r#"tidemill_watermark_delay_seconds{} 10.5"#,
         ]
     );
 }
@@ -84,7 +84,7 @@ fn it_answers_until_it_is_dropped() {
         metrics.contains(concat!("tidemill_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n")),
         "{metrics}"
     );
-    assert!(metrics.contains("tidemill_late_rows_total 0\n"), "{metrics}");
+    assert!(metrics.contains("tidemill_late_rows_total{} 0\n"), "{metrics}");
     assert!(get(address, "/healthz").ends_with("ok\n"));
     assert!(get(address, "/other").starts_with("HTTP/1.1 404"));
 
