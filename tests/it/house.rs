@@ -113,6 +113,22 @@ fn every_example_is_run_by_a_test_or_named_by_the_readme() {
 }
 
 #[test]
+fn every_file_of_tests_is_compiled() {
+    for main in tracked_files().into_iter().filter(|file| file.ends_with("tests/it/main.rs")) {
+        let modules = fs::read_to_string(&main).unwrap();
+        for entry in main.parent().unwrap().read_dir().unwrap() {
+            let file = entry.unwrap().path();
+            let name = file.file_stem().unwrap().to_str().unwrap();
+            assert!(
+                name == "main" || modules.contains(&format!("mod {name};")),
+                "nothing compiles `{}`",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn no_file_names_a_machine_or_a_registry() {
     let this = root().join(file!());
     for file in tracked_files().into_iter().filter(|file| *file != this && file.is_file()) {

@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct MachineClock(Instant);
 
 impl MachineClock {
-    fn new() -> Arc<dyn Clock> {
+    fn start() -> Arc<dyn Clock> {
         Arc::new(Self(Instant::now()))
     }
 }
@@ -67,7 +67,7 @@ fn settings(broker: &Broker, topic: &str) -> SourceSettings {
 }
 
 fn connect(settings: SourceSettings) -> Result<KafkaInput, EngineError> {
-    KafkaInput::connect(settings, MachineClock::new(), PATIENCE)
+    KafkaInput::connect(settings, MachineClock::start(), PATIENCE)
 }
 
 fn numbered(partition: i32, range: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
@@ -353,7 +353,7 @@ fn a_row_above_the_topics_limit_harms_no_other() {
         key: Some("user".into()),
         queue_kib: 16_384,
     };
-    let clock = MachineClock::new();
+    let clock = MachineClock::start();
     let mut sink = KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*clock, PATIENCE).unwrap();
     // Hardly compressible, so that compression does not bring it below the limit.
     let mut state = 1_u32;

@@ -1,6 +1,12 @@
 //! Whole-program tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed; it waits by the clock"
+)]
 
 mod cli;
 mod house;
 mod jobs;
+mod kafka_source;
 mod replay;
