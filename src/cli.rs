@@ -8,10 +8,10 @@ use tidemill_jobs::spec::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  tidemill demo                         watch windows close on live data; needs nothing else
-  tidemill validate job.yaml            every mistake of a job, without connecting to anything
-  tidemill run job.yaml                 run it until Ctrl-C; it goes on where it left off
-  tidemill run job.yaml --bounded       read what is there now, close every window, exit
+  tidemill demo                     watch windows close on live data; needs nothing else
+  tidemill validate job.yaml        every mistake of a job, without connecting to anything
+  tidemill run job.yaml             run it until Ctrl-C; it goes on where it left off
+  tidemill run job.yaml --bounded   read what is there now, close every window, exit
 
 A job is a YAML file of inputs, outputs and a query:
 
@@ -26,15 +26,16 @@ A job is a YAML file of inputs, outputs and a query:
 
 `tidemill schema` prints all that it may say, as a JSON Schema that editors complete from.
 
-Rows go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed at run time, 2 a mistake that `validate` (or
-the command line) can see. TIDEMILL_LOG=debug logs more, TIDEMILL_LOG=warn less.";
+Rows go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed at run time,
+2 a mistake that `validate` or the command line can see.
+TIDEMILL_LOG=debug logs more, TIDEMILL_LOG=warn less.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
   tidemill run job.yaml
-  tidemill run job.yaml --bounded > rows.jsonl           rows as JSON lines, the progress on stderr
-  tidemill run job.yaml --wait 2m --log-format json      as a service beside a broker that is still starting
-  tidemill run job.yaml --metrics 127.0.0.1:9100         then: curl http://127.0.0.1:9100/metrics
+  tidemill run job.yaml --bounded > rows.jsonl        rows as JSON lines, progress on stderr
+  tidemill run job.yaml --wait 2m --log-format json   as a service; the broker may come up later
+  tidemill run job.yaml --metrics 127.0.0.1:9100      then: curl http://127.0.0.1:9100/metrics
 
 Ctrl-C or SIGTERM finishes the batch in hand, flushes and commits; a second one leaves at once.";
 
