@@ -22,7 +22,7 @@ use super::fault::{Cause, Fault};
 pub(super) struct Brokers {
     /// "input `clicks`" or "output `alerts`".
     owner: String,
-    /// The last failure of each broker, by `host:port`.
+    /// The last telling failure of each broker, by `host:port`.
     failures: Mutex<BTreeMap<String, Cause>>,
     contacted: AtomicBool,
     /// No connection is open, which alone is no news: idle ones are closed.
@@ -80,7 +80,11 @@ impl Brokers {
         if self.disconnected.load(Ordering::Relaxed) && cause != Cause::Disconnected {
             self.lost(&cause);
         }
-        self.failures().insert(broker.to_owned(), cause);
+        let mut failures = self.failures();
+        // A closed connection says less than what was said before it.
+        if cause != Cause::Disconnected || !failures.contains_key(broker) {
+            failures.insert(broker.to_owned(), cause);
+        }
     }
 }
 

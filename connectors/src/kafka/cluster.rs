@@ -201,9 +201,9 @@ impl Cluster {
         Ok(answers.iter().map(value).collect())
     }
 
-    /// Lets librdkafka's log and error callbacks run.
+    /// Lets librdkafka's log and error callbacks run. Without a wait, a poll would return after the first of them.
     pub(super) fn serve_callbacks(&self) {
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        while self.consumer.poll(Duration::from_millis(2)).is_some() {}
     }
 }
 

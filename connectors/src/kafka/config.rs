@@ -44,7 +44,8 @@ impl KafkaConnection {
             .set("client.id", "tidemill")
             // A broker that comes back is found within a second, not ten.
             .set("reconnect.backoff.max.ms", "1000")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            // A connection closed at its first request, which names its cause, is logged at this level.
+            .set_log_level(RDKafkaLogLevel::Info);
         config
     }
 }

@@ -44,11 +44,8 @@ impl Cause {
             (&["certificate required", "bad certificate", "alert handshake failure"], Self::CertificateWanted),
             (&["SASL authentication error", "Authentication failed"], Self::WrongCredentials),
             (&["Unsupported SASL mechanism"], Self::MechanismRefused),
-            (
-                &["connecting to a SSL listener", "ApiVersionRequest failed", "Invalid response size"],
-                Self::WrongProtocol,
-            ),
             (&["timed out", "Timed out", "setup time"], Self::NoAnswer),
+            (&["SSL listener", "Invalid response size", "in state APIVERSION_QUERY"], Self::WrongProtocol),
             (&["Disconnected", "Connection reset", "Broken pipe"], Self::Disconnected),
         ];
         table
@@ -319,10 +316,10 @@ mod tests {
                 Cause::MechanismRefused,
             ),
             (
-                "h:1: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration \
-                 (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request)",
+                "h:1: Disconnected: connection closed by peer (after 0ms in state APIVERSION_QUERY)",
                 Cause::WrongProtocol,
             ),
+            ("h:1: Connection setup timed out in state APIVERSION_QUERY (after 10001ms)", Cause::NoAnswer),
             (
                 "Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes",
                 Cause::WrongProtocol,

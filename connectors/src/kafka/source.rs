@@ -207,7 +207,7 @@ impl Source for KafkaSource {
         if self.finished() {
             return Ok(());
         }
-        // Serves librdkafka's callbacks; records never come this way.
+        // Serves a callback of librdkafka, if one waits; records never come this way.
         while self.fetcher.consumer().poll(Duration::ZERO).is_some() {}
         if let Some(refusal) = self.shared.brokers.refusal() {
             return Err(self.error(refusal));

@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read,
+    net::TcpListener,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
@@ -379,15 +381,21 @@ fn a_topic_that_is_deleted_stops_the_job() {
 #[test]
 fn brokers_that_refuse_are_named_within_the_wait() {
     let broker = Broker::new(1);
-    let brokers = vec!["127.0.0.1:1".into(), "no-such-host.invalid:9092".into()];
+    // Closes each connection at its first byte, as a TLS listener does to a client that speaks plain text.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closing = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.unwrap().read(&mut [0; 1_000]))));
+    let brokers = vec!["127.0.0.1:1".into(), "no-such-host.invalid:9092".into(), closing.clone()];
     let connection = KafkaConnection { brokers, security: Security::None };
     let settings = SourceSettings { connection, ..broker.settings() };
     let clock = MachineClock::new();
     let refused = KafkaInput::connect(settings, clock.clone(), Duration::from_secs(2)).unwrap_err();
     assert!(clock.monotonic().0 < 5_000_000);
-    let text = "no Kafka broker answered within 2s: `127.0.0.1:1`: connection refused; `no-such-host.invalid:9092`: the \
-                host name does not resolve";
-    assert_eq!(source_message(&refused), (ErrorKind::Unavailable, text));
+    let text = format!(
+        "no Kafka broker answered within 2s: `127.0.0.1:1`: connection refused; `no-such-host.invalid:9092`: the host name \
+         does not resolve; `{closing}`: closed the connection at the first request: a TLS listener, or not a Kafka broker"
+    );
+    assert_eq!(source_message(&refused), (ErrorKind::Unavailable, &text[..]));
 }
 
 fn rows(users: &[Option<&str>]) -> RecordBatch {
