@@ -146,7 +146,8 @@ impl Merge {
     /// # Errors
     /// The first one of a sink.
     pub fn close(mut self) -> Result<()> {
-        self.outputs.iter_mut().map(|output| output.sink.close()).fold(Ok(()), |first, next| first.and(next))
+        let closed: Vec<Result<()>> = self.outputs.iter_mut().map(|output| output.sink.close()).collect();
+        closed.into_iter().collect()
     }
 
     fn exchange(&mut self, worker: usize, Exchange { node, port, signal }: Exchange) -> Result<()> {

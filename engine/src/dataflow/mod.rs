@@ -5,5 +5,7 @@ pub mod merge;
 pub mod plan;
 pub mod stage;
 mod stateless;
+#[cfg(test)]
+mod tests;
 mod unnest;
 pub mod worker;

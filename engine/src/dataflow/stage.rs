@@ -71,8 +71,8 @@ struct Slot {
 /// One half of a dataflow.
 pub struct Stage {
     slots: Vec<Slot>,
-    /// Where signals enter: a worker's inputs, or the merge stage's exchanges.
-    entries: HashMap<NodeId, Vec<Target>>,
+    /// Where signals enter: at a worker's input nodes (port 0), or at the merge half's ports.
+    entries: HashMap<(NodeId, usize), Vec<Target>>,
     queue: VecDeque<(Target, Signal)>,
 }
 
@@ -128,14 +128,14 @@ impl Stage {
                         producer.insert(id, merge);
                         match partial {
                             Some(slot) => stage.slots[slot].targets.push(Target::Local { slot: merge, port: 0 }),
-                            None => stage.entry(id, Target::Local { slot: merge, port: 0 }),
+                            None => stage.entry((id, 0), Target::Local { slot: merge, port: 0 }),
                         }
                     } else if let Some(slot) = partial {
                         stage.slots[slot].targets.push(Target::Away { node: id, port: 0 });
                     }
                 }
                 OperatorPlan::Output(_) => match (half, input_half(0)) {
-                    (Half::Merge, Half::Worker) => stage.entry(id, Target::Away { node: id, port: 0 }),
+                    (Half::Merge, Half::Worker) => stage.entry((id, 0), Target::Away { node: id, port: 0 }),
                     (_, from) if from == half => links.push((node.inputs[0], Target::Away { node: id, port: 0 })),
                     _ => {}
                 },
@@ -148,7 +148,7 @@ impl Stage {
                         if halves[input] == half {
                             links.push((input, target));
                         } else {
-                            stage.entry(id, target);
+                            stage.entry((id, port), target);
                         }
                     }
                 }
@@ -165,28 +165,24 @@ impl Stage {
         for (from, target) in links {
             match producer.get(&from) {
                 Some(&slot) => stage.slots[slot].targets.push(target),
-                None => stage.entry(from, target), // an input node
+                None => stage.entry((from, 0), target), // an input node
             }
         }
         Ok(stage)
     }
 
-    fn entry(&mut self, node: NodeId, target: Target) {
-        self.entries.entry(node).or_default().push(target);
+    fn entry(&mut self, at: (NodeId, usize), target: Target) {
+        self.entries.entry(at).or_default().push(target);
     }
 
-    /// Takes a signal for an input node (worker) or an exchange's node and port (merge), and drives it through. What
+    /// Takes a signal for an input node (worker, port 0) or an exchange's node and port (merge), and drives it through. What
     /// leaves the half goes to `leave`.
     ///
     /// # Errors
     /// The first one of an operator or of `leave`; the stage must not be used afterwards.
     pub fn push(&mut self, node: NodeId, port: usize, signal: Signal, leave: &mut Leave<'_>) -> Result<()> {
-        let Some(targets) = self.entries.get(&node) else { return Ok(()) };
-        for &target in targets {
-            if !matches!(target, Target::Local { port: p, .. } | Target::Away { port: p, .. } if p != port) {
-                self.queue.push_back((target, signal.clone()));
-            }
-        }
+        let Some(targets) = self.entries.get(&(node, port)) else { return Ok(()) };
+        self.queue.extend(targets.iter().map(|&target| (target, signal.clone())));
         while let Some((target, signal)) = self.queue.pop_front() {
             match target {
                 Target::Away { node, port } => leave(Exchange { node, port, signal })?,

@@ -6,6 +6,8 @@
 
 mod metadata;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +42,9 @@ use crate::{
 /// Rows of a batch at most, but for a payload that holds more: large enough that per-batch work does not show, small
 /// enough to stay in the second-level cache (spikes C: 1,024 to 8,192 rows cost the same).
 pub const BATCH_ROWS: usize = 8_192;
+
+/// Payload bytes of a batch after which it is emitted early: large records must not pile up.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// What becomes of a record that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +104,8 @@ struct Rows {
     metadata: MetadataBuilders,
     /// Of each row since the last flush: its record's timestamp in microseconds.
     arrivals: Vec<i64>,
+    /// Payload bytes since the last flush.
+    bytes: usize,
     /// Of each row since the last flush: index of its record in the event at hand.
     record_of_row: Vec<u32>,
     /// Rows since the last flush in runs of one partition: (partition, first row).
@@ -146,6 +153,7 @@ impl Intake {
             partitions: BTreeMap::new(),
             metadata: MetadataBuilders::new(&metadata),
             arrivals: vec![],
+            bytes: 0,
             record_of_row: vec![],
             runs: vec![],
             replayed: false,
@@ -320,7 +328,7 @@ impl Rows {
                 self.bad_record(partition, &records[next], &bad)?;
                 next += 1;
             }
-            if self.arrivals.len() >= self.options.batch_rows {
+            if self.is_full() {
                 self.flush(at_hand.then_some(records), emit)?;
                 self.runs.push((partition, 0));
             }
@@ -328,16 +336,22 @@ impl Rows {
         if at_hand { self.flush(Some(records), emit) } else { Ok(()) }
     }
 
+    /// Whether the batch is to be emitted before more is put into it.
+    fn is_full(&self) -> bool {
+        self.arrivals.len() >= self.options.batch_rows || self.bytes >= BATCH_BYTES
+    }
+
     /// Pushes records from `next` on until one is bad (then `next` is its index), the batch is full or none is left.
     fn push_until_bad(&mut self, records: &[Record<'_>], next: &mut usize) -> Result<(), BadRecord> {
         while let Some(record) = records.get(*next) {
-            if self.arrivals.len() >= self.options.batch_rows {
+            if self.is_full() {
                 break;
             }
             match record.value {
                 None => self.options.counters.tombstone(),
                 Some(value) => {
                     let rows = self.decoder.push(value)?;
+                    self.bytes += value.len();
                     let arrival = EventTime::from_millis(record.timestamp_ms).0;
                     self.arrivals.extend(std::iter::repeat_n(arrival, rows));
                     self.record_of_row.extend(std::iter::repeat_n(*next as u32, rows));
@@ -386,6 +400,7 @@ impl Rows {
     /// Emits the rows since the last flush. `records` of the event at hand when a reader may leave rows out.
     fn flush(&mut self, records: Option<&[Record<'_>]>, emit: &mut EmitInput<'_>) -> Result<()> {
         let runs = std::mem::take(&mut self.runs);
+        self.bytes = 0;
         if self.arrivals.is_empty() {
             return Ok(());
         }

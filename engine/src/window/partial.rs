@@ -148,22 +148,21 @@ impl Operator for PartialAggregate {
             pieces.entry(slice.start).or_insert_with(|| (slice, vec![])).1.push((start, end));
         }
         for (slice, ranges) in pieces.into_values() {
-            let cut: Box<dyn Fn(&ArrayRef) -> Result<ArrayRef>> = match ranges[..] {
-                [(start, end)] if runs.len() <= MAX_RUNS => {
-                    Box::new(move |a: &ArrayRef| Ok(a.slice(start, end - start)))
-                }
-                _ => {
-                    let rows = UInt32Array::from_iter_values(ranges.iter().flat_map(|&(s, e)| s as u32..e as u32));
-                    Box::new(move |a: &ArrayRef| Ok(take(a.as_ref(), &rows, None)?))
-                }
+            let gathered = match ranges[..] {
+                [_] if runs.len() <= MAX_RUNS => None,
+                _ => Some(UInt32Array::from_iter_values(ranges.iter().flat_map(|&(s, e)| s as u32..e as u32))),
+            };
+            let cut = |array: &ArrayRef| match &gathered {
+                None => Ok(array.slice(ranges[0].0, ranges[0].1 - ranges[0].0)),
+                Some(rows) => take(array.as_ref(), rows, None).map_err(EngineError::from),
             };
             let rows = ranges.iter().map(|(start, end)| end - start).sum();
-            let keys = keys.iter().map(&cut).collect::<Result<Vec<_>>>()?;
+            let keys = keys.iter().map(cut).collect::<Result<Vec<_>>>()?;
             let arguments = arguments
                 .iter()
                 .map(|a| {
-                    let values = a.values.iter().map(&cut).collect::<Result<_>>()?;
-                    Ok(Arguments { values, filter: a.filter.as_ref().map(&cut).transpose()? })
+                    let values = a.values.iter().map(cut).collect::<Result<_>>()?;
+                    Ok(Arguments { values, filter: a.filter.as_ref().map(cut).transpose()? })
                 })
                 .collect::<Result<Vec<_>>>()?;
             self.update(slice, &keys, &arguments, rows)?;

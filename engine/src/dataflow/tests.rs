@@ -1,0 +1,215 @@
+//! Both halves of a dataflow interrupted anywhere: state taken out and put into new operators gives what an undisturbed run
+//! gives, with every kind of operator and aggregate.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    util::pretty::pretty_format_batches,
+};
+use datafusion_expr::AggregateUDF;
+use datafusion_functions_aggregate::{
+    count::count_udaf,
+    min_max::{max_udaf, min_udaf},
+};
+use datafusion_physical_expr::{
+    PhysicalExpr,
+    aggregate::{AggregateExprBuilder, LoweredAggregate},
+    expressions::{BinaryExpr, col, lit},
+};
+
+use super::{
+    plan::{AggregatePlan, Dataflow, InputColumns, InputPlan, Node, OperatorPlan, TimePolicy},
+    stage::Stage,
+};
+use crate::{
+    EVENT_TIME, EventTime, Signal, aggregate, datetime_type,
+    window::shape::{Closed, WindowShape},
+};
+
+fn field(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, true)
+}
+
+fn input_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field("k", DataType::Utf8),
+        field("x", DataType::Float64),
+        field("n", DataType::Int64),
+        Field::new(EVENT_TIME, datetime_type(), false),
+    ]))
+}
+
+fn call(function: Arc<AggregateUDF>, column: &str, distinct: bool) -> Arc<LoweredAggregate> {
+    let schema = input_schema();
+    let builder = AggregateExprBuilder::new(function, vec![col(column, &schema).unwrap()]).schema(schema);
+    let builder = builder.alias(format!("{column}{distinct}")).with_distinct(distinct);
+    Arc::new(LoweredAggregate { aggregate: Arc::new(builder.build().unwrap()), filter: None, order_bys: vec![] })
+}
+
+fn windowed(input: usize, keys: &[&str], shape: WindowShape, calls: &[Arc<LoweredAggregate>]) -> Node {
+    let schema = input_schema();
+    let mut fields: Vec<Field> = keys.iter().map(|k| field(k, DataType::Utf8)).collect();
+    fields.extend([field("window_start", datetime_type()), field("window_end", datetime_type())]);
+    fields.extend(
+        calls.iter().enumerate().map(|(i, c)| field(&format!("a{i}"), c.aggregate.field().data_type().clone())),
+    );
+    fields.push(Field::new(EVENT_TIME, datetime_type(), false));
+    let keys = keys.iter().map(|k| col(k, &schema).unwrap()).collect();
+    let plan = AggregatePlan { shape, keys, aggregates: calls.to_vec() };
+    Node { operator: OperatorPlan::Aggregate(plan), inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
+}
+
+/// Input, filter, then three readers of it: hopping by key with every aggregate, tumbling without key, rows by window; the
+/// first two united with nothing else go to outputs of their own.
+fn dataflow() -> Dataflow {
+    let schema = input_schema();
+    let predicate: Arc<dyn PhysicalExpr> =
+        Arc::new(BinaryExpr::new(col("n", &schema).unwrap(), datafusion_expr::Operator::GtEq, lit(0i64)));
+    let hop = WindowShape { size: 70, hop: 30, offset: 0, closed: Closed::End };
+    let tumble = WindowShape { size: 40, hop: 40, offset: 7, closed: Closed::Start };
+    let every = [
+        call(count_udaf(), "n", false),
+        call(count_udaf(), "n", true),
+        call(aggregate::sum(), "x", false),
+        call(aggregate::avg(), "x", false),
+        call(aggregate::stdev(), "x", false),
+        call(aggregate::varp(), "n", false),
+        call(aggregate::sum(), "n", false),
+        call(min_udaf(), "x", false),
+        call(max_udaf(), "k", false),
+    ];
+    let mut assigned: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+    let time = assigned.pop().unwrap();
+    assigned.extend(["window_start", "window_end", "window_time"].map(|name| field(name, datetime_type())));
+    assigned.push(time);
+    let node = |operator, inputs: Vec<usize>, schema: &SchemaRef| Node { operator, inputs, schema: Arc::clone(schema) };
+    let by_key = windowed(1, &["k"], hop, &every);
+    let without_key = windowed(1, &[], tumble, &every[..3]);
+    let mut nodes = vec![
+        node(OperatorPlan::Input(InputPlan { input: 0, time: TimePolicy::Arrival }), vec![], &schema),
+        node(OperatorPlan::Filter(predicate), vec![0], &schema),
+        by_key,
+        without_key,
+        node(OperatorPlan::Assign(tumble), vec![1], &Arc::new(Schema::new(assigned))),
+        node(OperatorPlan::Union, vec![1, 0], &schema),
+    ];
+    for (output, from) in [2, 3, 4, 5].into_iter().enumerate() {
+        let schema = Arc::clone(&nodes[from].schema);
+        nodes.push(Node { operator: OperatorPlan::Output(output), inputs: vec![from], schema });
+    }
+    let payload = Arc::new(schema.project(&[0, 1, 2]).unwrap());
+    let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![] }];
+    Dataflow { nodes, inputs, outputs: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }
+}
+
+/// Rows in order of time, one batch for each step, with a watermark behind it.
+fn steps() -> Vec<(RecordBatch, EventTime)> {
+    (0..40i64)
+        .map(|step| {
+            let times: Vec<i64> = (0..5).map(|i| step * 11 + i * 2).collect();
+            let keys = StringArray::from_iter((0..5).map(|i| (i != 3).then(|| format!("k{}", (step * 3 + i) % 4))));
+            let xs =
+                Float64Array::from_iter((0..5).map(|i| ((step + i) % 7 != 0).then(|| (step * 37 + i) as f64 / 10.0)));
+            let ns = Int64Array::from_iter_values((0..5).map(|i| (step * 5 + i) % 9 - 1));
+            let time = TimestampMicrosecondArray::from(times).with_timezone("UTC");
+            let columns: Vec<ArrayRef> = vec![Arc::new(keys), Arc::new(xs), Arc::new(ns), Arc::new(time)];
+            (RecordBatch::try_new(input_schema(), columns).unwrap(), EventTime(step * 11))
+        })
+        .collect()
+}
+
+/// Runs all steps; before each step in `interrupted` both halves give up their state to new ones.
+fn run(interrupted: &[usize]) -> Vec<String> {
+    let dataflow = dataflow();
+    let new =
+        || (Stage::worker(&dataflow, &Arc::default()).unwrap(), Stage::merge(&dataflow, &Arc::default()).unwrap());
+    let (mut worker, mut merge) = new();
+    let mut rows: Vec<Vec<RecordBatch>> = vec![vec![]; dataflow.outputs.len()];
+    let mut push = |worker: &mut Stage, merge: &mut Stage, signal: Signal| {
+        worker
+            .push(0, 0, signal, &mut |exchange| {
+                merge.push(exchange.node, exchange.port, exchange.signal, &mut |leaving| {
+                    if let (Signal::Batch(batch), OperatorPlan::Output(output)) =
+                        (leaving.signal, &dataflow.nodes[leaving.node].operator)
+                    {
+                        rows[*output].push(batch);
+                    }
+                    Ok(())
+                })
+            })
+            .unwrap();
+    };
+    for (step, (batch, watermark)) in steps().into_iter().enumerate() {
+        if interrupted.contains(&step) {
+            let state = (worker.snapshot().unwrap(), merge.snapshot().unwrap());
+            let untouched = (worker.snapshot().unwrap(), merge.snapshot().unwrap());
+            assert_eq!(format!("{state:?}").len(), format!("{untouched:?}").len(), "taking state out changes nothing");
+            (worker, merge) = new();
+            worker.restore(state.0).unwrap();
+            merge.restore(state.1).unwrap();
+        }
+        push(&mut worker, &mut merge, Signal::Batch(batch));
+        push(&mut worker, &mut merge, Signal::Watermark(watermark));
+    }
+    push(&mut worker, &mut merge, Signal::Watermark(EventTime::MAX));
+    rows.iter().map(|batches| sorted(batches)).collect()
+}
+
+/// Rows as text in a fixed order: groups come in the order in which their keys were first met.
+fn sorted(batches: &[RecordBatch]) -> String {
+    let text = pretty_format_batches(batches).unwrap().to_string();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
+#[test]
+fn operators_interrupted_anywhere_go_on_as_if_nothing_had_happened() {
+    let undisturbed = run(&[]);
+    assert!(undisturbed.iter().all(|rows| rows.lines().count() > 10));
+    for step in 0..40 {
+        assert!(run(&[step]) == undisturbed, "interrupted before step {step}");
+    }
+    assert!(run(&(0..40).collect::<Vec<_>>()) == undisturbed, "interrupted before each step");
+}
+
+#[test]
+fn state_of_another_plan_is_refused() {
+    let dataflow = dataflow();
+    let mut worker = Stage::worker(&dataflow, &Arc::default()).unwrap();
+    let mut state = worker.snapshot().unwrap();
+    state.pop();
+    let error = Stage::worker(&dataflow, &Arc::default()).unwrap().restore(state).unwrap_err();
+    assert!(error.to_string().contains("state does not fit"), "{error}");
+    let foreign = vec![vec![steps().remove(0).0]; worker.snapshot().unwrap().len()];
+    assert!(Stage::worker(&dataflow, &Arc::default()).unwrap().restore(foreign).is_err());
+}
+
+#[test]
+fn a_window_closes_once_and_only_with_rows() {
+    let dataflow = dataflow();
+    let mut merge = Stage::merge(&dataflow, &Arc::default()).unwrap();
+    let mut worker = Stage::worker(&dataflow, &Arc::default()).unwrap();
+    let mut ends = vec![];
+    for (batch, watermark) in steps() {
+        for signal in [Signal::Batch(batch), Signal::Watermark(watermark), Signal::Watermark(watermark)] {
+            worker
+                .push(0, 0, signal, &mut |exchange| {
+                    merge.push(exchange.node, exchange.port, exchange.signal, &mut |leaving| {
+                        if let (3, Signal::Batch(batch)) = (dataflow.nodes[leaving.node].inputs[0], leaving.signal) {
+                            assert!(batch.num_rows() == 1, "one group without a key");
+                            ends.push(
+                                batch.column(1).as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0),
+                            );
+                        }
+                        Ok(())
+                    })
+                })
+                .unwrap();
+        }
+    }
+    // [7 + 40k, 47 + 40k), the first from -33; the last watermark is 429.
+    assert_eq!(ends, (0..).map(|k| 7 + 40 * k).take_while(|end| *end <= 429).collect::<Vec<_>>());
+}
