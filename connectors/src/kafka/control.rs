@@ -168,8 +168,7 @@ impl Control {
             let worker = worker_of(partition.id, self.workers.len());
             self.workers[worker].offer(ControlEvent::End { partition: partition.id, leader, asked, end_offset });
         }
-        let delivered = self.workers.iter_mut().fold(true, |all, worker| worker.deliver() && all);
-        if complete && delivered {
+        if self.deliver() && complete {
             self.workers.iter_mut().for_each(|worker| worker.offer(ControlEvent::Topology { asked }));
         }
         self.cluster.serve_callbacks();
@@ -263,12 +262,17 @@ impl Control {
         Ok(())
     }
 
+    /// Hands every worker what waits for it. Returns whether nothing is left.
+    fn deliver(&mut self) -> bool {
+        self.workers.iter_mut().map(Worker::deliver).filter(|delivered| !delivered).count() == 0
+    }
+
     /// Tells every worker why the job cannot go on; gives up when asked to stop.
     fn stop_workers(&mut self, fault: &Fault, stopped: &Receiver<()>) {
         for worker in &mut self.workers {
             worker.waiting.push_back(ControlEvent::Stop(fault.clone()));
         }
-        while !self.workers.iter_mut().fold(true, |all, worker| worker.deliver() && all) {
+        while !self.deliver() {
             if stopped.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
                 return;
             }

@@ -36,10 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct MachineClock(Instant);
 
 #[expect(clippy::disallowed_methods, reason = "the tests' one clock")]
-impl MachineClock {
-    fn new() -> Arc<dyn Clock> {
-        Arc::new(Self(Instant::now()))
-    }
+fn machine_clock() -> Arc<dyn Clock> {
+    Arc::new(MachineClock(Instant::now()))
 }
 
 impl Clock for MachineClock {
@@ -95,7 +93,7 @@ impl Broker {
     }
 
     fn input(&self) -> KafkaInput {
-        KafkaInput::connect(self.settings(), MachineClock::new(), PATIENCE).unwrap()
+        KafkaInput::connect(self.settings(), machine_clock(), PATIENCE).unwrap()
     }
 }
 
@@ -112,7 +110,7 @@ enum Seen {
 
 /// Polls the sources in turns until `done` likes what was seen.
 fn poll_until(sources: &mut [KafkaSource], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
-    let clock = MachineClock::new();
+    let clock = machine_clock();
     let mut seen = Vec::new();
     while !done(&seen) {
         assert!(clock.monotonic().0 < PATIENCE.as_micros() as i64, "seen so far: {seen:?}");
@@ -230,7 +228,7 @@ fn a_broker_that_is_away_attests_nothing_and_is_waited_for() {
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 1))).unwrap();
     broker.cluster.broker_down(-1).unwrap();
     // What was under way arrives; then nothing does for more than two ticks of the control thread.
-    let clock = MachineClock::new();
+    let clock = machine_clock();
     let mut silent_since = clock.monotonic().0;
     while clock.monotonic().0 < silent_since + 700_000 {
         let mut any = false;
@@ -296,7 +294,7 @@ fn keys_headers_and_tombstones_come_through() {
     send(BaseRecord::to("t").partition(0).key("dead").timestamp(1_235));
     broker.producer.flush(PATIENCE).unwrap();
     let settings = SourceSettings { headers: true, ..broker.settings() };
-    let input = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap();
+    let input = KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap();
     let mut source = input.open(1, &[0], Some(&[2])).unwrap().remove(0);
     let mut records = 0;
     while !source.finished() {
@@ -330,7 +328,7 @@ fn a_record_with_its_producers_timestamp_stops_the_job() {
     broker.produce(1, numbered(0..7));
     // The mock answers no question about the topic's configuration: the records tell.
     let settings = SourceSettings { accept_create_time: false, ..broker.settings() };
-    let input = KafkaInput::connect(settings, MachineClock::new(), Duration::from_secs(1)).unwrap();
+    let input = KafkaInput::connect(settings, machine_clock(), Duration::from_secs(1)).unwrap();
     let mut sources = input.open(1, &[2, 7], None).unwrap();
     let refused = poll_until(&mut sources, |_| false).unwrap_err();
     let text = "record 2 of topic `t` partition 0 carries its producer's timestamp (CreateTime): it is older than the \
@@ -358,7 +356,7 @@ fn an_unknown_topic_is_named_with_its_neighbours() {
     let broker = Broker::new(1);
     broker.cluster.create_topic("clicks", 1, 1).unwrap();
     let settings = SourceSettings { topics: vec!["t".into(), "cliks".into()], ..broker.settings() };
-    let refused = KafkaInput::connect(settings, MachineClock::new(), PATIENCE).unwrap_err();
+    let refused = KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap_err();
     let (kind, message) = source_message(&refused);
     assert_eq!(kind, ErrorKind::User);
     assert!(
@@ -388,7 +386,7 @@ fn brokers_that_refuse_are_named_within_the_wait() {
     let brokers = vec!["127.0.0.1:1".into(), "no-such-host.invalid:9092".into(), closing.clone()];
     let connection = KafkaConnection { brokers, security: Security::None };
     let settings = SourceSettings { connection, ..broker.settings() };
-    let clock = MachineClock::new();
+    let clock = machine_clock();
     let refused = KafkaInput::connect(settings, clock.clone(), Duration::from_secs(2)).unwrap_err();
     assert!(clock.monotonic().0 < 5_000_000);
     let text = format!(
@@ -414,7 +412,7 @@ fn sink(broker: &Broker, on_rejected: OnRejected) -> KafkaSink {
     };
     // The mock answers no question about the topic's settings: a short wait for them.
     let wait = Duration::from_millis(500);
-    KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*MachineClock::new(), wait).unwrap()
+    KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*machine_clock(), wait).unwrap()
 }
 
 #[test]
