@@ -65,7 +65,7 @@ fn settings(broker: &Broker, topic: &str) -> SourceSettings {
 }
 
 fn connect(settings: SourceSettings) -> Result<KafkaInput, EngineError> {
-    KafkaInput::connect(settings, MachineClock::start(), PATIENCE)
+    KafkaInput::connect(settings, machine_clock(), PATIENCE)
 }
 
 fn numbered(partition: i32, range: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
@@ -351,7 +351,7 @@ fn a_row_above_the_topics_limit_harms_no_other() {
         key: Some("user".into()),
         queue_kib: 16_384,
     };
-    let clock = MachineClock::start();
+    let clock = machine_clock();
     let mut sink = KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, &*clock, PATIENCE).unwrap();
     // Hardly compressible, so that compression does not bring it below the limit.
     let mut state = 1_u32;

@@ -89,9 +89,21 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Test => Ok(test::run()?.ok()),
         Command::Conformance { files } => {
-            let counts = conformance::run_files(&files)?;
-            println!("{} passed, {} failed", counts.passed, counts.failed);
-            Ok(counts.failed == 0)
+            let (mut passed, mut failed) = (0, 0);
+            for (id, outcome) in conformance::run_files(&files)? {
+                match outcome {
+                    Ok(()) => {
+                        passed += 1;
+                        println!("pass {id}");
+                    }
+                    Err(difference) => {
+                        failed += 1;
+                        println!("fail {id}: {difference}");
+                    }
+                }
+            }
+            println!("{passed} passed, {failed} failed");
+            Ok(failed == 0)
         }
         Command::Fuzz { target, replay: Some(path), .. } => fuzz::replay(&mut *target.target()?, &path).map(|()| true),
         Command::Fuzz { target, seconds, seed, replay: None } => {

@@ -16,7 +16,7 @@ use crate::conformance;
 use crate::repository::{cargo, root};
 
 /// Cases of the language that pass today; raised as it grows, never lowered.
-const CONFORMANCE_FLOOR: usize = 25;
+const CONFORMANCE_FLOOR: usize = 45;
 
 /// What a step, or all of them, came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,9 +138,10 @@ fn conformance() -> Result<Counts> {
         println!("skipped: no cases in ../shared/conformance");
         return Ok(Counts::SKIPPED);
     }
-    let cases = conformance::run_files(&files)?;
-    println!("{} of {} cases pass; {CONFORMANCE_FLOOR} must", cases.passed, cases.passed + cases.failed);
-    Ok(Counts::check(cases.passed >= CONFORMANCE_FLOOR))
+    let cases: Vec<bool> = conformance::run_files(&files)?.map(|(_, outcome)| outcome.is_ok()).collect();
+    let passed = cases.iter().filter(|passed| **passed).count();
+    println!("{passed} of {} cases pass, {CONFORMANCE_FLOOR} must; `cargo xtask conformance` tells which", cases.len());
+    Ok(Counts::check(passed >= CONFORMANCE_FLOOR))
 }
 
 #[cfg(test)]

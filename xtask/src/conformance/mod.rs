@@ -24,15 +24,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// As the main thread of the product: planning recurses, and unoptimised code takes wide frames.
 const STACK_BYTES: usize = 8 << 20;
 
-/// How many cases of all files passed and failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Cases whose rows are those expected.
-    pub passed: usize,
-    /// All others.
-    pub failed: usize,
-}
-
 /// The cases of a file, a JSON array of them.
 ///
 /// # Errors
@@ -42,27 +33,17 @@ pub fn read(file: &Path) -> Result<Vec<Case>> {
     serde_json::from_slice(&text).with_context(|| format!("`{}` is no file of cases", file.display()))
 }
 
-/// Runs all cases of all files and prints a line each.
+/// Runs the cases of all files as the caller asks for the next: a case's name, and the error `expected ..., got ...` when
+/// it failed.
 ///
 /// # Errors
-/// When a file cannot be read; then nothing was run.
-pub fn run_files(files: &[PathBuf]) -> Result<Counts> {
+/// When a file cannot be read; then nothing is run.
+pub fn run_files(files: &[PathBuf]) -> Result<impl Iterator<Item = (String, Result<(), String>)>> {
     let cases = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
-    let mut counts = Counts::default();
-    for case in cases.into_iter().flatten() {
+    Ok(cases.into_iter().flatten().map(|case| {
         let case = Arc::new(case);
-        match check(&case, run::run_case) {
-            Ok(()) => {
-                counts.passed += 1;
-                println!("pass {}", case.id);
-            }
-            Err(difference) => {
-                counts.failed += 1;
-                println!("fail {}: {difference}", case.id);
-            }
-        }
-    }
-    Ok(counts)
+        (case.id.clone(), check(&case, run::run_case))
+    }))
 }
 
 /// Runs a case on a thread of its own and compares its rows; the error is `expected ..., got ...` on one line.
