@@ -15,6 +15,11 @@ use crate::{
     typed::Typed,
 };
 
+/// Whether the aggregate of this name calculates with its argument.
+pub(crate) fn is_arithmetic(name: &str) -> bool {
+    is_aggregate(name) && !["count", "min", "max"].contains(&name)
+}
+
 /// One call, over the columns of the aggregation's input.
 #[derive(Clone, Debug)]
 pub(crate) struct AggregateCall {

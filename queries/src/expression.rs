@@ -494,6 +494,11 @@ impl<'a> Expressions<'a> {
             }
             _ => return Err(QueryError::at(span, format!("`{name}` takes one argument"))),
         };
+        if bare && self.scope.declared && arg.data_type == DataType::Utf8 && aggregates::is_arithmetic(name) {
+            let message = format!("`{name}` expects a number, found a column declared as nvarchar(max)");
+            return Err(QueryError::at(arg.span, message)
+                .help("declare it as bigint or float, or CAST it where its text is a number"));
+        }
         let call = aggregates::call(name, arg, distinct, bare, span)?;
         let data_type = call.data_type.clone();
         let at = self.aggregates.iter().position(|a| *a == call).unwrap_or_else(|| {

@@ -38,6 +38,8 @@ pub(crate) struct Scope {
     pub(crate) time: usize,
     /// Why a column may be unknown although records have it, e.g. that types come from a sample.
     pub(crate) note: Option<String>,
+    /// Whether the types are declared: a text column is text then, and not numbers that a producer has quoted.
+    pub(crate) declared: bool,
 }
 
 /// Names of a stream event's properties on Event Hubs, and the metadata columns that stand for them.
@@ -73,7 +75,7 @@ impl Scope {
                 is_time: false,
             })
             .collect();
-        Self { relations: vec![names], columns, time, note: None }
+        Self { relations: vec![names], columns, time, note: None, declared: false }
     }
 
     pub(crate) fn time(&self, span: Span) -> Typed {

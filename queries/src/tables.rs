@@ -311,6 +311,7 @@ impl Planner<'_> {
         for metadata in &mut scope.columns[table.schema.fields().len()..] {
             metadata.visible = false;
         }
+        scope.declared = table.sampled.is_none();
         scope.note = table.sampled.map(|n| format!("the columns of `{}` were inferred from {n} records", table.name));
         scope
     }

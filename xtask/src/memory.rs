@@ -84,6 +84,7 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
             };
             let options = IntakeOptions {
                 arrival: TimeRule::LogAppend,
+                judge_arrival: true,
                 idle_margin_us: 0,
                 clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
                 growing: false,

@@ -30,7 +30,7 @@ pub use progress::{InputCounters, PartitionView};
 
 use crate::{
     Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, Result, Signal,
-    dataflow::plan::{Dataflow, InputColumns, LateAction, NodeId, OperatorPlan, TimePolicy},
+    dataflow::plan::{Dataflow, InputColumns, LateAction, NodeId, OperatorPlan, TimeBounds, TimePolicy},
     datetime_type,
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
@@ -62,6 +62,9 @@ pub enum OnBadRecord {
 pub struct IntakeOptions {
     /// How the record's own timestamp becomes event time, for statements without `TIMESTAMP BY`.
     pub arrival: TimeRule,
+    /// Whether the arrival says when a record came in. If not (a file's last modification), nothing of `TIMESTAMP BY` is
+    /// late or early by it.
+    pub judge_arrival: bool,
     /// How far an idle partition stays behind its broker's clock, in microseconds.
     pub idle_margin_us: i64,
     /// What is known of the brokers' clocks, shared by the workers of an input: one may see live records of a leader while
@@ -205,6 +208,10 @@ impl Reader {
         let (rule, expression) = match policy {
             TimePolicy::Arrival => (options.arrival, None),
             TimePolicy::Column { expression, bounds } => {
+                let bounds = bounds.map(|bounds| match options.judge_arrival {
+                    true => bounds,
+                    false => TimeBounds { late_arrival: None, early_arrival: None, ..bounds },
+                });
                 (bounds.map_or(TimeRule::Unbounded, TimeRule::Bounded), Some(Arc::clone(expression)))
             }
         };

@@ -174,6 +174,7 @@ fn run(polls: Vec<Vec<Poll>>, replay_below: i64) -> Outcome {
     let letters: Arc<Letters> = Arc::default();
     let options = IntakeOptions {
         arrival: TimeRule::LogAppend,
+        judge_arrival: true,
         idle_margin_us: 2_000_000,
         clocks: Arc::new(Mutex::new(BrokerClocks::new(5_000_000))),
         growing: false,

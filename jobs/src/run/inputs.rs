@@ -210,6 +210,7 @@ pub(super) fn intakes(
         let counters = options.stats.add_input(&input.spec.name, &input.transport);
         let intake_options = IntakeOptions {
             arrival: arrival(job, &input.spec),
+            judge_arrival: matches!(input.transport, Transport::Kafka { .. }),
             idle_margin_us: idle_margin_us(&input.spec),
             clocks: Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros()))),
             growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),

@@ -97,7 +97,9 @@ fn checked<T>(value: Option<T>, source: &dyn Display, target: &DataType, failure
     match (value, failure) {
         (Some(value), _) => Ok(Some(value)),
         (None, Failure::Null) => Ok(None),
-        (None, Failure::Error) => exec_err!("cannot cast '{source}' to {}", type_name(target)),
+        (None, Failure::Error) => {
+            exec_err!("cannot cast '{source}' to {}; TRY_CAST gives NULL instead", type_name(target))
+        }
     }
 }
 
