@@ -137,3 +137,16 @@ fn no_file_names_a_machine_or_a_registry() {
         assert!(found.is_empty(), "`{}` names {found:?}", file.display());
     }
 }
+
+#[test]
+fn the_diagram_carries_the_capacities_of_the_channels() {
+    let pipeline = fs::read_to_string(root().join("jobs/src/run/pipeline.rs")).unwrap();
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for (constant, edge) in [("EXCHANGE", "exchange"), ("COMMAND", "commands"), ("EVENT", "events")] {
+        let (_, rest) = pipeline.split_once(&format!("const {constant}_CAPACITY: usize = ")).unwrap();
+        let capacity = rest.split(';').next().unwrap();
+        for text in [&architecture, &pipeline] {
+            assert!(text.contains(&format!("{edge}({capacity})")), "{edge}: {capacity}");
+        }
+    }
+}

@@ -265,3 +265,84 @@ fn no_window_closes_early_while_the_broker_is_frozen() {
     assert_eq!((row["k"].as_str(), row["c"].as_u64()), (Some("b"), Some(1)));
     assert_eq!(job.stop(), Some(0));
 }
+
+#[test]
+fn a_killed_job_goes_on_and_its_open_windows_are_whole() {
+    let broker = shared();
+    broker.create_topic("killed", 2, &[]).unwrap();
+    let mut job = Live::start(broker, "killed", "earliest");
+    broker.produce("killed", [Record::new(0, r#"{"k":"before"}"#)]).unwrap();
+    job.next(Duration::from_secs(20)).expect("a first window closes");
+    // Read by the first run (its positions pass them), but not in a closed window when it dies.
+    broker.produce("killed", (0..100).map(|i| Record::new(i % 2, r#"{"k":"open"}"#))).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    job.child.kill().unwrap();
+    let mut rows: Vec<Value> = job.rows.iter().map(|(_, row)| row).collect();
+    let again = Live::start(broker, "killed", "earliest");
+    let count = |rows: &[Value]| -> u64 {
+        // A window may have been written by both runs (at least once): then with the same count.
+        let whole: BTreeMap<_, _> =
+            rows.iter().filter(|r| r["k"] == "open").map(|r| (r["t"].to_string(), r["c"].as_u64())).collect();
+        whole.values().map(|c| c.unwrap()).sum()
+    };
+    while count(&rows) < 100 {
+        let (row, _) = again.next(Duration::from_secs(20)).expect("the windows of the killed run close");
+        rows.push(row);
+    }
+    assert_eq!(count(&rows), 100, "{rows:?}");
+    assert!(rows.iter().all(|r| r["k"] != "before"), "committed long before: {rows:?}");
+    assert_eq!(again.stop(), Some(0));
+}
+
+#[test]
+fn a_start_inside_the_log_gives_whole_windows_only_and_metadata_can_be_named() {
+    let broker = shared();
+    broker.create_topic("inside", 2, &[("message.timestamp.type", "LogAppendTime")]).unwrap();
+    // Batches of records over some seconds, so that windows hold several stamps.
+    for round in 0..12 {
+        broker
+            .produce(
+                "inside",
+                (0..50).map(|i| Record::new(i % 2, format!(r#"{{"n":{round}}}"#)).with_key(format!("key-{i}"))),
+            )
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, start: &str| -> BTreeMap<String, Value> {
+        let job = folder.path().join(format!("{name}.yaml"));
+        let spec = format!(
+            r#"
+name: inside
+inputs:
+  events:
+    kafka: {{brokers: ["{}"], topic: inside, start: {start}}}
+    format: json
+outputs:
+  rows: {{file: {{path: {name}/}}, format: json}}
+query: |
+  SELECT COUNT(*) AS c, COUNT(DISTINCT GetMetadataPropertyValue(events, '[Kafka].[Key]')) AS keys,
+    MIN(GetMetadataPropertyValue(events, '[Kafka].[Offset]')) AS lowest, System.Timestamp() AS t
+  INTO rows FROM events GROUP BY HoppingWindow(millisecond, 1000, 500)
+"#,
+            broker.bootstrap()
+        );
+        fs::write(&job, spec).unwrap();
+        run_bounded(&job, 2);
+        let rows =
+            rows(&folder.path().join(name)).into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        rows.map(|row| (row["t"].as_str().unwrap().to_owned(), row)).collect()
+    };
+    let whole = run("whole", "earliest");
+    assert_eq!(
+        whole.values().map(|row| row["c"].as_u64().unwrap()).sum::<u64>(),
+        2 * 12 * 50,
+        "two windows hold each record"
+    );
+    assert!(whole.values().all(|row| row["keys"].as_u64().unwrap() == 50 && row["lowest"].is_i64()), "{whole:?}");
+    let middle = whole.keys().nth(whole.len() / 2).unwrap();
+    let inside = run("inside", &format!("{{time: {middle}}}"));
+    let expected: BTreeMap<_, _> =
+        whole.iter().filter(|(end, _)| *end >= middle).map(|(k, v)| (k.clone(), v.clone())).collect();
+    assert_eq!(inside, expected);
+}
