@@ -38,6 +38,34 @@ pub trait Operator: Send {
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()>;
 }
 
+/// An operator that keeps nothing between batches and puts no row before its own watermark.
+pub(crate) trait Stateless: Send {
+    /// As [`Operator::on_batch`].
+    fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()>;
+}
+
+impl<T: Stateless> Operator for T {
+    fn on_batch(&mut self, _port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
+        self.rows(batch, out)
+    }
+
+    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
+        out.watermark(t)
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
+        Ok(vec![])
+    }
+
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()> {
+        if state.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} batches for an operator without state", state.len());
+        Err(crate::EngineError::State { operator: "stateless".to_owned(), message })
+    }
+}
+
 /// Evaluates an expression on a batch to an array of its length.
 ///
 /// # Errors

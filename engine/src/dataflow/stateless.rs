@@ -7,29 +7,17 @@ use datafusion_physical_expr::PhysicalExpr;
 
 use crate::{
     EventTime, Result,
-    operator::{Emit, Operator, evaluate},
+    operator::{Emit, Operator, Stateless, evaluate},
 };
 
 /// Keeps the rows for which the predicate is true.
 pub(super) struct Filter(pub(super) Arc<dyn PhysicalExpr>);
 
-impl Operator for Filter {
-    fn on_batch(&mut self, _port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
+impl Stateless for Filter {
+    fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
         let keep = evaluate(&self.0, &batch)?;
         let kept = filter_record_batch(&batch, keep.as_boolean())?;
         if kept.num_rows() > 0 { out.batch(kept) } else { Ok(()) }
-    }
-
-    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
-        out.watermark(t)
-    }
-
-    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
-        Ok(vec![])
-    }
-
-    fn restore(&mut self, _state: Vec<RecordBatch>) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -39,22 +27,10 @@ pub(super) struct Project {
     pub(super) schema: SchemaRef,
 }
 
-impl Operator for Project {
-    fn on_batch(&mut self, _port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
+impl Stateless for Project {
+    fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
         let columns = self.expressions.iter().map(|e| evaluate(e, &batch)).collect::<Result<Vec<_>>>()?;
         out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-    }
-
-    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
-        out.watermark(t)
-    }
-
-    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
-        Ok(vec![])
-    }
-
-    fn restore(&mut self, _state: Vec<RecordBatch>) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -10,8 +10,8 @@ use arrow::{
 };
 
 use crate::{
-    EventTime, Result,
-    operator::{Emit, Operator},
+    Result,
+    operator::{Emit, Stateless},
 };
 
 /// Repeats each row for each element of the list in its column before the event time, which gives way to the element's
@@ -21,8 +21,8 @@ pub(super) struct Unnest {
     pub(super) schema: SchemaRef,
 }
 
-impl Operator for Unnest {
-    fn on_batch(&mut self, _port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
+impl Stateless for Unnest {
+    fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
         let list_at = batch.num_columns() - 2;
         let list = batch.column(list_at).as_list::<i32>();
         let (mut rows, mut positions, mut elements) = (vec![], vec![], vec![]);
@@ -49,18 +49,6 @@ impl Operator for Unnest {
         columns.splice(list_at..list_at, [Arc::new(Int64Array::from(positions)) as _, values]);
         out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
-
-    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
-        out.watermark(t)
-    }
-
-    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
-        Ok(vec![])
-    }
-
-    fn restore(&mut self, _state: Vec<RecordBatch>) -> Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -77,7 +65,7 @@ mod tests {
             Ok(())
         }
 
-        fn watermark(&mut self, _t: EventTime) -> Result<()> {
+        fn watermark(&mut self, _t: crate::EventTime) -> Result<()> {
             Ok(())
         }
     }
@@ -98,7 +86,7 @@ mod tests {
         let column = |name| arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Int64, true);
         let schema = arrow::datatypes::Schema::new(["id", "index", "value", "time"].map(column).to_vec());
         let mut rows = Rows(vec![]);
-        Unnest { outer, schema: Arc::new(schema) }.on_batch(0, batch.unwrap(), &mut rows).unwrap();
+        Unnest { outer, schema: Arc::new(schema) }.rows(batch.unwrap(), &mut rows).unwrap();
         let batch = &rows.0[0];
         let at = |c: usize| batch.column(c).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
         let (ids, indexes, values) = (at(0), at(1), at(2));

@@ -11,8 +11,8 @@ use arrow::{
 
 use super::{shape::WindowShape, slices::Slices};
 use crate::{
-    EventTime, Result,
-    operator::{Emit, Operator},
+    Result,
+    operator::{Emit, Stateless},
 };
 
 /// Adds `window_start`, `window_end` and `window_time` before the event time, which stays the row's own.
@@ -27,8 +27,8 @@ impl AssignWindows {
     }
 }
 
-impl Operator for AssignWindows {
-    fn on_batch(&mut self, _port: usize, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
+impl Stateless for AssignWindows {
+    fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
         let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampMicrosecondType>();
         let (mut rows, mut starts, mut ends, mut shown_times) = (vec![], vec![], vec![], vec![]);
         for (row, &t) in times.values().iter().enumerate() {
@@ -50,17 +50,5 @@ impl Operator for AssignWindows {
         columns.extend([datetimes(starts), datetimes(ends), datetimes(shown_times)]);
         columns.extend(time);
         out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-    }
-
-    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
-        out.watermark(t)
-    }
-
-    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
-        Ok(vec![])
-    }
-
-    fn restore(&mut self, _state: Vec<RecordBatch>) -> Result<()> {
-        Ok(())
     }
 }
