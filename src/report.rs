@@ -144,7 +144,7 @@ fn closing(status: &Status, stopped: bool, dead_letters: &Path) -> String {
     if !bad.is_empty() {
         let classes: Vec<_> =
             bad.iter().map(|(class, count)| format!("{} {}", class.as_str(), grouped(*count))).collect();
-        text += &format!("; dead letters: {}, kept in `{}`", classes.join(", "), dead_letters.display());
+        text += &format!("; bad records: {} (see `{}`)", classes.join(", "), dead_letters.display());
     }
     text
 }
@@ -234,6 +234,8 @@ mod tests {
             records,
             bytes: records * 200,
             tombstones: 0,
+            adjusted: 3,
+            stepped_back: 4,
             bad: bad.iter().copied().collect(),
             partitions,
         };
@@ -262,8 +264,8 @@ mod tests {
         let bad = [(BadClass::Malformed, 7), (BadClass::Type, 1)];
         assert_eq!(
             closing(&status(61_000_000, 1_234_567, &bad, false), true, Path::new("dead-letters")),
-            "stopped: 1,234,567 records, 247 MB in 1m01s; rows out: screen 1,234; after their window: 2 rows; dead letters: \
-             malformed 7, type 1, kept in `dead-letters`"
+            "stopped: 1,234,567 records, 247 MB in 1m01s; rows out: screen 1,234; after their window: 2 rows; bad records: \
+             malformed 7, type 1 (see `dead-letters`)"
         );
     }
 

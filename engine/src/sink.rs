@@ -15,7 +15,7 @@ pub trait Sink: Send {
     /// Returns when every row written so far is safe: acknowledged, or on disk under its final name.
     fn flush(&mut self) -> Result<()>;
 
-    /// Lets time-driven work happen (rolling a file, serving delivery reports); called about each 100 ms.
+    /// Lets time-driven work happen (rolling a file, serving delivery reports); called at least each 20 ms while nothing blocks.
     fn tick(&mut self) -> Result<()> {
         Ok(())
     }

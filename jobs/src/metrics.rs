@@ -112,6 +112,10 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     counter(encoder, "tidemill_records", "Records taken from an input", by_input(|input| input.records))?;
     counter(encoder, "tidemill_bytes", "Bytes of their payloads", by_input(|input| input.bytes))?;
     counter(encoder, "tidemill_tombstones", "Records without a payload", by_input(|input| input.tombstones))?;
+    let moved = by_input(|input| input.adjusted);
+    counter(encoder, "tidemill_adjusted_rows", "Rows whose event time was moved up to a bound", moved)?;
+    let back = by_input(|input| input.stepped_back);
+    counter(encoder, "tidemill_stepped_back_rows", "Rows whose LogAppendTime was below an earlier one", back)?;
     counter(encoder, "tidemill_bad_records", "Records that could not be processed, by class", bad)?;
     counter(encoder, "tidemill_late_rows", "Rows that came after their windows had closed", late)?;
     counter(encoder, "tidemill_rows_out", "Rows handed to an output", rows)?;

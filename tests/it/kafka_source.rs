@@ -59,7 +59,6 @@ fn settings(broker: &Broker, topic: &str) -> SourceSettings {
         topics: vec![topic.to_owned()],
         isolation: Isolation::ReadCommitted,
         accept_create_time: false,
-        headers: false,
         queue_kib: 16_384,
     }
 }

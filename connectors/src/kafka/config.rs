@@ -97,8 +97,6 @@ pub struct SourceSettings {
     /// Whether records that the producer stamped are accepted. Otherwise a topic or a record without LogAppendTime is
     /// refused.
     pub accept_create_time: bool,
-    /// Whether records carry their headers; reading them costs an allocation a record inside librdkafka.
-    pub headers: bool,
     /// KiB that librdkafka may fetch ahead for each worker; one fetch answer may go beyond it.
     pub queue_kib: usize,
 }

@@ -87,7 +87,6 @@ impl Broker {
             topics: vec!["t".into()],
             isolation: Isolation::ReadCommitted,
             accept_create_time: true,
-            headers: false,
             queue_kib: 16_384,
         }
     }
@@ -293,9 +292,9 @@ fn keys_headers_and_tombstones_come_through() {
     send(BaseRecord::to("t").partition(0).key("k").payload("v").timestamp(1_234).headers(headers));
     send(BaseRecord::to("t").partition(0).key("dead").timestamp(1_235));
     broker.producer.flush(PATIENCE).unwrap();
-    let settings = SourceSettings { headers: true, ..broker.settings() };
+    let settings = broker.settings();
     let input = KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap();
-    let mut source = input.open(1, &[0], Some(&[2])).unwrap().remove(0);
+    let mut source = input.open(1, &[0], Some(&[2])).unwrap().remove(0).with_headers();
     let mut records = 0;
     while !source.finished() {
         source

@@ -49,7 +49,7 @@ impl Now {
     }
 }
 
-/// The clocks of the brokers of one input, as one worker sees them.
+/// The clocks of the brokers of one input, as all its workers see them.
 #[derive(Clone, Debug)]
 pub struct BrokerClocks {
     clock_uncertainty_us: i64,

@@ -33,7 +33,7 @@ impl TimeRule {
     pub(super) fn topology_bound(self, broker_time: EventTime) -> EventTime {
         match self {
             Self::LogAppend => broker_time,
-            Self::Bounded(bounds) => broker_time.minus_micros(bounds.late_arrival.unwrap_or(0)),
+            Self::Bounded(bounds) => bounds.late_arrival.map_or(EventTime::MIN, |late| broker_time.minus_micros(late)),
             Self::Unbounded => EventTime::MIN,
         }
     }

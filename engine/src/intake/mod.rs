@@ -34,7 +34,7 @@ use crate::{
     datetime_type,
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
-    event_time::{BrokerClocks, InputTime, Now, Placement, TimeRule},
+    event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeRule},
     operator::evaluate,
     source::{PartitionId, Record, Source, SourceEvent},
 };
@@ -44,7 +44,10 @@ use crate::{
 pub const BATCH_ROWS: usize = 8_192;
 
 /// Payload bytes of a batch after which it is emitted early: large records must not pile up.
-const BATCH_BYTES: usize = 16 << 20;
+const BATCH_BYTES: usize = 2 << 20;
+
+/// Microseconds of the years 1 to 9999: what datetimes can be. A time outside of them is no event time.
+const EVENT_TIMES: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
 
 /// What becomes of a record that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,8 @@ struct Rows {
     record_of_row: Vec<u32>,
     /// Rows since the last flush in runs of one partition: (partition, first row).
     runs: Vec<(PartitionId, usize)>,
+    /// What happened to event times, as far as it was published.
+    counted: TimeCounters,
     /// Whether the rows since the last flush are replayed ones.
     replayed: bool,
     ended: bool,
@@ -159,6 +164,7 @@ impl Intake {
             bytes: 0,
             record_of_row: vec![],
             runs: vec![],
+            counted: TimeCounters::default(),
             replayed: false,
             ended: false,
             options,
@@ -456,6 +462,7 @@ impl Rows {
                     None => Some(arrival),
                     Some(events) => events.is_valid(row).then(|| EventTime(events.value(row))),
                 };
+                let event = event.filter(|event| EVENT_TIMES.contains(&event.0));
                 // A run of rows with one stamp is placed at once.
                 let same = match events {
                     None => arrivals[row..end].iter().take_while(|&&a| a == arrival.0).count(),
@@ -517,6 +524,8 @@ impl Rows {
         }
         if let Some(reader) = self.readers.first() {
             self.options.counters.progress(&self.partitions, reader.time.watermarks());
+            let counted = reader.time.counters();
+            self.options.counters.times(std::mem::replace(&mut self.counted, counted), counted);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     EventTime,
     decoder::BadClass,
+    event_time::TimeCounters,
     source::{PartitionId, Record},
 };
 
@@ -82,6 +83,10 @@ pub struct InputCounters {
     pub bytes: AtomicU64,
     /// Records without a payload.
     pub tombstones: AtomicU64,
+    /// Rows whose event time was moved up to a bound.
+    pub adjusted: AtomicU64,
+    /// Rows whose LogAppendTime was below an earlier one of their partition.
+    pub stepped_back: AtomicU64,
     bad: Mutex<BTreeMap<BadClass, u64>>,
     partitions: Mutex<BTreeMap<PartitionId, PartitionView>>,
 }
@@ -91,6 +96,12 @@ impl InputCounters {
         self.records.fetch_add(records.len() as u64, Relaxed);
         let bytes: usize = records.iter().map(|r| r.value.map_or(0, <[u8]>::len)).sum();
         self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Adds what happened to event times from one count to the next.
+    pub(super) fn times(&self, before: TimeCounters, after: TimeCounters) {
+        self.adjusted.fetch_add(after.adjusted - before.adjusted, Relaxed);
+        self.stepped_back.fetch_add(after.stepped_back - before.stepped_back, Relaxed);
     }
 
     pub(super) fn tombstone(&self) {

@@ -38,6 +38,8 @@ fn names_and_labels_follow_the_conventions() {
         records: 120,
         bytes: 4_800,
         tombstones: 1,
+        adjusted: 3,
+        stepped_back: 4,
         bad: [(BadClass::Malformed, 2), (BadClass::Late, 3)].into(),
         partitions: vec![partition(0, Some(7), EventTime(1_700_000_000_000_000)), partition(1, None, EventTime::MAX)],
     };
@@ -54,6 +56,8 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_records_total{input="clicks"} 120"#,
             r#"tidemill_bytes_total{input="clicks"} 4800"#,
             r#"tidemill_tombstones_total{input="clicks"} 1"#,
+            r#"tidemill_adjusted_rows_total{input="clicks"} 3"#,
+            r#"tidemill_stepped_back_rows_total{input="clicks"} 4"#,
             r#"tidemill_bad_records_total{input="clicks",class="malformed"} 2"#,
             r#"tidemill_bad_records_total{input="clicks",class="late"} 3"#,
             r#"tidemill_late_rows_total{} 4"#,

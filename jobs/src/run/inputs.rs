@@ -14,11 +14,11 @@ use tidemill_connectors::{
         infer::SchemaSample,
         json::{self, JsonDecoder},
     },
-    kafka::{Group, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings, Start},
+    kafka::{Group, Isolation, KafkaConnection, KafkaInput, KafkaSource, Security, SourceSettings, Start},
 };
 use tidemill_engine::{
-    EngineError,
-    dataflow::plan::{Dataflow, TimeBounds},
+    EngineError, ErrorKind,
+    dataflow::plan::{Dataflow, InputColumns, MetadataColumn, TimeBounds},
     dead_letter::DeadLetters,
     decoder::{Decoder, DecoderFactory},
     event_time::{BrokerClocks, TimeRule},
@@ -69,7 +69,6 @@ impl ConnectedInput {
                         spec::Isolation::ReadUncommitted => Isolation::ReadUncommitted,
                     },
                     accept_create_time: matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
-                    headers: may_name_headers(&job.query.text),
                     queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
                 };
                 let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
@@ -101,8 +100,12 @@ impl ConnectedInput {
         let inferred = match &self.spec.format {
             InputFormat::Json(_) => {
                 let mut sample = SchemaSample::default();
-                for payload in &payloads {
-                    let _ = sample.add_json(payload);
+                let bad = payloads.iter().filter_map(|payload| sample.add_json(payload).err()).last();
+                if let (0, Some(bad)) = (sample.records(), bad) {
+                    return Err(self.error(format!(
+                        "none of {} sampled records is JSON: {bad}; check `format`, or declare `schema`",
+                        payloads.len()
+                    )));
                 }
                 (sample.records() > 0).then(|| (sample.schema(), payloads.len()))
             }
@@ -117,10 +120,10 @@ impl ConnectedInput {
     }
 }
 
-/// Whether a query may read headers: rather once too often than never, as contact is made before the query is planned.
-fn may_name_headers(query: &str) -> bool {
-    let query = query.to_ascii_lowercase();
-    query.contains("_headers") || query.contains("user")
+impl ConnectedInput {
+    fn error(&self, message: String) -> EngineError {
+        EngineError::Source { input: self.spec.name.clone(), kind: ErrorKind::User, message }
+    }
 }
 
 fn file_format(format: &InputFormat) -> files::InputFormat {
@@ -151,7 +154,13 @@ pub(super) fn tables(
         let (sample, records) = match pinned {
             Some(schema) => (schema, SAMPLE_RECORDS),
             None => {
-                let Some((schema, records)) = wait_for_sample(input, options)? else { return Ok(None) };
+                let Some((schema, records)) = wait_for_sample(input, options)? else {
+                    if options.bounded && connected.len() > 1 {
+                        let message = "is empty, so its columns are not known; declare `schema`".to_owned();
+                        return Err(input.error(message).into());
+                    }
+                    return Ok(None);
+                };
                 if !options.bounded {
                     pinned::store(job, name, &schema)?;
                 }
@@ -181,7 +190,11 @@ fn wait_for_sample(input: &ConnectedInput, options: &RunOptions) -> Result<Optio
         if let Some(inferred) = input.infer()? {
             return Ok(Some(inferred));
         }
-        if options.bounded || options.stop.load(Ordering::Relaxed) {
+        if options.bounded {
+            tracing::info!("input `{}` is empty and has no `schema`: there is nothing to do", input.spec.name);
+            return Ok(None);
+        }
+        if options.stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         if !said {
@@ -225,7 +238,9 @@ pub(super) fn intakes(
             replay_below: begin.replay_below[index].clone(),
             batch_rows: BATCH_ROWS,
         };
-        for (worker, source) in sources(input, &begin.offsets[index], workers, options)?.into_iter().enumerate() {
+        for (worker, source) in
+            sources(input, columns, &begin.offsets[index], workers, options)?.into_iter().enumerate()
+        {
             by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options.clone()));
         }
     }
@@ -234,6 +249,7 @@ pub(super) fn intakes(
 
 fn sources(
     input: &ConnectedInput,
+    columns: &InputColumns,
     starts: &[i64],
     workers: usize,
     options: &RunOptions,
@@ -242,7 +258,9 @@ fn sources(
         Transport::Kafka { input, .. } => {
             let ends = options.bounded.then(|| input.end_offsets()).transpose()?;
             let sources = input.open(workers, starts, ends.as_deref())?;
-            sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect()
+            let headers = columns.metadata.contains(&MetadataColumn::Headers);
+            let source = |source: KafkaSource| if headers { source.with_headers() } else { source };
+            sources.into_iter().map(|s| Box::new(source(s)) as Box<dyn Source>).collect()
         }
         Transport::File { files } => (0..workers)
             .map(|worker| {

@@ -24,7 +24,7 @@ use std::{
 
 use tidemill_connectors::dead_letters::DeadLetterFile;
 use tidemill_engine::{
-    Clock, EngineError, EventTime,
+    Clock, EngineError, ErrorKind, EventTime,
     dataflow::{
         plan::{Dataflow, LateAction, TimeBounds},
         stage::reach_back,
@@ -164,21 +164,28 @@ fn supervise(
         let epoch = match pipeline.wait(TICK) {
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
+                pipeline.join();
+                letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
                 return Ok(Summary { status: options.stats.status(clock, options.bounded), stopped: true });
             }
             other => other?,
         };
         if let Some(epoch) = epoch {
             letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
-            resume::commit(connected, &epoch)?;
+            match resume::commit(connected, &epoch) {
+                // The next epoch commits a later position; what comes between is only read again.
+                Err(error) if error.kind() == ErrorKind::Unavailable && !stopped => {
+                    tracing::warn!("offsets were not committed: {error}; the next epoch tries again");
+                }
+                other => other?,
+            }
         }
         if pipeline.ended() {
             break;
         }
         let now = clock.monotonic();
         if options.stop.load(Ordering::Relaxed) && !stopped {
-            stopped = true;
-            pipeline.stop(!options.bounded);
+            stopped = pipeline.stop(!options.bounded);
         } else if now.0 - begun.0 >= beat && !stopped && pipeline.begin_epoch() {
             begun = now;
         }

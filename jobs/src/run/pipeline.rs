@@ -29,8 +29,8 @@ use tidemill_engine::{
 
 use super::{error::RunError, status::Stats};
 
-/// Messages from all workers that may wait for the merge thread: batches of up to 8,192 rows, so tens of megabytes at
-/// most; enough that a worker does not wait while a window closes.
+/// Messages from all workers that may wait for the merge thread: batches of up to 2 MiB of payload, so 128 MiB at most;
+/// enough that a worker does not wait while a window closes.
 const EXCHANGE_CAPACITY: usize = 64;
 /// Commands that may wait for a worker: an epoch and a stop.
 const COMMAND_CAPACITY: usize = 2;
@@ -41,7 +41,8 @@ const WAIT: Duration = Duration::from_millis(20);
 
 enum Command {
     Epoch(EpochId),
-    Stop,
+    /// One command, so that nothing is taken between the last epoch and the end.
+    Stop(Option<EpochId>),
 }
 
 enum Event {
@@ -115,14 +116,20 @@ impl Pipeline {
         true
     }
 
-    /// Makes the workers finish the batch in hand and end, after a last epoch if `commit`.
-    pub(super) fn stop(&mut self, commit: bool) {
+    /// Makes the workers finish the batch in hand and end, after a last epoch if `commit`; whether it did. It does not
+    /// while an epoch is under way.
+    pub(super) fn stop(&mut self, commit: bool) -> bool {
+        if self.epoch.is_some() {
+            return false;
+        }
         if commit {
-            self.begin_epoch();
+            self.last_epoch += 1;
+            self.epoch = Some(EpochId(self.last_epoch));
         }
         for command in &self.commands {
-            let _ = command.send(Command::Stop);
+            let _ = command.send(Command::Stop(self.epoch));
         }
+        true
     }
 
     /// Waits at most `wait` for something to happen; gives a completed epoch, whose rows are safe.
@@ -227,8 +234,12 @@ impl WorkerThread {
                 Ok(Command::Epoch(id)) => {
                     worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), &mut send)?;
                 }
-                Ok(Command::Stop) if done => return Ok(()),
-                Ok(Command::Stop) => return send(FromWorker::End),
+                Ok(Command::Stop(epoch)) => {
+                    if let Some(id) = epoch {
+                        worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), &mut send)?;
+                    }
+                    return if done { Ok(()) } else { send(FromWorker::End) };
+                }
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => done = worker.step(WAIT, &mut send)? == Step::Done,
             }
@@ -247,9 +258,22 @@ struct MergeThread {
 
 impl MergeThread {
     fn run(mut self) -> Result<(), EngineError> {
+        let worked = self.work();
+        if matches!(worked, Ok(true) | Err(EngineError::ReaderGone { .. })) {
+            // Also when a reader has left: the other outputs end as if the job had been asked to.
+            let closed = self.merge.close();
+            worked.and(closed)?;
+            let _ = self.event.send(Event::Ended);
+            return Ok(());
+        }
+        worked.map(drop)
+    }
+
+    /// Takes messages until every worker has ended (true) or the run is given up.
+    fn work(&mut self) -> Result<bool, EngineError> {
         while !self.merge.ended() {
             if self.abort.load(Ordering::Relaxed) {
-                return Ok(());
+                return Ok(false);
             }
             match self.from_workers.recv_timeout(WAIT) {
                 Ok((worker, message)) => {
@@ -261,12 +285,10 @@ impl MergeThread {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // A worker left without an end; it has reported why.
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Ok(false),
             }
             self.merge.tick()?;
         }
-        self.merge.close()?;
-        let _ = self.event.send(Event::Ended);
-        Ok(())
+        Ok(true)
     }
 }

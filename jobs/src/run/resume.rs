@@ -5,12 +5,16 @@
 //! windows to be whole again, so records between the two are read twice and written once. Everything here but the calls
 //! to the group is a pure function of what was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidemill_connectors::kafka::{Committed, Start};
 use tidemill_engine::{
     EventTime,
-    dataflow::{merge::CompletedEpoch, plan::Dataflow, stage::reach_back},
+    dataflow::{
+        merge::CompletedEpoch,
+        plan::{Dataflow, OperatorPlan},
+        stage::reach_back,
+    },
     source::PartitionId,
 };
 
@@ -37,27 +41,31 @@ pub(super) fn begin(
     dataflow: &Dataflow,
     options: &RunOptions,
 ) -> Result<Begin, RunError> {
-    let mut begin = Begin::default();
-    for input in connected {
-        let Transport::Kafka { input, group, start } = &input.transport else {
-            begin.offsets.push(vec![]);
-            begin.replay_below.push(BTreeMap::new());
-            continue;
-        };
-        let resume = !options.bounded && !options.from_start;
-        let committed = if resume { group.committed()? } else { BTreeMap::new() };
-        if committed.is_empty() {
-            let (start, floor) = start_of(start, dataflow, options.clock.wall());
-            begin.offsets.push(input.resolve_start(&start, &committed)?);
-            begin.replay_below.push(BTreeMap::new());
-            raise(&mut begin.floors, &vec![floor; statements(dataflow)]);
-        } else {
-            begin.offsets.push(input.resolve_start(start, &committed)?);
-            let marks = committed.iter().filter_map(|(&p, c)| Some((p, Mark::parse(&c.metadata)?)));
-            let marks: BTreeMap<_, _> = marks.collect();
-            marks.values().for_each(|mark| raise(&mut begin.floors, &mark.written_below));
-            begin.replay_below.push(marks.into_iter().map(|(p, mark)| (p, mark.next_offset)).collect());
+    let statements = statements(dataflow);
+    let mut begin = Begin { floors: vec![EventTime::MIN; statements.len()], ..Begin::default() };
+    for (index, input) in connected.iter().enumerate() {
+        let (mut offsets, mut replay_below) = (vec![], BTreeMap::new());
+        if let Transport::Kafka { input, group, start } = &input.transport {
+            let resume = !options.bounded && !options.from_start;
+            let committed = if resume { group.committed()? } else { BTreeMap::new() };
+            if committed.is_empty() {
+                let (start_at, floor) = start_of(start, dataflow, options.clock.wall());
+                offsets = input.resolve_start(&start_at, &committed)?;
+                if start_at != *start {
+                    let first = input.resolve_start(start, &committed)?;
+                    replay_below = (0..).map(PartitionId).zip(first).collect();
+                }
+                raise(&mut begin.floors, &statements, index, &vec![floor; statements.len()]);
+            } else {
+                offsets = input.resolve_start(start, &committed)?;
+                for (partition, mark) in committed.iter().filter_map(|(&p, c)| Some((p, Mark::parse(&c.metadata)?))) {
+                    raise(&mut begin.floors, &statements, index, &mark.written_below);
+                    replay_below.insert(partition, mark.next_offset);
+                }
+            }
         }
+        begin.offsets.push(offsets);
+        begin.replay_below.push(replay_below);
     }
     Ok(begin)
 }
@@ -84,21 +92,43 @@ fn start_of(start: &Start, dataflow: &Dataflow, now: EventTime) -> (Start, Event
     }
 }
 
-fn statements(dataflow: &Dataflow) -> usize {
-    dataflow
-        .nodes
-        .iter()
-        .filter(|n| matches!(n.operator, tidemill_engine::dataflow::plan::OperatorPlan::Output(_)))
-        .count()
+/// What an output node reads.
+#[derive(Clone, Debug, Default)]
+struct Statement {
+    inputs: BTreeSet<usize>,
+    /// Whether a window lies between: then its rows are told apart by event time, otherwise by the offsets of their records.
+    windowed: bool,
 }
 
-/// Each floor becomes the larger one. Lists of different lengths come from different queries: then nothing is known to
-/// have been written.
-fn raise(floors: &mut Vec<EventTime>, other: &[EventTime]) {
-    if floors.is_empty() {
-        floors.extend_from_slice(other);
-    } else if floors.len() == other.len() {
-        floors.iter_mut().zip(other).for_each(|(floor, other)| *floor = (*floor).max(*other));
+fn statements(dataflow: &Dataflow) -> Vec<Statement> {
+    let mut reads: Vec<Statement> = vec![];
+    let mut statements = vec![];
+    for node in &dataflow.nodes {
+        let mut read = Statement::default();
+        for &from in &node.inputs {
+            read.inputs.extend(&reads[from].inputs);
+            read.windowed |= reads[from].windowed;
+        }
+        match &node.operator {
+            OperatorPlan::Input(plan) => drop(read.inputs.insert(plan.input)),
+            OperatorPlan::Aggregate(_) => read.windowed = true,
+            OperatorPlan::Output(_) => statements.push(read.clone()),
+            _ => {}
+        }
+        reads.push(read);
+    }
+    statements
+}
+
+/// Raises the floors of the windowed statements that read this input. A list of another length comes from another query:
+/// then its smallest entry holds for all, so that nothing is lost.
+fn raise(floors: &mut [EventTime], statements: &[Statement], input: usize, written_below: &[EventTime]) {
+    let smallest = written_below.iter().copied().min().unwrap_or(EventTime::MIN);
+    let same_query = written_below.len() == statements.len();
+    for (i, (floor, statement)) in floors.iter_mut().zip(statements).enumerate() {
+        if statement.windowed && statement.inputs.contains(&input) {
+            *floor = (*floor).max(if same_query { written_below[i] } else { smallest });
+        }
     }
 }
 
@@ -156,12 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn floors_rise_and_those_of_another_query_do_not_count() {
-        let mut floors = vec![];
-        raise(&mut floors, &[EventTime(3), EventTime::MIN]);
-        raise(&mut floors, &[EventTime(2), EventTime(9)]);
-        assert_eq!(floors, [EventTime(3), EventTime(9)]);
-        raise(&mut floors, &[EventTime(100)]);
-        assert_eq!(floors, [EventTime(3), EventTime(9)]);
+    fn floors_rise_for_windows_over_the_input_alone() {
+        let reads = |inputs: &[usize], windowed| Statement { inputs: inputs.iter().copied().collect(), windowed };
+        let statements = [reads(&[0], true), reads(&[0, 1], true), reads(&[1], true), reads(&[0], false)];
+        let mut floors = vec![EventTime::MIN; 4];
+        raise(&mut floors, &statements, 0, &[EventTime(3), EventTime(2), EventTime(9), EventTime(9)]);
+        assert_eq!(floors, [EventTime(3), EventTime(2), EventTime::MIN, EventTime::MIN]);
+        raise(&mut floors, &statements, 1, &[EventTime(5), EventTime(7), EventTime(4), EventTime(5)]);
+        assert_eq!(floors, [EventTime(3), EventTime(7), EventTime(4), EventTime::MIN]);
+        raise(&mut floors, &statements, 0, &[EventTime(100), EventTime(6)]);
+        assert_eq!(floors, [EventTime(6), EventTime(7), EventTime(4), EventTime::MIN], "another query's");
     }
 }

@@ -58,6 +58,10 @@ pub struct InputStatus {
     pub bytes: u64,
     /// Records without a payload.
     pub tombstones: u64,
+    /// Rows whose event time was moved up to a bound.
+    pub adjusted: u64,
+    /// Rows whose LogAppendTime was below an earlier one of their partition.
+    pub stepped_back: u64,
     /// Bad records by class.
     pub bad: BTreeMap<BadClass, u64>,
     /// Its partitions.
@@ -144,6 +148,8 @@ impl InputStats {
             records: self.counters.records.load(Relaxed),
             bytes: self.counters.bytes.load(Relaxed),
             tombstones: self.counters.tombstones.load(Relaxed),
+            adjusted: self.counters.adjusted.load(Relaxed),
+            stepped_back: self.counters.stepped_back.load(Relaxed),
             bad: self.counters.bad_records(),
             partitions: partitions.collect(),
         }

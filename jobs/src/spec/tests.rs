@@ -229,3 +229,16 @@ fn committed_copies_are_current() {
         assert!(fs::read_to_string(&path).unwrap_or_default() == current, "docs/{name} is stale: run `{command}`");
     }
 }
+
+#[test]
+fn two_inputs_on_one_topic_need_groups_of_their_own() {
+    let spec = |group: &str| {
+        format!(
+            "name: twice\ninputs:\n  a: {{kafka: {{brokers: [b:1], topic: t}}, format: json}}\n  b: {{kafka: {{brokers: [b:1], topics: [u, t]{group}}}, \
+             format: json}}\noutputs: {{o: {{discard: {{}}}}}}\nquery: SELECT x INTO o FROM a\n"
+        )
+    };
+    let report = super::parse(&spec(""), std::path::Path::new("."), "job.yaml").unwrap_err().to_string();
+    assert!(report.contains("`a` reads `t` in group `twice` too; give one of them its own `group`"), "{report}");
+    assert!(super::parse(&spec(", group: other"), std::path::Path::new("."), "job.yaml").is_ok());
+}

@@ -5,7 +5,7 @@ use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
 
 use super::{
     check::Check,
-    job::{Job, State, Time},
+    job::{Input, InputTransport, Job, State, Time},
     named::Named,
     problem::Path,
     query,
@@ -21,6 +21,9 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
     let inputs = named(check, &root.key("inputs"), "input", &raw.inputs, |check, path, alias, input| {
         transport::input(check, path, alias, input, raw)
     });
+    if let Some(inputs) = &inputs {
+        own_offsets(check, &root.key("inputs"), inputs);
+    }
     let outputs = named(check, &root.key("outputs"), "output", &raw.outputs, transport::output);
     let dead_letters = dead_letters(check, &root, raw);
     let state = state(check, &root, raw);
@@ -45,6 +48,23 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         memory: raw.memory,
         query: query?,
     })
+}
+
+/// A group keeps one position for each partition: two inputs that read the same topic need groups of their own.
+fn own_offsets(check: &mut Check<'_>, path: &Path, inputs: &[Input]) {
+    let mut readers: HashMap<(&str, &str), &str> = HashMap::new();
+    for input in inputs {
+        let InputTransport::Kafka(kafka) = &input.transport else { continue };
+        for topic in &kafka.topics {
+            if let Some(other) = readers.insert((&kafka.group, topic), &input.name) {
+                let message = format!(
+                    "`{other}` reads `{topic}` in group `{}` too; give one of them its own `group`",
+                    kafka.group
+                );
+                check.problem(&path.key(&input.name).key("kafka"), message);
+            }
+        }
+    }
 }
 
 fn job_name(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<String> {
