@@ -154,9 +154,24 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
+    #[track_caller]
+    fn holds_for_a_second(target: &mut dyn Target) {
+        let count = run(target, Duration::from_secs(1), 0).unwrap();
+        assert!(count > 100, "only {count} inputs in a second");
+    }
+
     #[test]
     fn json_holds_for_a_second() {
-        let count = run(&mut json::Json::new().unwrap(), Duration::from_secs(1), 0).unwrap();
-        assert!(count > 100, "only {count} inputs in a second");
+        holds_for_a_second(&mut json::Json::new().unwrap());
+    }
+
+    #[test]
+    fn spec_holds_for_a_second() {
+        holds_for_a_second(&mut spec::Spec);
+    }
+
+    #[test]
+    fn query_holds_for_a_second() {
+        holds_for_a_second(&mut query::Query::new());
     }
 }

@@ -16,6 +16,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 /// More than this many messages in a call gain nothing.
 const BATCH: usize = 4_096;
 
+/// How long a call may wait for its array to be full.
+const WAIT_MS: i32 = 20;
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic] = &args[..] else { bail!("usage: raw-consume HOST:PORT TOPIC") };
@@ -58,7 +61,7 @@ fn consume(brokers: &str, topic: &str) -> Result<u64> {
     let (mut records, mut bytes, mut touched, mut unfinished) = (0_u64, 0_usize, 0_i64, partitions.len());
     while unfinished > 0 {
         // SAFETY: the array has room for `BATCH` pointers, of which the call fills as many as it returns.
-        let received = unsafe { native::rd_kafka_consume_batch_queue(queue, 1_000, messages.as_mut_ptr(), BATCH) };
+        let received = unsafe { native::rd_kafka_consume_batch_queue(queue, WAIT_MS, messages.as_mut_ptr(), BATCH) };
         for &message in &messages[..usize::try_from(received).context("librdkafka's batch call failed")?] {
             // SAFETY: a message of the batch, alive until it is destroyed, once, at the end of this block.
             unsafe {
@@ -68,7 +71,6 @@ fn consume(brokers: &str, topic: &str) -> Result<u64> {
                         // records all have one).
                         let middle = *(*message).payload.cast::<u8>().add((*message).len / 2);
                         let timestamp = native::rd_kafka_message_timestamp(message, ptr::null_mut());
-                        let middle = (*message).payload.cast::<u8>().add((*message).len / 2);
                         touched = touched.wrapping_add(timestamp + (*message).offset + i64::from(middle));
                         records += 1;
                         bytes += (*message).len;

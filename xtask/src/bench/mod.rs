@@ -120,7 +120,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let first_row = jobs.contains(&Job::FirstRow).then(|| first_row(&tidemill, &kafka, dir.path())).transpose()?;
 
     let medians: BTreeMap<&str, Usage> = runs.into_iter().map(|(name, runs)| (name, Usage::median(&runs))).collect();
-    report::print_table(RAW, &medians, options.events);
+    let names: Vec<&str> = [RAW].into_iter().chain(costs.iter().map(|job| job.name())).collect();
+    report::print_table(&names, &medians, options.events);
     let measures = measures(&costs, &medians, first_row);
     measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
     Ok(!options.check || measures.iter().all(Measure::ok))
