@@ -101,6 +101,10 @@ impl DeadLetters for DeadLetterFile {
 fn open_file<'f>(file: &'f mut Option<File>, path: &Path) -> io::Result<&'f mut File> {
     if file.is_none() {
         *file = Some(OpenOptions::new().create(true).append(true).open(path)?);
+        // The file's own name must survive a loss of power as its lines do.
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
     }
     Ok(file.as_mut().expect("was opened above"))
 }

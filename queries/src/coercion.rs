@@ -38,7 +38,12 @@ pub(crate) enum CastTarget {
 /// Reads ASA's and the usual SQL names of types.
 pub(crate) fn cast_target(sql_type: &SqlType, span: Span) -> Result<CastTarget, QueryError> {
     let text = sql_type.to_string().to_ascii_lowercase();
-    let name = text.split('(').next().unwrap_or_default().trim();
+    let (name, parameters) = text.split_once('(').unwrap_or((&text, "max)"));
+    if parameters != "max)" {
+        return Err(QueryError::at(span, format!("`{text}` has a length or a scale; the language's types have none"))
+            .help("write nvarchar(max) and LEFT(x, n), or float and ROUND(x, n)"));
+    }
+    let name = name.trim();
     let data_type = match name {
         "bigint" | "int" | "integer" | "smallint" | "tinyint" => DataType::Int64,
         "float" | "double" | "double precision" | "real" | "decimal" | "numeric" | "dec" => DataType::Float64,

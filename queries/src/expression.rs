@@ -9,7 +9,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Operator;
-use datafusion_physical_expr::expressions::{Column, InListExpr, LikeExpr, NegativeExpr};
+use datafusion_physical_expr::{
+    PhysicalExpr,
+    expressions::{
+        BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NegativeExpr, NotExpr,
+    },
+};
 use sqlparser::{
     ast::{
         AccessExpr, BinaryOperator, CastKind, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
@@ -302,7 +307,8 @@ impl<'a> Expressions<'a> {
         }
     }
 
-    /// A chain of AND or of OR as a balanced tree: the text may chain hundreds.
+    /// A chain of AND or of OR: the text may chain hundreds. Where a term behind the first can fail on a value, the terms
+    /// before it guard it row by row; otherwise all are evaluated on all rows, as a balanced tree.
     fn connective(&mut self, expr: &Expr, op: &BinaryOperator, span: Span) -> Result<Typed, QueryError> {
         let mut operands = Vec::new();
         let mut rest = expr;
@@ -317,8 +323,21 @@ impl<'a> Expressions<'a> {
         for operand in operands.into_iter().rev() {
             conditions.push(self.condition(operand)?);
         }
-        let op = if *op == BinaryOperator::And { Operator::And } else { Operator::Or };
-        balanced(conditions, op, span)
+        let and = *op == BinaryOperator::And;
+        if conditions[1..].iter().all(|condition| cannot_fail(&condition.expr)) {
+            return balanced(conditions, if and { Operator::And } else { Operator::Or }, span);
+        }
+        let Some(last) = conditions.pop() else { return Err(QueryError::at(span, "expected a condition")) };
+        let decided = |condition: Typed| {
+            let when = match and {
+                // False or null hides what follows.
+                true => Typed::binary(condition, Operator::IsDistinctFrom, bit(true, span), DataType::Boolean, span)?,
+                false => condition,
+            };
+            Ok((when, bit(!and, span)))
+        };
+        let decided = conditions.into_iter().map(decided).collect::<Result<_, QueryError>>()?;
+        Typed::case(decided, last, span)
     }
 
     fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool, span: Span) -> Result<Typed, QueryError> {
@@ -405,6 +424,15 @@ impl<'a> Expressions<'a> {
         let extra = function.filter.is_some() || function.null_treatment.is_some() || !function.within_group.is_empty();
         if extra {
             return Err(QueryError::unsupported(span, "FILTER, WITHIN GROUP or null treatment of a function"));
+        }
+        if let FunctionArguments::List(list) = &function.args {
+            let distinct = matches!(list.duplicate_treatment, Some(sqlparser::ast::DuplicateTreatment::Distinct));
+            if !list.clauses.is_empty() || distinct && !aggregates::is_aggregate(&name) {
+                return Err(QueryError::unsupported(
+                    span,
+                    format!("`{}` with a clause among its arguments", function.name),
+                ));
+            }
         }
         match name.as_str() {
             "system.timestamp" => Ok(self.scope.time(span)),
@@ -560,4 +588,17 @@ pub(crate) fn place(mut expr: &Expr) -> Span {
             leaf => return leaf.span(),
         };
     }
+}
+
+/// Whether an expression gives a value for every row: columns, constants, comparisons and what joins them.
+fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let total = expr.is::<Column>()
+        || expr.is::<Literal>()
+        || expr.is::<IsNullExpr>()
+        || expr.is::<IsNotNullExpr>()
+        || expr.is::<NotExpr>()
+        || expr.is::<LikeExpr>()
+        || expr.is::<InListExpr>()
+        || expr.downcast_ref::<BinaryExpr>().is_some_and(|b| !b.op().is_numerical_operators());
+    total && expr.children().into_iter().all(cannot_fail)
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use sqlparser::{
-    ast::{Ident, Query, SetExpr, SetOperator},
+    ast::{Ident, Query, SetExpr, SetOperator, SetQuantifier, TableAlias},
     tokenizer::Span,
 };
 use tidemill_engine::dataflow::plan::{Dataflow, NodeId, TimeBounds};
@@ -69,7 +69,7 @@ pub fn plan(
 ) -> Result<Dataflow, QueryErrors> {
     let mut planner =
         Planner { tables: inputs, settings, graph: Graph::default(), readers: HashMap::new(), steps: HashMap::new() };
-    let steps = all(script.steps.iter().map(|step| planner.add_step(&step.alias.name, &step.query)));
+    let steps = all(script.steps.iter().map(|step| planner.add_step(&step.alias, &step.query)));
     let statements = all(script.statements.iter().map(|s| planner.statement(s, outputs)));
     both(steps, statements).map_err(QueryErrors::sorted)?;
     planner
@@ -89,7 +89,11 @@ pub(crate) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn add_step(&mut self, name: &Ident, query: &Query) -> Result<(), QueryErrors> {
+    fn add_step(&mut self, alias: &TableAlias, query: &Query) -> Result<(), QueryErrors> {
+        let name = &alias.name;
+        if let Some(column) = alias.columns.first() {
+            return Err(QueryError::unsupported(column.name.span, "a step with names for its columns").into());
+        }
         let planned = self.query(query);
         let (relation, result) = match planned {
             Ok(mut relation) => {
@@ -127,7 +131,11 @@ impl Planner<'_> {
     fn set(&mut self, body: &SetExpr) -> Result<Relation, QueryErrors> {
         let mut parts = Vec::new();
         let mut rest = body;
-        while let SetExpr::SetOperation { op, left, right, .. } = rest {
+        while let SetExpr::SetOperation { op, left, right, set_quantifier } = rest {
+            if !matches!(set_quantifier, SetQuantifier::None | SetQuantifier::All) {
+                let message = format!("{op} {set_quantifier}");
+                return Err(QueryError::unsupported(first_place(right), message).into());
+            }
             if *op != SetOperator::Union {
                 return Err(
                     QueryError::at(first_place(right), format!("{op} is not supported in a streaming query")).into()

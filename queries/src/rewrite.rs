@@ -247,6 +247,12 @@ impl Rewriter<'_> {
         Ok(())
     }
 
+    /// Whether the word at `at` is LEFT or RIGHT with an argument list.
+    fn is_call(&self, at: usize) -> bool {
+        let next = self.input.get(at + 1).map(|t| &t.token);
+        is_any(&self.input[at], &["LEFT", "RIGHT"]) && next == Some(&Token::LParen)
+    }
+
     /// Where the expression that starts at `at` ends: before a clause, a closing parenthesis, or (for one expression) a
     /// comma.
     fn expression_end(&self, mut at: usize, list: bool) -> usize {
@@ -258,7 +264,8 @@ impl Rewriter<'_> {
                 Token::RParen => depth -= 1,
                 Token::SemiColon => break,
                 Token::Comma if depth == 0 && !list => break,
-                _ if depth == 0 && is_any(token, CLAUSES) => break,
+                // LEFT(...) and RIGHT(...) are functions, LEFT JOIN is none.
+                _ if depth == 0 && is_any(token, CLAUSES) && !self.is_call(at) => break,
                 _ => {}
             }
             at += 1;

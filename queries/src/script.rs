@@ -190,6 +190,7 @@ pub(crate) fn check_query(query: &Query) -> Result<(), QueryError> {
 /// Refuses the clauses of a SELECT that the language does not have.
 pub(crate) fn check_select(select: &Select) -> Result<(), QueryError> {
     let refused = [
+        (select.into.is_some(), "INTO in a step, or behind UNION,"),
         (select.distinct.is_some(), "SELECT DISTINCT"),
         (select.top.is_some(), "TOP"),
         (select.exclude.is_some(), "EXCLUDE"),

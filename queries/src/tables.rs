@@ -74,12 +74,14 @@ fn table_function(factor: &TableFactor) -> Option<(String, Arguments<'_>, Span)>
     match factor {
         TableFactor::Table { name, args: Some(args), .. } => {
             let ident = relation_name(name).ok()?;
-            Some((ident.value.to_ascii_lowercase(), table_arguments(&args.args, ident.span), ident.span))
+            let function = ident.value.to_ascii_lowercase();
+            let args = table_arguments(&function, &args.args, ident.span);
+            Some((function, args, ident.span))
         }
         TableFactor::TableFunction { expr: Expr::Function(f), .. } => {
             let span = name_span(f);
             let args = match &f.args {
-                FunctionArguments::List(list) => table_arguments(&list.args, span),
+                FunctionArguments::List(list) => table_arguments(&function_name(f), &list.args, span),
                 _ => Ok(vec![]),
             };
             Some((function_name(f), args, span))
@@ -196,14 +198,24 @@ impl Planner<'_> {
 
     fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
         match factor {
-            TableFactor::Table { name, alias, args: None, with_hints, .. } => {
+            TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                with_hints,
+                sample: None,
+                version: None,
+                json_path: None,
+                with_ordinality: false,
+                ..
+            } => {
                 let name = relation_name(name)?;
                 let timestamp_by = timestamp_by(with_hints)?;
                 let mut relation = self.named(name, timestamp_by)?;
                 rename(&mut relation, alias.as_ref())?;
                 Ok(relation)
             }
-            TableFactor::Derived { lateral: false, subquery, alias, .. } => {
+            TableFactor::Derived { lateral: false, subquery, alias, sample: None } => {
                 let mut relation = self.query(subquery)?;
                 relation.scope.relations = vec![vec![]];
                 rename(&mut relation, alias.as_ref())?;

@@ -16,24 +16,48 @@ const MAX_SIZE: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
 /// ASA's windows by lower-case name without `window`; the last three are not built yet.
 const ASA_WINDOWS: &[&str] = &["tumbling", "hopping", "sliding", "session", "windows"];
 
-/// Arguments of a call as expressions; `*` and subqueries are no expressions.
+/// Arguments of a call as expressions; `*`, subqueries and names (`x => 1`) are none.
 pub(crate) fn arguments(function: &Function) -> Result<Vec<&Expr>, QueryError> {
     let FunctionArguments::List(list) = &function.args else { return Ok(vec![]) };
-    list.args.iter().map(|a| argument(a, name_span(function))).collect()
+    let expression = |arg| match arg {
+        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref e)) => Ok(e),
+        _ => Err(QueryError::at(name_span(function), "expected an expression as argument")),
+    };
+    list.args.iter().map(expression).collect()
 }
 
-fn argument(arg: &FunctionArg, span: Span) -> Result<&Expr, QueryError> {
-    match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(e))
-        | FunctionArg::Named { arg: FunctionArgExpr::Expr(e), .. }
-        | FunctionArg::ExprNamed { arg: FunctionArgExpr::Expr(e), .. } => Ok(e),
-        _ => Err(QueryError::at(span, "expected an expression as argument")),
+/// Names of a table function's arguments, in the order of their places.
+fn argument_names(function: &str) -> &'static [&'static str] {
+    match function {
+        "hop" => &["data", "timecol", "slide", "size", "offset"],
+        _ => &["data", "timecol", "size", "offset"],
     }
 }
 
-/// Arguments of a table function; names (`SIZE => ...`) must come in the order of the positions.
-pub(crate) fn table_arguments(args: &[FunctionArg], span: Span) -> Result<Vec<&Expr>, QueryError> {
-    args.iter().map(|a| argument(a, span)).collect()
+/// Arguments of a table function; where they are named (`SIZE => ...`), each name must be that of its place.
+pub(crate) fn table_arguments<'a>(
+    function: &str,
+    args: &'a [FunctionArg],
+    span: Span,
+) -> Result<Vec<&'a Expr>, QueryError> {
+    let names = argument_names(function);
+    let argument = |(i, arg): (usize, &'a FunctionArg)| {
+        let (name, expr) = match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => return Ok(e),
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(e), .. } => (name.value.clone(), e),
+            FunctionArg::ExprNamed { name, arg: FunctionArgExpr::Expr(e), .. } => (name.to_string(), e),
+            _ => return Err(QueryError::at(span, "expected an expression as argument")),
+        };
+        match names.get(i) {
+            Some(expected) if name.eq_ignore_ascii_case(expected) => Ok(expr),
+            _ => Err(QueryError::at(place(expr), format!("`{name}` does not stand in its place")).help(format!(
+                "the arguments of {} are {}, in this order",
+                function.to_uppercase(),
+                names.join(", ")
+            ))),
+        }
+    };
+    args.iter().enumerate().map(argument).collect()
 }
 
 /// Place of a function's name.
@@ -69,15 +93,18 @@ pub(crate) fn asa_shape(kind: &str, function: &Function) -> Result<WindowShape, 
         for arg in args {
             let Expr::Function(part) = arg else { continue };
             let length = duration(&arguments(part)?, name_span(part))?;
-            match function_name(part).as_str() {
-                "duration" => size = Some(length),
-                "hop" if hopping => hop = Some(length),
-                "offset" => offset = Some(length),
+            let slot = match function_name(part).as_str() {
+                "duration" => &mut size,
+                "hop" if hopping => &mut hop,
+                "offset" => &mut offset,
                 other => {
                     return Err(
                         QueryError::at(name_span(part), format!("`{name}` has no `{other}`")).help(usage(hopping))
                     );
                 }
+            };
+            if slot.replace(length).is_some() {
+                return Err(QueryError::at(name_span(part), "is given twice").help(usage(hopping)));
             }
         }
     } else {

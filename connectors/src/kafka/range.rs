@@ -8,6 +8,7 @@ use super::{
     batch::{Fetcher, Message, Said},
     fault::Fault,
     partition::Partition,
+    source::passes,
 };
 
 /// Records of a partition from `from` to before `to`, at most so many.
@@ -55,6 +56,7 @@ pub(super) fn read_ranges(
                     left[index] = if message.offset() + 1 < range.to { left[index] - 1 } else { 0 };
                 }
                 Said::Record | Said::EndOfPartition => left[index] = 0,
+                Said::Error(code, _) if passes(code) => {}
                 Said::Error(_, text) => {
                     return Err(Fault::Unreadable {
                         topic: range.partition.topic.to_string(),

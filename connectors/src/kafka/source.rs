@@ -237,7 +237,7 @@ enum Trouble {
 }
 
 /// Whether librdkafka tries again by itself after this error.
-fn passes(code: RDKafkaErrorCode) -> bool {
+pub(super) fn passes(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(code, Code::Unknown | Code::RequestTimedOut | Code::NetworkException | Code::ThrottlingQuotaExceeded)
 }

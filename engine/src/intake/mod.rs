@@ -17,8 +17,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, TimestampMicrosecondArray},
-    compute::{cast, filter_record_batch},
+    array::{Array, ArrayRef, AsArray, BooleanArray, TimestampMicrosecondArray, new_null_array},
+    compute::{cast, concat, filter_record_batch},
     datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
     record_batch::{RecordBatch, RecordBatchOptions},
 };
@@ -445,8 +445,7 @@ impl Rows {
         records: Option<(&[Record<'_>], &[u32])>,
         emit: &mut EmitInput<'_>,
     ) -> Result<()> {
-        let events = reader.expression.as_ref().map(|e| evaluate(e, batch)).transpose()?;
-        let events = events.map(|e| cast(&e, &datetime_type())).transpose()?;
+        let events = reader.expression.as_ref().map(|e| event_times(e, batch)).transpose()?;
         let events = events.as_ref().map(|e| e.as_primitive::<TimestampMicrosecondType>());
         let mut times = Vec::with_capacity(arrivals.len());
         let mut left_out: Vec<usize> = vec![];
@@ -529,6 +528,20 @@ impl Rows {
         }
         Ok(())
     }
+}
+
+/// The value of a `TIMESTAMP BY` for each row; null where it cannot be computed (ASA: such an event is dropped).
+fn event_times(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    let computed = match evaluate(expression, batch) {
+        Ok(times) => times,
+        Err(_) if batch.num_rows() == 1 => return Ok(new_null_array(&datetime_type(), 1)),
+        Err(_) => {
+            let rows = (0..batch.num_rows()).map(|row| event_times(expression, &batch.slice(row, 1)));
+            let rows = rows.collect::<Result<Vec<_>>>()?;
+            return Ok(concat(&rows.iter().map(AsRef::as_ref).collect::<Vec<_>>())?);
+        }
+    };
+    Ok(cast(&computed, &datetime_type())?)
 }
 
 /// Emits rows with `times` as their event time, without those at the indices `left_out`.
