@@ -104,7 +104,9 @@ pub(crate) fn asa_shape(kind: &str, function: &Function) -> Result<WindowShape, 
                 }
             };
             if slot.replace(length).is_some() {
-                return Err(QueryError::at(name_span(part), "is given twice").help(usage(hopping)));
+                return Err(
+                    QueryError::at(name_span(part), format!("`{}` is given twice", part.name)).help(usage(hopping))
+                );
             }
         }
     } else {

@@ -118,3 +118,17 @@ fn sums_are_the_exact_ones() {
     let got = outcome(query, &[records], Cut::default());
     assert_eq!(serde_json::to_string(&got.rows[0]).unwrap(), r#"[{"s":2.0,"a":0.5}]"#);
 }
+
+#[test]
+fn a_timestamp_by_that_cannot_be_computed_costs_its_record_alone() {
+    let record = |n: i64| (T0, format!(r#"{{"k":"a","x":1.0,"n":{n}}}"#).into_bytes());
+    let records: Partition = [T0, i64::MAX, T0 + 1].map(record).to_vec();
+    let query = "SELECT n, System.Timestamp() AS t INTO out
+        FROM events TIMESTAMP BY DATEADD(millisecond, n, '1970-01-01T00:00:00Z')";
+    for batch_rows in [1, 4_096] {
+        let got = outcome(query, std::slice::from_ref(&records), Cut { batch_rows, ..Cut::default() });
+        let times: Vec<_> = got.rows[0].iter().map(|row| row["t"].as_str().unwrap()).collect();
+        assert_eq!(times, ["2026-11-23T10:00:00.0000000Z", "2026-11-23T10:00:00.0010000Z"]);
+        assert_eq!(got.dead_letters, [("events".to_owned(), 0, 1, BadClass::EventTime)]);
+    }
+}
