@@ -109,10 +109,7 @@ pub fn run(options: &Options) -> Result<bool> {
         eprintln!("round {round}: {RAW} {usage}");
         runs.entry(RAW).or_default().push(usage);
         for job in &costs {
-            let spec = spec(*job, &kafka, dir.path())?;
-            let mut command = Command::new(&tidemill);
-            command.arg("run").arg(spec).args(["--bounded", "--workers", "1"]);
-            let usage = process::measure(&mut command)?.usage;
+            let usage = bounded(&tidemill, &spec(*job, &kafka, dir.path())?, options.events)?;
             eprintln!("round {round}: {} {usage}", job.name());
             runs.entry(job.name()).or_default().push(usage);
         }
@@ -144,6 +141,14 @@ fn raw(program: &Path, kafka: &Broker, events: u64) -> Result<Usage> {
     let run = process::measure(Command::new(program).args([kafka.bootstrap(), TOPIC]))?;
     let seen: u64 = run.stdout.trim().parse().context("`raw-consume` prints a number")?;
     ensure!(seen == events, "`raw-consume` saw {seen} of {events} events");
+    Ok(run.usage)
+}
+
+/// One bounded run of a job, which must have read every event.
+fn bounded(tidemill: &Path, spec: &Path, events: u64) -> Result<Usage> {
+    let run = process::measure(Command::new(tidemill).arg("run").arg(spec).args(["--bounded", "--workers", "1"]))?;
+    let read_all = run.stderr.contains(&format!(" records={events} "));
+    ensure!(read_all, "`tidemill run` does not say that it read {events} records:\n{}", run.stderr);
     Ok(run.usage)
 }
 

@@ -53,6 +53,7 @@ impl fmt::Display for Usage {
 pub(super) struct Run {
     pub(super) usage: Usage,
     pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 /// Runs a program to its end.
@@ -72,8 +73,9 @@ pub(super) fn measure(command: &mut Command) -> Result<Run> {
         .with_context(|| format!("cannot run {command:?}"))?;
     let usage = watch(&child, start)?;
     let status = child.wait()?;
-    ensure!(status.success(), "{command:?} ended with {status}:\n{}", text(&mut stderr)?);
-    Ok(Run { usage, stdout: text(&mut stdout)? })
+    let (stdout, stderr) = (text(&mut stdout)?, text(&mut stderr)?);
+    ensure!(status.success(), "{command:?} ended with {status}:\n{stderr}");
+    Ok(Run { usage, stdout, stderr })
 }
 
 fn text(file: &mut File) -> Result<String> {
