@@ -1,11 +1,11 @@
 //! Positions of a consumer group, kept at the broker: where a job resumes until it has epochs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 use tidemill_engine::{Result, source::PartitionId};
 
@@ -18,6 +18,11 @@ use super::{
 
 /// How long reading the committed positions may take; a new group's coordinator is looked up first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A broker that has just started or taken over names a coordinator that does not serve the group yet: it is asked again, this
+/// often and this far apart.
+const COORDINATOR_TRIES: u32 = 50;
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(200);
 
 /// A committed position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,22 +60,35 @@ impl Group {
     /// [`tidemill_engine::EngineError::Source`]: no right on the group, no answer.
     pub fn committed(&self) -> Result<BTreeMap<PartitionId, Committed>> {
         let partitions = self.table.all();
-        let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            list.add_partition(&partition.topic, partition.number);
-        }
-        let list = self
-            .consumer
-            .committed_offsets(list, ANSWER_WITHIN)
-            .map_err(|error| self.fault("read the group's offsets", &error))?;
+        let mut tries = 1;
+        let list = loop {
+            match self.ask(&partitions) {
+                Ok(list) => break list,
+                Err(error) if tries < COORDINATOR_TRIES && has_no_coordinator_yet(&error) => {
+                    tries += 1;
+                    thread::sleep(COORDINATOR_PAUSE);
+                }
+                Err(error) => return Err(self.fault("read the group's offsets", &error)),
+            }
+        };
         let mut found = BTreeMap::new();
         for (answer, partition) in list.elements().iter().zip(&partitions) {
-            answer.error().map_err(|error| self.fault("read the group's offsets", &error))?;
             if let Offset::Offset(offset) = answer.offset() {
                 found.insert(partition.id, Committed { offset, metadata: answer.metadata().to_owned() });
             }
         }
         Ok(found)
+    }
+
+    /// Asks once; an error of one partition is an error of all.
+    fn ask(&self, partitions: &[Arc<Partition>]) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        let list = self.consumer.committed_offsets(list, ANSWER_WITHIN)?;
+        list.elements().iter().try_for_each(|answer| answer.error())?;
+        Ok(list)
     }
 
     /// Commits positions and returns when the broker has them.
@@ -105,4 +123,10 @@ impl Group {
         };
         fault.of_input(&self.input)
     }
+}
+
+fn has_no_coordinator_yet(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let codes = [Code::NotCoordinator, Code::CoordinatorNotAvailable, Code::CoordinatorLoadInProgress];
+    error.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
 }

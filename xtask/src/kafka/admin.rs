@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::Broker;
 
@@ -75,6 +77,20 @@ impl Broker {
         let described = described.into_iter().next().context("the broker described nothing")?;
         let described = described.map_err(|code| anyhow!("cannot describe `{name}`: {code}"))?;
         Ok(described.entries.into_iter().map(|entry| (entry.name, entry.value)).collect())
+    }
+
+    /// The offsets that a consumer group has committed for a topic, by partition; none where it has not.
+    ///
+    /// # Errors
+    /// When there is no such topic, or no answer.
+    pub fn committed(&self, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
+        let consumer: BaseConsumer = self.client().set("group.id", group).create()?;
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, i32::try_from(partitions.len())? - 1);
+        let answers = consumer.committed_offsets(asked, PATIENCE)?;
+        Ok(answers.elements().iter().map(|answer| answer.offset().to_raw().filter(|offset| *offset >= 0)).collect())
     }
 
     /// Waits until the broker is one that clients find: it answers a metadata request with itself.
