@@ -344,7 +344,10 @@ query: |
         2 * 12 * 50,
         "two windows hold each record"
     );
-    assert!(whole.values().all(|row| row["keys"].as_u64().unwrap() == 50 && row["lowest"].is_i64()), "{whole:?}");
+    // The stamps of one round may lie on both sides of a window's end.
+    let keys = |row: &Value| row["keys"].as_u64().unwrap();
+    assert!(whole.values().all(|row| keys(row) <= 50.min(row["c"].as_u64().unwrap())), "{whole:?}");
+    assert!(whole.values().any(|row| keys(row) == 50) && whole.values().all(|row| row["lowest"].is_i64()), "{whole:?}");
     let middle = whole.keys().nth(whole.len() / 2).unwrap();
     let inside = run("inside", &format!("{{time: {middle}}}"));
     let expected: BTreeMap<_, _> =
