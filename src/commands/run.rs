@@ -3,7 +3,6 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use anyhow::Context;
-use tidemill_engine::EngineError;
 use tidemill_jobs::{
     metrics,
     run::{self, RunError, RunOptions, Stats, Status},
@@ -56,10 +55,6 @@ pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Sta
     });
     match outcome {
         Ok(summary) => report.close(&summary.status, summary.stopped),
-        // The reader of a pipe has seen enough: `tidemill run job.yaml | head`.
-        Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
-            report.close(&status(), true);
-        }
         Err(RunError::Query { query, errors }) => {
             return Err(anyhow::Error::from(failure::in_file(&query, &errors)).into());
         }
