@@ -1,14 +1,20 @@
-//! Secret material by reference.
+//! Secret material by reference, and certificates as a life cycle.
 //!
 //! A spec never holds a secret, only a [`SecretRef`]: `{env: NAME}`, `{file: PATH}` or `{key_vault: NAME}`. What a
 //! reference leads to is a [`Secret`], which cannot be printed and wipes its bytes when it goes. Connectors resolve
 //! references when they connect; validation never does, so that a spec can be checked on a machine without the secrets.
 //!
-//! Errors name the reference, never the value.
+//! [`TlsMaterial`] is what certificates and keys become: parsed, repaired where that is safe, checked, and ready for
+//! rustls (DER) and for librdkafka (PEM). It knows when each of its certificates ends ([`Expiry`]).
+//!
+//! Errors name the reference and what was found, never the value. The clock is handed in.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod material;
 mod reference;
 mod secret;
 
+pub use material::{CertificateFacts, Expiry, Identity, MaterialError, MaterialSecrets, Note, Part, TlsMaterial};
 pub use reference::{SecretError, SecretRef};
+pub use rustls::pki_types::UnixTime;
 pub use secret::Secret;

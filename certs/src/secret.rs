@@ -2,15 +2,17 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 /// A secret's bytes. `Debug` and `Display` show `***`; the bytes are overwritten on drop.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
     /// Takes the bytes over.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Secret(bytes)
+        Secret(Zeroizing::new(bytes))
     }
 
     /// The bytes, for the one who needs them; the name makes each such place easy to find.
@@ -23,14 +25,6 @@ impl Secret {
     #[must_use]
     pub fn expose_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        // Keeps the compiler from leaving out stores that nobody reads.
-        std::hint::black_box(&self.0);
     }
 }
 
