@@ -57,6 +57,14 @@ pub enum EngineError {
         /// What happened and what to do, one sentence each.
         message: String,
     },
+    /// What was written since the last epoch is void, and this run cannot write any more; a run that begins at that epoch can.
+    #[error("output `{output}`: {message}")]
+    Interrupted {
+        /// Name of the output in the spec.
+        output: String,
+        /// What happened.
+        message: String,
+    },
     /// Nobody reads this output any more (a closed pipe): the job ends as if it had been asked to.
     #[error("output `{output}`: its reader is gone")]
     ReaderGone {
@@ -81,6 +89,7 @@ impl EngineError {
             Self::Evaluate { .. } => ErrorKind::Data,
             Self::DataFusion(_) | Self::Arrow(_) => ErrorKind::Bug,
             Self::Source { kind, .. } | Self::Sink { kind, .. } => *kind,
+            Self::Interrupted { .. } => ErrorKind::Unavailable,
             Self::ReaderGone { .. } | Self::State { .. } => ErrorKind::User,
         }
     }

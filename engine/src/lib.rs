@@ -13,6 +13,7 @@ pub mod aggregate;
 pub mod dataflow;
 pub mod dead_letter;
 pub mod decoder;
+pub mod epoch;
 pub mod error;
 pub mod event_time;
 pub mod intake;

@@ -36,6 +36,21 @@ pub trait Operator: Send {
     /// # Errors
     /// [`crate::EngineError::State`] when the batches are not this operator's.
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()>;
+
+    /// Sends on what it holds and keeps nothing: called in a worker's half before a snapshot, whose state is then the merge
+    /// half's alone and fits any number of workers. For an operator that a worker's half runs and that has state.
+    ///
+    /// # Errors
+    /// As [`Operator::on_watermark`].
+    fn seal(&mut self, _out: &mut dyn Emit) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether each row that it emits is made of one row that it takes, at once: rows of records that were read before are then
+    /// known as such behind it. An operator with state puts out rows by event time, strictly below its watermark, instead.
+    fn passes_rows_on(&self) -> bool {
+        false
+    }
 }
 
 /// An operator that keeps nothing between batches and puts no row before its own watermark.
@@ -51,6 +66,10 @@ impl<T: Stateless> Operator for T {
 
     fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
         out.watermark(t)
+    }
+
+    fn passes_rows_on(&self) -> bool {
+        true
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {

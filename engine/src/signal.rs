@@ -4,7 +4,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::time::EventTime;
 
-/// Number of an epoch, counted from 1 in each run.
+/// Number of an epoch of a job. Counted on from run to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EpochId(pub u64);
 

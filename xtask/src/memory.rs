@@ -92,7 +92,7 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
                 dead_letters: letters.clone(),
                 counters: Arc::default(),
                 clock: Arc::new(NoClock),
-                replay_below: BTreeMap::new(),
+                resume: BTreeMap::new(),
                 batch_rows: cut.batch_rows,
             };
             intakes.push(Intake::new(dataflow, index, Box::new(source), &decoders, options));

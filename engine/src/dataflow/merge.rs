@@ -1,8 +1,9 @@
 //! The merge driver: one thread that takes what all workers send, closes windows, and writes to the sinks.
 //!
-//! Invariant: an edge's watermark is the smallest of its workers', so a window closes only when every worker has passed
-//! it. An epoch is complete when every worker has sent it; the sinks are flushed then, and only what was sent before it
-//! is in them with certainty.
+//! Invariants: an edge's watermark is the smallest of its workers', so a window closes only when every worker has passed
+//! it. An epoch is a cut: from a worker that has sent it nothing is taken ([`Merge::is_waiting`]) until every worker has, so
+//! exactly the rows of what was read before it have been handed to the sinks when it is complete. Making them safe is the
+//! caller's business.
 
 use std::{
     collections::HashMap,
@@ -21,9 +22,13 @@ use arrow::{
 use super::{
     plan::{Dataflow, NodeId, OperatorPlan},
     stage::{Exchange, Stage},
-    worker::Position,
 };
-use crate::{EventTime, Result, Signal, signal::EpochId, sink::Sink};
+use crate::{
+    EventTime, Result, Signal,
+    epoch::{Position, Written},
+    signal::EpochId,
+    sink::Sink,
+};
 
 /// What a worker sends.
 #[derive(Debug)]
@@ -32,8 +37,8 @@ pub enum FromWorker {
     Exchange(Exchange),
     /// Everything before it belongs to the epoch; the worker's positions at that instant.
     Epoch(EpochId, Vec<Position>),
-    /// Nothing follows from this worker.
-    End,
+    /// Nothing follows from this worker but epochs; its positions.
+    End(Vec<Position>),
 }
 
 /// An output of the dataflow while it runs.
@@ -44,8 +49,8 @@ pub struct Output {
     pub rows: Arc<AtomicU64>,
 }
 
-/// An epoch that every worker has sent and whose rows are safe in the sinks.
-#[derive(Debug)]
+/// An epoch that every worker has sent and whose rows the sinks have been handed.
+#[derive(Clone, Debug)]
 pub struct CompletedEpoch {
     /// Which.
     pub id: EpochId,
@@ -53,13 +58,15 @@ pub struct CompletedEpoch {
     pub positions: Vec<Position>,
     /// For each output node, in the dataflow's order, the event time below which all its rows are written.
     pub written_below: Vec<EventTime>,
+    /// Rows handed to sinks since the epoch before.
+    pub rows: u64,
 }
 
 /// One output node: several statements may write to one output.
 struct Statement {
     node: NodeId,
     output: usize,
-    floor: EventTime,
+    written: Written,
     written_below: EventTime,
 }
 
@@ -69,21 +76,28 @@ pub struct Merge {
     edges: HashMap<(NodeId, usize), Vec<EventTime>>,
     outputs: Vec<Output>,
     statements: Vec<Statement>,
-    epochs: HashMap<EpochId, Vec<Vec<Position>>>,
+    /// The epoch that some workers have sent, which ones, and their positions.
+    epoch: Option<EpochId>,
+    waiting: Vec<bool>,
+    positions: Vec<Position>,
+    last_epoch: EpochId,
+    /// Of the workers that have ended.
+    final_positions: Vec<Position>,
+    rows: u64,
     workers: usize,
     ended: usize,
 }
 
 impl Merge {
-    /// `outputs` by the index in [`OperatorPlan::Output`]. `floors` for each output node in the dataflow's order: rows
-    /// below it were written by an earlier run, or belong to windows that began before the start; empty: none.
+    /// `outputs` by the index in [`OperatorPlan::Output`]. `written` for each output node in the dataflow's order: rows that
+    /// an earlier run has written, or that belong to windows that began before the start; empty: none.
     ///
     /// # Errors
     /// When an expression's type cannot be told.
     pub fn try_new(
         dataflow: &Dataflow,
         outputs: Vec<Output>,
-        floors: &[EventTime],
+        written: &[Written],
         workers: usize,
         late: &Arc<AtomicU64>,
     ) -> Result<Self> {
@@ -94,43 +108,97 @@ impl Merge {
         let statements = nodes
             .enumerate()
             .map(|(i, (node, output))| {
-                let floor = floors.get(i).copied().unwrap_or(EventTime::MIN);
-                Statement { node, output, floor, written_below: floor }
+                let written = written.get(i).copied().unwrap_or(Written::NOTHING);
+                Statement { node, output, written, written_below: written.below }
             })
             .collect();
-        let stage = Stage::merge(dataflow, late)?;
-        Ok(Self { stage, edges: HashMap::new(), outputs, statements, epochs: HashMap::new(), workers, ended: 0 })
+        Ok(Self {
+            stage: Stage::merge(dataflow, late)?,
+            edges: HashMap::new(),
+            outputs,
+            statements,
+            epoch: None,
+            waiting: vec![false; workers],
+            positions: vec![],
+            last_epoch: EpochId(0),
+            final_positions: vec![],
+            rows: 0,
+            workers,
+            ended: 0,
+        })
     }
 
-    /// Takes one message. Returns an epoch when this message completed it.
+    /// The state of all operators at a complete epoch before which the workers have sealed theirs.
+    ///
+    /// # Errors
+    /// The first one of an operator.
+    pub fn snapshot(&mut self) -> Result<Vec<Vec<RecordBatch>>> {
+        self.stage.snapshot()
+    }
+
+    /// Puts a snapshot of the same dataflow into this new merge.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::State`] when it does not fit.
+    pub fn restore(&mut self, state: Vec<Vec<RecordBatch>>) -> Result<()> {
+        self.stage.restore(state)
+    }
+
+    /// Whether nothing of this worker may be taken now: it has sent an epoch that others have not.
+    #[must_use]
+    pub fn is_waiting(&self, worker: usize) -> bool {
+        self.waiting[worker]
+    }
+
+    /// The outputs, by the index in [`OperatorPlan::Output`].
+    pub fn outputs(&mut self) -> &mut [Output] {
+        &mut self.outputs
+    }
+
+    /// Takes one message, of a worker that is not waiting. Returns an epoch when this message completed it.
     ///
     /// # Errors
     /// Of an operator or a sink; the job stops.
     pub fn take(&mut self, worker: usize, message: FromWorker) -> Result<Option<CompletedEpoch>> {
+        debug_assert!(!self.waiting[worker], "worker {worker} is waiting for the others' epochs");
         match message {
             FromWorker::Exchange(exchange) => self.exchange(worker, exchange).map(|()| None),
             FromWorker::Epoch(id, positions) => {
-                let sent = self.epochs.entry(id).or_default();
-                sent.push(positions);
-                if sent.len() < self.workers {
+                self.epoch = Some(id);
+                self.waiting[worker] = true;
+                self.positions.extend(positions);
+                if self.waiting.iter().any(|waiting| !waiting) {
                     return Ok(None);
                 }
-                let positions = self.epochs.remove(&id).into_iter().flatten().flatten().collect();
-                self.outputs.iter_mut().try_for_each(|output| output.sink.flush())?;
-                let written_below = self.statements.iter().map(|s| s.written_below).collect();
-                Ok(Some(CompletedEpoch { id, positions, written_below }))
+                self.waiting.fill(false);
+                self.epoch = None;
+                let positions = std::mem::take(&mut self.positions);
+                Ok(Some(self.completed(id, positions)))
             }
-            FromWorker::End => {
+            FromWorker::End(positions) => {
                 self.ended += 1;
+                self.final_positions.extend(positions);
                 Ok(None)
             }
         }
     }
 
-    /// Whether every worker has ended.
+    /// Once every worker has ended: the rows since the last epoch as one more; `None` without such rows.
+    pub fn finish(&mut self) -> Option<CompletedEpoch> {
+        let positions = std::mem::take(&mut self.final_positions);
+        (self.rows > 0).then(|| self.completed(EpochId(self.last_epoch.0 + 1), positions))
+    }
+
+    fn completed(&mut self, id: EpochId, positions: Vec<Position>) -> CompletedEpoch {
+        self.last_epoch = id;
+        let written_below = self.statements.iter().map(|s| s.written_below).collect();
+        CompletedEpoch { id, positions, written_below, rows: std::mem::take(&mut self.rows) }
+    }
+
+    /// Whether every worker has ended, and no epoch is under way.
     #[must_use]
     pub fn ended(&self) -> bool {
-        self.ended == self.workers
+        self.ended == self.workers && self.epoch.is_none()
     }
 
     /// Lets the sinks do what time asks of them.
@@ -150,7 +218,7 @@ impl Merge {
         closed.into_iter().collect()
     }
 
-    fn exchange(&mut self, worker: usize, Exchange { node, port, signal }: Exchange) -> Result<()> {
+    fn exchange(&mut self, worker: usize, Exchange { node, port, signal, covering }: Exchange) -> Result<()> {
         let signal = match signal {
             Signal::Batch(_) => signal,
             Signal::Watermark(t) => {
@@ -165,11 +233,15 @@ impl Merge {
                 Signal::Watermark(after)
             }
         };
-        let Self { stage, outputs, statements, .. } = self;
-        stage.push(node, port, signal, &mut |leaving| {
+        let Self { stage, outputs, statements, rows, .. } = self;
+        stage.take(Exchange { node, port, signal, covering }, &mut |leaving| {
             let statement = statements.iter_mut().find(|s| s.node == leaving.node).expect("only output nodes leave");
             match leaving.signal {
-                Signal::Batch(batch) => write(&mut outputs[statement.output], statement.floor, &batch),
+                Signal::Batch(_) if leaving.covering > statement.written.covering => Ok(()),
+                Signal::Batch(batch) => {
+                    *rows += write(&mut outputs[statement.output], statement.written.below, &batch)?;
+                    Ok(())
+                }
                 Signal::Watermark(t) => {
                     statement.written_below = statement.written_below.max(t);
                     Ok(())
@@ -179,8 +251,8 @@ impl Merge {
     }
 }
 
-/// Writes rows at or above `floor`, without their event time.
-fn write(output: &mut Output, floor: EventTime, batch: &RecordBatch) -> Result<()> {
+/// Writes rows at or above `floor`, without their event time; returns how many.
+fn write(output: &mut Output, floor: EventTime, batch: &RecordBatch) -> Result<u64> {
     let time = batch.num_columns() - 1;
     let mut shown = batch.project(&(0..time).collect::<Vec<_>>())?;
     if floor > EventTime::MIN {
@@ -188,9 +260,10 @@ fn write(output: &mut Output, floor: EventTime, batch: &RecordBatch) -> Result<(
         let keep = BooleanArray::from_iter(times.values().iter().map(|&t| Some(t >= floor.0)));
         shown = filter_record_batch(&shown, &keep)?;
     }
-    if shown.num_rows() == 0 {
-        return Ok(());
+    let rows = shown.num_rows() as u64;
+    if rows > 0 {
+        output.rows.fetch_add(rows, Ordering::Relaxed);
+        output.sink.write(&shown)?;
     }
-    output.rows.fetch_add(shown.num_rows() as u64, Ordering::Relaxed);
-    output.sink.write(&shown)
+    Ok(rows)
 }

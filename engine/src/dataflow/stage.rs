@@ -31,6 +31,9 @@ pub struct Exchange {
     pub port: usize,
     /// What it is.
     pub signal: Signal,
+    /// Of how many epochs of an earlier run the rows are part ([`crate::epoch::Resume::covering`]); 0 for what an operator with
+    /// state makes of them, and for watermarks.
+    pub covering: u8,
 }
 
 /// Which half of the dataflow runs a node. A windowed aggregation over a worker's rows runs in both.
@@ -73,7 +76,7 @@ pub struct Stage {
     slots: Vec<Slot>,
     /// Where signals enter: at a worker's input nodes (port 0), or at the merge half's ports.
     entries: HashMap<(NodeId, usize), Vec<Target>>,
-    queue: VecDeque<(Target, Signal)>,
+    queue: VecDeque<(Target, Signal, u8)>,
 }
 
 /// Takes what leaves a half: (node, port, signal). For the merge half the node is an output's.
@@ -181,20 +184,48 @@ impl Stage {
     /// # Errors
     /// The first one of an operator or of `leave`; the stage must not be used afterwards.
     pub fn push(&mut self, node: NodeId, port: usize, signal: Signal, leave: &mut Leave<'_>) -> Result<()> {
+        self.take(Exchange { node, port, signal, covering: 0 }, leave)
+    }
+
+    /// As [`Self::push`], with rows that may be part of an earlier run's epochs.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn take(&mut self, entering: Exchange, leave: &mut Leave<'_>) -> Result<()> {
+        let Exchange { node, port, signal, covering } = entering;
         let Some(targets) = self.entries.get(&(node, port)) else { return Ok(()) };
-        self.queue.extend(targets.iter().map(|&target| (target, signal.clone())));
-        while let Some((target, signal)) = self.queue.pop_front() {
+        self.queue.extend(targets.iter().map(|&target| (target, signal.clone(), covering)));
+        self.drain(leave)
+    }
+
+    /// Drives what is in the queue through.
+    fn drain(&mut self, leave: &mut Leave<'_>) -> Result<()> {
+        while let Some((target, signal, covering)) = self.queue.pop_front() {
             match target {
-                Target::Away { node, port } => leave(Exchange { node, port, signal })?,
+                Target::Away { node, port } => leave(Exchange { node, port, signal, covering })?,
                 Target::Local { slot, port } => {
                     let Slot { operator, targets } = &mut self.slots[slot];
-                    let mut forward = Forward { targets, queue: &mut self.queue };
+                    let covering = if operator.passes_rows_on() { covering } else { 0 };
+                    let mut forward = Forward { targets, queue: &mut self.queue, covering };
                     match signal {
                         Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
                         Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Sends on what a worker's half holds: nothing is in it afterwards, so that the merge half's state is the whole state.
+    ///
+    /// # Errors
+    /// The first one of an operator or of `leave`; the stage must not be used afterwards.
+    pub fn seal(&mut self, leave: &mut Leave<'_>) -> Result<()> {
+        for slot in 0..self.slots.len() {
+            let Slot { operator, targets } = &mut self.slots[slot];
+            operator.seal(&mut Forward { targets, queue: &mut self.queue, covering: 0 })?;
+            self.drain(leave)?;
         }
         Ok(())
     }
@@ -225,17 +256,18 @@ impl Stage {
 /// Puts what an operator emits into the queue, once for each target.
 struct Forward<'f> {
     targets: &'f [Target],
-    queue: &'f mut VecDeque<(Target, Signal)>,
+    queue: &'f mut VecDeque<(Target, Signal, u8)>,
+    covering: u8,
 }
 
 impl Emit for Forward<'_> {
     fn batch(&mut self, batch: RecordBatch) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&t| (t, Signal::Batch(batch.clone()))));
+        self.queue.extend(self.targets.iter().map(|&t| (t, Signal::Batch(batch.clone()), self.covering)));
         Ok(())
     }
 
     fn watermark(&mut self, t: EventTime) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t))));
+        self.queue.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t), 0)));
         Ok(())
     }
 }

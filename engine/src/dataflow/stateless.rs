@@ -62,6 +62,10 @@ impl Operator for Union {
         if after > before { out.watermark(after) } else { Ok(()) }
     }
 
+    fn passes_rows_on(&self) -> bool {
+        true
+    }
+
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
         Ok(vec![]) // the inputs send their watermarks again
     }

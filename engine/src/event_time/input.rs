@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::partition::{PartitionTime, TimeCounters, TimeRule};
-use crate::{EventTime, source::PartitionId};
+use crate::{EventTime, epoch::TimeMark, source::PartitionId};
 
 /// A decision that depended on when answers came in. An epoch records it, so that a replay repeats it ([`InputTime::apply`])
 /// at the same offset.
@@ -31,28 +31,6 @@ pub enum TimeFact {
         /// Where it moved.
         watermark: EventTime,
     },
-}
-
-/// An [`InputTime`] as plain data, for a snapshot. Counters are not part of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputTimeSnapshot {
-    /// Up to where no unknown partition exists; `MIN` when that was never asked.
-    pub topology: EventTime,
-    /// Each partition, in the order of their numbers.
-    pub partitions: Vec<PartitionSnapshot>,
-}
-
-/// A [`PartitionTime`] as plain data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionSnapshot {
-    /// Which.
-    pub partition: PartitionId,
-    /// The largest event time of its rows; `MIN` before the first.
-    pub largest: EventTime,
-    /// No later row is placed below it.
-    pub watermark: EventTime,
-    /// Whether no row follows at all.
-    pub finished: bool,
 }
 
 /// Event time of a worker's share of an input, under one time rule. Its watermark never goes back.
@@ -86,28 +64,6 @@ impl InputTime {
         InputTime { rule, idle_margin_us, growing, topology: EventTime::MIN, partitions: BTreeMap::new() }
     }
 
-    /// Puts a snapshot into a new one.
-    #[must_use]
-    pub fn restore(rule: TimeRule, idle_margin_us: i64, growing: bool, snapshot: &InputTimeSnapshot) -> Self {
-        let partitions = snapshot.partitions.iter().map(|p| {
-            let time = PartitionTime::restore(rule, p.largest, p.watermark);
-            (p.partition, Share { time, finished: p.finished })
-        });
-        InputTime { rule, idle_margin_us, growing, topology: snapshot.topology, partitions: partitions.collect() }
-    }
-
-    /// What [`Self::restore`] needs.
-    #[must_use]
-    pub fn snapshot(&self) -> InputTimeSnapshot {
-        let partitions = self.partitions.iter().map(|(&partition, share)| PartitionSnapshot {
-            partition,
-            largest: share.time.largest(),
-            watermark: share.time.watermark(),
-            finished: share.finished,
-        });
-        InputTimeSnapshot { topology: self.topology, partitions: partitions.collect() }
-    }
-
     /// A partition is read from `offset` on. It starts at the input's watermark, which the topology bound has kept below
     /// the partition's creation: none of its records is late, and the input's watermark does not go back.
     pub fn joined(&mut self, partition: PartitionId, offset: i64) -> TimeFact {
@@ -115,6 +71,18 @@ impl InputTime {
         let fact = TimeFact::Joined { partition, offset, watermark };
         self.apply(&fact);
         fact
+    }
+
+    /// A partition is read on from where an earlier run stood.
+    pub fn resumed(&mut self, partition: PartitionId, at: TimeMark) {
+        let time = PartitionTime::restore(self.rule, at.largest, at.watermark);
+        self.partitions.insert(partition, Share { time, finished: false });
+    }
+
+    /// Where the time of a partition stands; the start before it joined.
+    #[must_use]
+    pub fn mark(&self, partition: PartitionId) -> TimeMark {
+        self.partitions.get(&partition).map_or(TimeMark::START, |share| share.time.mark())
     }
 
     /// The partition was read to its end; no row of it follows.

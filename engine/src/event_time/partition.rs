@@ -3,6 +3,7 @@
 use crate::{
     EventTime,
     dataflow::plan::{LateAction, TimeBounds},
+    epoch::TimeMark,
 };
 
 /// Where event times come from and what bounds them.
@@ -108,6 +109,25 @@ impl PartitionTime {
     #[must_use]
     pub fn watermark(&self) -> EventTime {
         self.watermark
+    }
+
+    /// Both, for an epoch.
+    #[must_use]
+    pub fn mark(&self) -> TimeMark {
+        TimeMark { largest: self.largest, watermark: self.watermark }
+    }
+
+    /// Whether an advance to `watermark` has left no trace once the first row after it, of time `event`, was placed: with it
+    /// and without it, that row and all that come are placed alike.
+    #[must_use]
+    pub(crate) fn outgrew(&self, watermark: EventTime, event: EventTime, placement: Placement) -> bool {
+        match (self.rule, placement) {
+            (TimeRule::LogAppend, Placement::At(_)) => true,
+            (TimeRule::Bounded(bounds), Placement::At(placed)) => {
+                placed == event && self.largest.minus_micros(bounds.out_of_order) >= watermark
+            }
+            _ => false,
+        }
     }
 
     /// Places the next row. `arrival` is its record's timestamp; with [`TimeRule::LogAppend`] and CreateTime, `event` is the same.

@@ -25,8 +25,8 @@ use arrow::{
 use datafusion_physical_expr::PhysicalExpr;
 
 use metadata::MetadataBuilders;
-use progress::PartitionProgress;
 pub use progress::{InputCounters, PartitionView};
+use progress::{Journal, PartitionProgress};
 
 use crate::{
     Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, Result, Signal,
@@ -34,7 +34,8 @@ use crate::{
     datetime_type,
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
-    event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeRule},
+    epoch::{Advance, Position, Resume},
+    event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeFact, TimeRule},
     operator::evaluate,
     source::{PartitionId, Record, Source, SourceEvent},
 };
@@ -83,14 +84,15 @@ pub struct IntakeOptions {
     pub counters: Arc<InputCounters>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Records below these offsets were taken by an earlier run; they are read again for its open windows.
-    pub replay_below: BTreeMap<PartitionId, i64>,
+    /// Where an earlier run left the partitions; records that it took are read again for its open windows.
+    pub resume: BTreeMap<PartitionId, Resume>,
     /// Rows of a batch at most; [`BATCH_ROWS`] but in tests.
     pub batch_rows: usize,
 }
 
-/// Takes what an intake emits: the input node, rows or watermark, and whether an earlier run has taken these rows before.
-pub type EmitInput<'e> = dyn FnMut(NodeId, Signal, bool) -> Result<()> + 'e;
+/// Takes what an intake emits: the input node, rows or watermark, and of how many epochs of an earlier run these rows are part
+/// ([`Resume::covering`]).
+pub type EmitInput<'e> = dyn FnMut(NodeId, Signal, u8) -> Result<()> + 'e;
 
 /// See the module.
 pub struct Intake {
@@ -118,8 +120,8 @@ struct Rows {
     runs: Vec<(PartitionId, usize)>,
     /// What happened to event times, as far as it was published.
     counted: TimeCounters,
-    /// Whether the rows since the last flush are replayed ones.
-    replayed: bool,
+    /// Of how many epochs of an earlier run the rows since the last flush are part.
+    covering: u8,
     ended: bool,
 }
 
@@ -165,7 +167,7 @@ impl Intake {
             record_of_row: vec![],
             runs: vec![],
             counted: TimeCounters::default(),
-            replayed: false,
+            covering: 0,
             ended: false,
             options,
         };
@@ -199,13 +201,18 @@ impl Intake {
         self.rows.ended
     }
 
-    /// Of each partition: (partition, next offset, replay offset). The replay offset is that of the first record whose
-    /// event time may be at or above `horizon`; `None`: nothing needs replaying.
-    pub fn positions(&mut self, horizon: Option<EventTime>) -> impl Iterator<Item = (PartitionId, i64, i64)> + use<'_> {
-        self.rows
-            .partitions
-            .iter_mut()
-            .map(move |(&id, progress)| (id, progress.next_offset, progress.replay_offset(horizon)))
+    /// Where each partition stands; `input` is the input's index. The replay offset is that of the first record whose event
+    /// time may be at or above `horizon`; `None`: nothing needs replaying.
+    pub fn positions(&mut self, input: usize, horizon: Option<EventTime>) -> Vec<Position> {
+        let Rows { readers, partitions, .. } = &mut self.rows;
+        let positions = partitions.iter_mut().map(|(&partition, progress)| {
+            let marks = readers.iter().map(|reader| reader.time.mark(partition)).collect();
+            let (replay_offset, readers) = progress.cut(horizon, marks);
+            let PartitionProgress { topic, number, next_offset, .. } = &*progress;
+            let (topic, number, next_offset) = (topic.clone(), *number, *next_offset);
+            Position { input, partition, topic, number, next_offset, replay_offset, readers }
+        });
+        positions.collect()
     }
 }
 
@@ -244,12 +251,8 @@ impl Rows {
     fn take(&mut self, event: SourceEvent<'_>, emit: &mut EmitInput<'_>) -> Result<()> {
         match event {
             SourceEvent::Joined { partition, topic, number, start_offset } => {
-                for reader in &mut self.readers {
-                    reader.time.joined(partition, start_offset);
-                }
-                let progress = PartitionProgress::new(topic, number, start_offset);
-                self.options.counters.joined(partition, &progress);
-                self.partitions.insert(partition, progress);
+                self.join(partition, topic, number, start_offset);
+                self.repeat_advances(partition, start_offset, emit)?;
             }
             SourceEvent::Records { partition, records, received, live_from } => {
                 self.take_records(partition, records, emit)?;
@@ -262,15 +265,19 @@ impl Rows {
             SourceEvent::Position { partition, next_offset } => {
                 if let Some(progress) = self.partitions.get_mut(&partition) {
                     progress.next_offset = progress.next_offset.max(next_offset);
+                    self.repeat_advances(partition, next_offset, emit)?;
                 }
             }
             SourceEvent::End { partition, leader, asked, end_offset } => {
                 self.flush(None, emit)?; // what was read before the answer is placed before the watermark moves
                 let now = Now::of(self.options.clock.as_ref());
                 let broker_time = self.clocks().broker_time(partition, leader, asked, now);
-                if let Some(progress) = self.partitions.get(&partition) {
-                    for reader in &mut self.readers {
-                        reader.time.end_evidence(partition, progress.next_offset, end_offset, broker_time);
+                if let Some(progress) = self.partitions.get_mut(&partition) {
+                    for (reader, journal) in self.readers.iter_mut().zip(&mut progress.journals) {
+                        let moved = reader.time.end_evidence(partition, progress.next_offset, end_offset, broker_time);
+                        if let Some(TimeFact::IdleAdvance { offset, watermark, .. }) = moved {
+                            journal.advanced(Advance { offset, watermark });
+                        }
                     }
                 }
             }
@@ -295,28 +302,79 @@ impl Rows {
         self.options.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A partition is read from now on, as a new one or where an earlier run left it.
+    fn join(&mut self, partition: PartitionId, topic: &str, number: i32, start_offset: i64) {
+        let resume = self.options.resume.get(&partition).filter(|resume| resume.readers.len() == self.readers.len());
+        match resume {
+            Some(resume) => {
+                for (reader, (mark, _)) in self.readers.iter_mut().zip(&resume.readers) {
+                    reader.time.resumed(partition, *mark);
+                }
+            }
+            None => {
+                for reader in &mut self.readers {
+                    reader.time.joined(partition, start_offset);
+                }
+            }
+        }
+        let marks = self.readers.iter().map(|reader| reader.time.mark(partition)).collect();
+        let mut progress = PartitionProgress::new(topic, number, start_offset, marks);
+        for (journal, (_, due)) in progress.journals.iter_mut().zip(resume.iter().flat_map(|resume| &resume.readers)) {
+            journal.repeat(due);
+        }
+        self.options.counters.joined(partition, &progress);
+        self.partitions.insert(partition, progress);
+    }
+
+    /// Repeats the advances of an earlier run that stood at or before the record at `offset`.
+    fn repeat_advances(&mut self, partition: PartitionId, offset: i64, emit: &mut EmitInput<'_>) -> Result<()> {
+        let is_due = |journal: &Journal| journal.due_at().is_some_and(|at| at <= offset);
+        if !self.partitions.get(&partition).is_some_and(|progress| progress.journals.iter().any(is_due)) {
+            return Ok(());
+        }
+        self.flush(None, emit)?; // what came before an advance is placed before it
+        let Some(progress) = self.partitions.get_mut(&partition) else { return Ok(()) };
+        for (reader, journal) in self.readers.iter_mut().zip(&mut progress.journals) {
+            while let Some(advance) = journal.take_due(offset) {
+                let Advance { offset, watermark } = advance;
+                reader.time.apply(&TimeFact::IdleAdvance { partition, offset, watermark });
+                journal.advanced(advance);
+            }
+        }
+        Ok(())
+    }
+
     fn take_records(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
         let Some(last) = records.last() else { return Ok(()) };
-        let replay_below = self.options.replay_below.get(&partition).copied().unwrap_or(i64::MIN);
-        let split = records.partition_point(|r| r.offset < replay_below);
-        for (piece, replayed) in [(&records[..split], true), (&records[split..], false)] {
-            if piece.is_empty() {
-                continue;
-            }
-            if self.replayed != replayed {
+        let mut rest = records;
+        while let Some(first) = rest.first() {
+            self.repeat_advances(partition, first.offset, emit)?;
+            let (covering, until) = self.stretch(partition, first.offset);
+            if self.covering != covering {
                 self.flush(None, emit)?;
-                self.replayed = replayed;
+                self.covering = covering;
             }
+            let (piece, behind) = rest.split_at(rest.partition_point(|record| record.offset < until));
             self.decode(partition, piece, emit)?;
+            rest = behind;
         }
         if let Some(progress) = self.partitions.get_mut(&partition) {
             progress.next_offset = last.offset + 1;
         }
         self.options.counters.took(records);
-        Ok(())
+        self.repeat_advances(partition, last.offset + 1, emit)
     }
 
-    /// Decodes records of one partition, all replayed or all new.
+    /// Of how many epochs the record at `offset` is part, and the first offset behind it at which that changes or an advance
+    /// is to be repeated.
+    fn stretch(&self, partition: PartitionId, offset: i64) -> (u8, i64) {
+        let Some(resume) = self.options.resume.get(&partition) else { return (0, i64::MAX) };
+        let journals = self.partitions.get(&partition).into_iter().flat_map(|progress| &progress.journals);
+        let changes = resume.covered.iter().copied().chain(journals.filter_map(Journal::due_at));
+        (resume.covering(offset), changes.filter(|&at| at > offset).min().unwrap_or(i64::MAX))
+    }
+
+    /// Decodes records of one partition, all part of the same epochs.
     fn decode(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
         let at_hand = self.readers.iter_mut().any(|reader| reader.may_leave_out(partition));
         if at_hand {
@@ -380,7 +438,7 @@ impl Rows {
     }
 
     fn bad_record(&self, partition: PartitionId, record: &Record<'_>, bad: &BadRecord) -> Result<()> {
-        if self.replayed {
+        if self.covering > 0 {
             return Ok(()); // counted and kept by the run that took it first
         }
         let (topic, number) = self.partitions.get(&partition).map_or(("", 0), |p| (p.topic.as_str(), p.number));
@@ -428,8 +486,9 @@ impl Rows {
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
 
         let mut readers = std::mem::take(&mut self.readers);
-        for reader in &mut readers {
-            self.place(reader, &batch, &arrivals, &runs, records.map(|r| (r, &record_of_row[..])), emit)?;
+        for (index, reader) in readers.iter_mut().enumerate() {
+            let records = records.map(|r| (r, &record_of_row[..]));
+            self.place((index, reader), &batch, &arrivals, &runs, records, emit)?;
         }
         self.readers = readers;
         Ok(())
@@ -438,7 +497,7 @@ impl Rows {
     /// Gives the rows their event times by one reader's policy and emits them.
     fn place(
         &mut self,
-        reader: &mut Reader,
+        (index, reader): (usize, &mut Reader),
         batch: &RecordBatch,
         arrivals: &[i64],
         runs: &[(PartitionId, usize)],
@@ -453,6 +512,9 @@ impl Rows {
         for (i, &(partition, start)) in runs.iter().enumerate() {
             let end = runs.get(i + 1).map_or(arrivals.len(), |next| next.1);
             let Some(time) = reader.time.partition(partition) else { continue };
+            let progress = self.partitions.get_mut(&partition);
+            let mut journal =
+                progress.map(|progress| std::mem::take(&mut progress.journals[index])).unwrap_or_default();
             let mut largest = EventTime::MIN;
             let mut row = start;
             while row < end {
@@ -476,16 +538,21 @@ impl Rows {
                         &before,
                         times.split_off(0),
                         &shifted(&mut left_out, emitted),
-                        self.replayed,
+                        self.covering,
                         emit,
                     )?;
                     if watermark > reader.sent && runs.len() == 1 && self.partitions.len() == 1 {
-                        emit(reader.node, Signal::Watermark(watermark), self.replayed)?;
+                        emit(reader.node, Signal::Watermark(watermark), 0)?;
                         reader.sent = watermark;
                     }
                     emitted = row;
                 }
                 let placement = event.map(|event| time.place_run(event, arrival, same as u64));
+                if let (Some(watermark), Some(event), Some(placement)) = (journal.open(), event, placement)
+                    && placement != Placement::Early
+                {
+                    journal.settle(time.outgrew(watermark, event, placement));
+                }
                 let at = match placement {
                     Some(Placement::At(t)) => {
                         largest = largest.max(t);
@@ -496,7 +563,7 @@ impl Rows {
                         let bad = left_out_record(other);
                         if let Some((records, record_of_row)) = records {
                             self.bad_record(partition, &records[record_of_row[row] as usize], &bad)?;
-                        } else if !self.replayed {
+                        } else if self.covering == 0 {
                             self.options.counters.bad(bad.class);
                         }
                         arrival
@@ -506,11 +573,12 @@ impl Rows {
                 row += same;
             }
             if let Some(progress) = self.partitions.get_mut(&partition) {
+                progress.journals[index] = journal;
                 progress.took_rows(largest);
             }
         }
         let rest = batch.slice(emitted, batch.num_rows() - emitted);
-        emit_rows(reader.node, &rest, times, &shifted(&mut left_out, emitted), self.replayed, emit)
+        emit_rows(reader.node, &rest, times, &shifted(&mut left_out, emitted), self.covering, emit)
     }
 
     fn send_watermarks(&mut self, emit: &mut EmitInput<'_>) -> Result<()> {
@@ -518,7 +586,7 @@ impl Rows {
             let watermark = if self.ended { EventTime::MAX } else { reader.time.watermark() };
             if watermark > reader.sent {
                 reader.sent = watermark;
-                emit(reader.node, Signal::Watermark(watermark), false)?;
+                emit(reader.node, Signal::Watermark(watermark), 0)?;
             }
         }
         if let Some(reader) = self.readers.first() {
@@ -550,7 +618,7 @@ fn emit_rows(
     batch: &RecordBatch,
     times: Vec<i64>,
     left_out: &[usize],
-    replayed: bool,
+    covering: u8,
     emit: &mut EmitInput<'_>,
 ) -> Result<()> {
     let mut columns = batch.columns().to_vec();
@@ -562,7 +630,7 @@ fn emit_rows(
         left_out.iter().for_each(|&row| keep[row] = false);
         placed = filter_record_batch(&placed, &BooleanArray::from(keep))?;
     }
-    if placed.num_rows() == 0 { Ok(()) } else { emit(node, Signal::Batch(placed), replayed) }
+    if placed.num_rows() == 0 { Ok(()) } else { emit(node, Signal::Batch(placed), covering) }
 }
 
 /// Takes the indices out, counted from `start`.

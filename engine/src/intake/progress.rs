@@ -11,9 +11,13 @@ use std::{
 use crate::{
     EventTime,
     decoder::BadClass,
+    epoch::{Advance, ReaderTime, TimeMark},
     event_time::TimeCounters,
     source::{PartitionId, Record},
 };
+
+/// Pieces of a partition that are remembered one by one; beyond, neighbours are put together, and a replay may begin earlier.
+const MAX_CHUNKS: usize = 1_024;
 
 /// Progress in one partition.
 #[derive(Debug)]
@@ -21,19 +25,80 @@ pub(super) struct PartitionProgress {
     pub(super) topic: String,
     pub(super) number: i32,
     pub(super) next_offset: i64,
-    /// Offset at which the chunk at hand begins.
+    /// Offset at which the chunk at hand begins, and the partition's time there, by reader.
     chunk_offset: i64,
-    /// Taken records in pieces: (first offset, largest event time), oldest first, without those that no open window needs.
-    chunks: VecDeque<(i64, EventTime)>,
+    chunk_marks: Vec<TimeMark>,
+    /// Taken records in pieces, oldest first, without those that no open window needs.
+    chunks: VecDeque<Chunk>,
+    /// By reader.
+    pub(super) journals: Vec<Journal>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    offset: i64,
+    largest: EventTime,
+    marks: Vec<TimeMark>,
+}
+
+/// One reader's advances: those that are part of the next epoch, and those of an earlier run that are still to be repeated.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    advances: Vec<Advance>,
+    /// Whether no row was placed since the last of them.
+    open: bool,
+    due: VecDeque<Advance>,
+}
+
+impl Journal {
+    /// The watermark moved before the record at this offset.
+    pub(super) fn advanced(&mut self, advance: Advance) {
+        match self.advances.last_mut() {
+            Some(last) if last.offset == advance.offset && self.open => *last = advance,
+            _ => self.advances.push(advance),
+        }
+        self.open = true;
+    }
+
+    /// The advance that the next row may depend on.
+    pub(super) fn open(&self) -> Option<EventTime> {
+        self.advances.last().filter(|_| self.open).map(|last| last.watermark)
+    }
+
+    /// A row was placed after the last advance; `without_trace`: as it would have been without.
+    pub(super) fn settle(&mut self, without_trace: bool) {
+        if self.open && without_trace {
+            self.advances.pop();
+        }
+        self.open = false;
+    }
+
+    /// Takes advances of an earlier run, in the order of their offsets.
+    pub(super) fn repeat(&mut self, due: &[Advance]) {
+        self.due = due.iter().copied().collect();
+    }
+
+    /// The next one that stood at or before an offset.
+    pub(super) fn take_due(&mut self, offset: i64) -> Option<Advance> {
+        self.due.pop_front_if(|advance| advance.offset <= offset)
+    }
+
+    /// Where the next one stood.
+    pub(super) fn due_at(&self) -> Option<i64> {
+        self.due.front().map(|advance| advance.offset)
+    }
 }
 
 impl PartitionProgress {
-    pub(super) fn new(topic: &str, number: i32, start_offset: i64) -> Self {
+    /// `marks`: the partition's time at `start_offset`, by reader.
+    pub(super) fn new(topic: &str, number: i32, start_offset: i64, marks: Vec<TimeMark>) -> Self {
         Self {
             topic: topic.to_owned(),
             number,
             next_offset: start_offset,
             chunk_offset: start_offset,
+            journals: marks.iter().map(|_| Journal::default()).collect(),
+            chunk_marks: marks,
             chunks: VecDeque::new(),
         }
     }
@@ -41,23 +106,48 @@ impl PartitionProgress {
     /// Rows up to `largest` were taken, from records at or above the last `next_offset`.
     pub(super) fn took_rows(&mut self, largest: EventTime) {
         match self.chunks.back_mut() {
-            Some(chunk) if chunk.0 == self.chunk_offset => chunk.1 = chunk.1.max(largest),
-            _ => self.chunks.push_back((self.chunk_offset, largest)),
+            Some(chunk) if chunk.offset == self.chunk_offset => chunk.largest = chunk.largest.max(largest),
+            _ => {
+                self.chunks.push_back(Chunk { offset: self.chunk_offset, largest, marks: self.chunk_marks.clone() });
+                if self.chunks.len() > MAX_CHUNKS {
+                    self.join_neighbours();
+                }
+            }
         }
     }
 
-    /// Offset of the first record whose event time may be at or above `horizon`, or of the next record.
-    pub(super) fn replay_offset(&mut self, horizon: Option<EventTime>) -> i64 {
-        self.chunk_offset = self.next_offset;
+    fn join_neighbours(&mut self) {
+        let mut joined: VecDeque<Chunk> = VecDeque::with_capacity(MAX_CHUNKS);
+        for (index, chunk) in std::mem::take(&mut self.chunks).into_iter().enumerate() {
+            match joined.back_mut() {
+                Some(last) if index % 2 == 1 => last.largest = last.largest.max(chunk.largest),
+                _ => joined.push_back(chunk),
+            }
+        }
+        self.chunks = joined;
+    }
+
+    /// Ends the chunk at hand; `marks` is the partition's time now. Gives the offset of the first record whose event time may
+    /// be at or above `horizon`, or of the next record, and each reader's time from there.
+    pub(super) fn cut(&mut self, horizon: Option<EventTime>, marks: Vec<TimeMark>) -> (i64, Vec<ReaderTime>) {
         match horizon {
             None => self.chunks.clear(),
             Some(horizon) => {
-                while self.chunks.front().is_some_and(|chunk| chunk.1 < horizon) {
+                while self.chunks.front().is_some_and(|chunk| chunk.largest < horizon) {
                     self.chunks.pop_front();
                 }
             }
         }
-        self.chunks.front().map_or(self.next_offset, |chunk| chunk.0)
+        let (replay_offset, bases) =
+            self.chunks.front().map_or((self.next_offset, &marks), |chunk| (chunk.offset, &chunk.marks));
+        let readers = self.journals.iter_mut().zip(bases).zip(&marks).map(|((journal, base), now)| {
+            journal.advances.retain(|advance| advance.offset >= replay_offset);
+            ReaderTime { base: *base, advances: journal.advances.clone(), now: *now }
+        });
+        let readers = readers.collect();
+        self.chunk_offset = self.next_offset;
+        self.chunk_marks = marks;
+        (replay_offset, readers)
     }
 }
 

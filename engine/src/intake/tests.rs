@@ -16,6 +16,7 @@ use crate::{
     Monotonic,
     dataflow::plan::{InputPlan, Node},
     dead_letter::DeadLetter,
+    epoch::{ReaderTime, TimeMark},
     source::TimestampKind,
 };
 
@@ -160,6 +161,10 @@ struct Outcome {
 }
 
 fn run(polls: Vec<Vec<Poll>>, replay_below: i64) -> Outcome {
+    resumed(polls, Resume { covered: vec![replay_below], readers: vec![] })
+}
+
+fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
     let schema = |fields: Vec<Field>| Arc::new(Schema::new(fields));
     let number = Field::new("n", DataType::Int64, true);
     let dataflow = Dataflow {
@@ -182,7 +187,7 @@ fn run(polls: Vec<Vec<Poll>>, replay_below: i64) -> Outcome {
         dead_letters: Arc::new(Mutex::new(Keep(Arc::clone(&letters)))),
         counters: Arc::default(),
         clock: Arc::new(At(1_000)),
-        replay_below: BTreeMap::from([(PartitionId(0), replay_below)]),
+        resume: BTreeMap::from([(PartitionId(0), resume)]),
         batch_rows: BATCH_ROWS,
     };
     let count = polls.len();
@@ -191,7 +196,7 @@ fn run(polls: Vec<Vec<Poll>>, replay_below: i64) -> Outcome {
     let mut seen = vec![];
     for _ in 0..count {
         intake
-            .poll(Duration::ZERO, &mut |node, signal, replayed| {
+            .poll(Duration::ZERO, &mut |node, signal, covering| {
                 assert_eq!(node, 0);
                 match signal {
                     Signal::Watermark(EventTime::MAX) => seen.push(Seen::End),
@@ -199,7 +204,7 @@ fn run(polls: Vec<Vec<Poll>>, replay_below: i64) -> Outcome {
                     Signal::Batch(batch) => {
                         let numbers = batch.column(0).as_primitive::<Int64Type>().values();
                         let times = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
-                        let rows = numbers.iter().zip(times).map(|(n, t)| Seen::Row(*n, t / 1_000_000, replayed));
+                        let rows = numbers.iter().zip(times).map(|(n, t)| Seen::Row(*n, t / 1_000_000, covering > 0));
                         seen.extend(rows);
                     }
                 }
@@ -278,10 +283,47 @@ fn a_replay_begins_at_the_first_record_that_an_open_window_needs() {
     let mut outcome = run(vec![vec![Poll::Records(vec![(0, 10, "1"), (1, 20, "2"), (2, 30, "3")])]], 0);
     let mut positions = |horizon: Option<i64>| {
         let horizon = horizon.map(|second| EventTime(second * 1_000_000));
-        outcome.intake.positions(horizon).next().unwrap()
+        let position = outcome.intake.positions(0, horizon).remove(0);
+        (position.partition, position.next_offset, position.replay_offset)
     };
     // Pieces are cut at epochs: the first piece holds all three.
     assert_eq!(positions(Some(25)), (PartitionId(0), 3, 0));
     assert_eq!(positions(Some(31)), (PartitionId(0), 3, 3));
     assert_eq!(positions(None), (PartitionId(0), 3, 3));
+}
+
+#[test]
+fn advances_that_a_row_depends_on_are_part_of_the_epoch_and_repeated_where_they_stood() {
+    let records = |records: &[(i64, i64, &'static str)]| Poll::Records(records.to_vec());
+    let seconds = |second: i64| EventTime(second * 1_000_000);
+    let polls = vec![
+        vec![records(&[(0, 10, "1")]), Poll::End(1, 500)],
+        // Above the advance: nothing depends on it.
+        vec![records(&[(1, 600, "2")]), Poll::End(2, 900), Poll::End(2, 999)],
+        // Behind it.
+        vec![records(&[(2, 700, "3"), (3, 995, "4")]), Poll::End(4, 999)],
+    ];
+    let mut live = run(polls, 0);
+    assert_eq!(live.letters, [(2, Some("3".to_owned()), BadClass::Late)]);
+    let position = live.intake.positions(0, Some(EventTime::MIN)).remove(0);
+    let advance = Advance { offset: 2, watermark: seconds(992) };
+    let now = TimeMark { largest: seconds(995), watermark: seconds(995) };
+    assert_eq!(position.readers, [ReaderTime { base: TimeMark::START, advances: vec![advance], now }]);
+
+    // The same records in one piece, and no answers of a leader.
+    let again = vec![vec![records(&[(0, 10, "1"), (1, 600, "2"), (2, 700, "3"), (3, 995, "4")])]];
+    let replay = resumed(again, Resume { covered: vec![4, 1], readers: vec![(TimeMark::START, vec![advance])] });
+    let rows = |seen: &[Seen]| {
+        seen.iter().filter_map(|s| if let Seen::Row(n, t, _) = s { Some((*n, *t)) } else { None }).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&replay.seen), rows(&live.seen));
+    assert_eq!(replay.letters, [], "the run that took it first kept it");
+    let mut replay = replay.intake;
+    assert_eq!(replay.positions(0, Some(EventTime::MIN)), [position], "and the next epoch says the same");
+}
+
+#[test]
+fn records_tell_of_how_many_epochs_they_are_part() {
+    let resume = Resume { covered: vec![7, 5], readers: vec![] };
+    assert_eq!([4, 5, 6, 7].map(|offset| resume.covering(offset)), [2, 1, 1, 0]);
 }

@@ -182,6 +182,13 @@ impl Operator for PartialAggregate {
         out.watermark(t)
     }
 
+    fn seal(&mut self, out: &mut dyn Emit) -> Result<()> {
+        for (slice, mut groups) in std::mem::take(&mut self.open).into_values() {
+            out.batch(self.window.state_batch(slice.start, &mut groups)?)?;
+        }
+        Ok(())
+    }
+
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
         let mut state = vec![];
         for (slice, groups) in self.open.values_mut() {

@@ -100,25 +100,25 @@ fn evidence_becomes_a_fact_only_when_it_moves_the_watermark() {
 }
 
 #[test]
-fn a_snapshot_goes_on_where_it_was_taken() {
+fn a_partition_goes_on_where_its_mark_was_taken() {
     let mut input = growing();
     input.joined(P0, 0);
     input.joined(P1, 0);
-    input.joined(P2, 0);
     input.topology(t(60));
     place(&mut input, P0, 50);
     input.end_evidence(P1, 0, 0, t(57));
-    input.finished(P2);
-    let snapshot = input.snapshot();
-    let mut restored = InputTime::restore(TimeRule::LogAppend, MARGIN, true, &snapshot);
-    assert_eq!(restored.snapshot(), snapshot);
-    assert_eq!(restored.watermark(), input.watermark());
-    for input in [&mut input, &mut restored] {
+    let mut resumed = growing();
+    for partition in [P0, P1] {
+        resumed.resumed(partition, input.mark(partition));
+        assert_eq!(resumed.mark(partition), input.mark(partition));
+    }
+    for input in [&mut input, &mut resumed] {
         assert_eq!(place(input, P0, 49), Placement::At(t(50)), "the largest stamp is part of it");
         assert_eq!(place(input, P1, 54), Placement::Late, "the idle advance is part of it");
         assert_eq!(place(input, P1, 58), Placement::At(t(58)));
     }
-    assert_eq!(restored.watermarks().collect::<Vec<_>>(), input.watermarks().collect::<Vec<_>>());
+    assert_eq!(resumed.watermarks().collect::<Vec<_>>(), input.watermarks().collect::<Vec<_>>());
+    assert_eq!(resumed.mark(P2), TimeMark::START, "not joined");
 }
 
 /// Two partitions and a third that joins in between, idle advances at moments of chance: what each row becomes, and the
