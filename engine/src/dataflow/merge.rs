@@ -84,8 +84,7 @@ pub struct Merge {
     /// Of the workers that have ended.
     final_positions: Vec<Position>,
     rows: u64,
-    workers: usize,
-    ended: usize,
+    ended: Vec<bool>,
 }
 
 impl Merge {
@@ -123,8 +122,7 @@ impl Merge {
             last_epoch: EpochId(0),
             final_positions: vec![],
             rows: 0,
-            workers,
-            ended: 0,
+            ended: vec![false; workers],
         })
     }
 
@@ -176,7 +174,7 @@ impl Merge {
                 Ok(Some(self.completed(id, positions)))
             }
             FromWorker::End(positions) => {
-                self.ended += 1;
+                self.ended[worker] = true;
                 self.final_positions.extend(positions);
                 Ok(None)
             }
@@ -198,7 +196,13 @@ impl Merge {
     /// Whether every worker has ended, and no epoch is under way.
     #[must_use]
     pub fn ended(&self) -> bool {
-        self.ended == self.workers && self.epoch.is_none()
+        self.ended.iter().all(|ended| *ended) && self.epoch.is_none()
+    }
+
+    /// Whether this worker has ended.
+    #[must_use]
+    pub fn has_ended(&self, worker: usize) -> bool {
+        self.ended[worker]
     }
 
     /// Lets the sinks do what time asks of them.
@@ -222,7 +226,7 @@ impl Merge {
         let signal = match signal {
             Signal::Batch(_) => signal,
             Signal::Watermark(t) => {
-                let edge = self.edges.entry((node, port)).or_insert_with(|| vec![EventTime::MIN; self.workers]);
+                let edge = self.edges.entry((node, port)).or_insert_with(|| vec![EventTime::MIN; self.ended.len()]);
                 let smallest = |edge: &[EventTime]| edge.iter().copied().min().unwrap_or(EventTime::MIN);
                 let before = smallest(edge);
                 edge[worker] = edge[worker].max(t);

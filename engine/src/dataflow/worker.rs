@@ -10,7 +10,7 @@ use super::{
     plan::Dataflow,
     stage::{Exchange, Stage, reach_back},
 };
-use crate::{EventTime, Result, epoch::Position, intake::Intake, signal::EpochId};
+use crate::{EventTime, Result, intake::Intake, signal::EpochId};
 
 /// What a step of a worker did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

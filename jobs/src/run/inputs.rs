@@ -235,7 +235,7 @@ pub(super) fn intakes(
             dead_letters: Arc::clone(letters),
             counters,
             clock: Arc::clone(&options.clock),
-            replay_below: begin.replay_below[index].clone(),
+            resume: begin.resume[index].clone(),
             batch_rows: BATCH_ROWS,
         };
         for (worker, source) in

@@ -141,7 +141,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
 
     let begin = resume::begin(&connected, &dataflow, options)?;
     let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers(job, options), options, &letters)?;
-    let pipeline = Pipeline::start(&dataflow, intakes, outputs, &begin.floors, Arc::clone(&options.stats))?;
+    let pipeline = Pipeline::start(&dataflow, intakes, outputs, &begin.written(), Arc::clone(&options.stats))?;
     supervise(job, options, &connected, &letters, pipeline, each)
 }
 

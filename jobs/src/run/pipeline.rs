@@ -1,7 +1,7 @@
 //! The threads of a run: one for each worker, one for the merge, and the channels between them and the supervisor.
 //!
 //! ```text
-//! supervisor --commands(2)--> worker --exchange(64)--> merge --events(4)--> supervisor
+//! supervisor --commands(2)--> worker --exchange(32)--> merge --events(4)--> supervisor
 //! ```
 
 use std::{
@@ -23,15 +23,18 @@ use tidemill_engine::{
         plan::Dataflow,
         worker::{Step, Worker},
     },
+    epoch::Written,
     intake::Intake,
     signal::EpochId,
 };
 
 use super::{error::RunError, status::Stats};
 
-/// Messages from all workers that may wait for the merge thread: batches of up to 2 MiB of payload, so 128 MiB at most;
-/// enough that a worker does not wait while a window closes.
-const EXCHANGE_CAPACITY: usize = 64;
+/// Messages of a worker that may wait for the merge thread: batches of up to 2 MiB of payload, so 64 MiB at most; enough that
+/// a worker does not wait while a window closes or an epoch is committed.
+const EXCHANGE_CAPACITY: usize = 32;
+/// Workers ring when they have sent something; one ring is as good as many.
+const BELL_CAPACITY: usize = 1;
 /// Commands that may wait for a worker: an epoch and a stop.
 const COMMAND_CAPACITY: usize = 2;
 /// Events that may wait for the supervisor: it takes them at least each 50 ms, and there is one epoch at a time.
@@ -70,34 +73,36 @@ impl Pipeline {
         dataflow: &Dataflow,
         intakes: Vec<Vec<Intake>>,
         outputs: Vec<Output>,
-        floors: &[EventTime],
+        written: &[Written],
         stats: Arc<Stats>,
     ) -> Result<Self, RunError> {
         let workers = intakes.len();
-        let (exchange, from_workers) = sync_channel(EXCHANGE_CAPACITY);
+        let (bell, rings) = sync_channel(BELL_CAPACITY);
         let (event, events) = sync_channel(EVENT_CAPACITY);
         let abort = Arc::new(AtomicBool::new(false));
         let closed_below = Arc::new(AtomicI64::new(EventTime::MIN.0));
-        let merge = Merge::try_new(dataflow, outputs, floors, workers, &stats.late)?;
-        let mut commands = vec![];
-        let mut threads = vec![];
+        let merge = Merge::try_new(dataflow, outputs, written, workers, &stats.late)?;
+        let (mut commands, mut threads, mut from_workers) = (vec![], vec![], vec![]);
         for (index, intakes) in intakes.into_iter().enumerate() {
             let worker = Worker::try_new(dataflow, intakes, &stats.late)?;
             let (command, inbox) = sync_channel(COMMAND_CAPACITY);
             commands.push(command);
+            let (exchange, from_worker) = sync_channel(EXCHANGE_CAPACITY);
+            from_workers.push(Some(from_worker));
             let thread = WorkerThread {
-                index,
                 worker,
                 inbox,
-                exchange: exchange.clone(),
+                exchange,
+                bell: bell.clone(),
                 closed_below: Arc::clone(&closed_below),
                 abort: Arc::clone(&abort),
             };
             let event = event.clone();
             threads.push(spawn(format!("worker-{index}"), move || thread.run(), event)?);
         }
-        drop(exchange);
-        let thread = MergeThread { merge, from_workers, event: event.clone(), closed_below, abort: Arc::clone(&abort) };
+        drop(bell);
+        let thread =
+            MergeThread { merge, from_workers, rings, event: event.clone(), closed_below, abort: Arc::clone(&abort) };
         threads.push(spawn("merge".to_owned(), move || thread.run(), event)?);
         Ok(Self { commands, events, threads, abort, epoch: None, last_epoch: 0, ended: false })
     }
@@ -200,10 +205,10 @@ fn spawn(
 }
 
 struct WorkerThread {
-    index: usize,
     worker: Worker,
     inbox: Receiver<Command>,
-    exchange: SyncSender<(usize, FromWorker)>,
+    exchange: SyncSender<FromWorker>,
+    bell: SyncSender<()>,
     closed_below: Arc<AtomicI64>,
     abort: Arc<AtomicBool>,
 }
@@ -219,26 +224,28 @@ impl WorkerThread {
     }
 
     fn work(&mut self, merge_left: &Cell<bool>) -> Result<(), EngineError> {
-        let Self { index, worker, inbox, exchange, closed_below, abort } = self;
+        let Self { worker, inbox, exchange, bell, closed_below, abort } = self;
         let mut send = |message| {
-            exchange.send((*index, message)).map_err(|_| {
+            exchange.send(message).map_err(|_| {
                 merge_left.set(true);
                 let message = "the merge thread has left".to_owned();
                 EngineError::Source { input: String::new(), kind: ErrorKind::Bug, message }
-            })
+            })?;
+            let _ = bell.try_send(()); // it has rung already, or nobody listens: then the next message says so
+            Ok(())
         };
         let mut done = false;
         while !abort.load(Ordering::Relaxed) {
             let command = if done { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
                 Ok(Command::Epoch(id)) => {
-                    worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), &mut send)?;
+                    worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), false, &mut send)?;
                 }
                 Ok(Command::Stop(epoch)) => {
                     if let Some(id) = epoch {
-                        worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), &mut send)?;
+                        worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), false, &mut send)?;
                     }
-                    return if done { Ok(()) } else { send(FromWorker::End) };
+                    return if done { Ok(()) } else { worker.end(&mut send) };
                 }
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) => done = worker.step(WAIT, &mut send)? == Step::Done,
@@ -250,7 +257,9 @@ impl WorkerThread {
 
 struct MergeThread {
     merge: Merge,
-    from_workers: Receiver<(usize, FromWorker)>,
+    /// Of each worker; `None` once it has ended and left.
+    from_workers: Vec<Option<Receiver<FromWorker>>>,
+    rings: Receiver<()>,
     event: SyncSender<Event>,
     closed_below: Arc<AtomicI64>,
     abort: Arc<AtomicBool>,
@@ -275,20 +284,48 @@ impl MergeThread {
             if self.abort.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            match self.from_workers.recv_timeout(WAIT) {
-                Ok((worker, message)) => {
-                    if let Some(epoch) = self.merge.take(worker, message)? {
-                        let written = epoch.written_below.iter().map(|t| t.0).min().unwrap_or(i64::MIN);
-                        self.closed_below.store(written, Ordering::Release);
-                        let _ = self.event.send(Event::Epoch(epoch));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                // A worker left without an end; it has reported why.
-                Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            }
+            let Some(any) = self.take_from_each()? else { return Ok(false) };
             self.merge.tick()?;
+            if !any {
+                let _ = self.rings.recv_timeout(WAIT); // whatever came of it, the workers are looked at
+            }
         }
         Ok(true)
+    }
+
+    /// Takes a message of each worker that is not waiting; whether there was any, `None` when a worker has left without an
+    /// end: it has reported why.
+    fn take_from_each(&mut self) -> Result<Option<bool>, EngineError> {
+        let mut any = false;
+        for worker in 0..self.from_workers.len() {
+            let Some(from_worker) = self.from_workers[worker].as_ref().filter(|_| !self.merge.is_waiting(worker))
+            else {
+                continue;
+            };
+            let message = match from_worker.try_recv() {
+                Ok(message) => message,
+                Err(TryRecvError::Empty) => continue,
+                Err(TryRecvError::Disconnected) if self.merge.has_ended(worker) => {
+                    self.from_workers[worker] = None;
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) => return Ok(None),
+            };
+            any = true;
+            if let Some(epoch) = self.merge.take(worker, message)? {
+                self.complete(epoch)?;
+            }
+        }
+        Ok(Some(any))
+    }
+
+    fn complete(&mut self, epoch: CompletedEpoch) -> Result<(), EngineError> {
+        for output in self.merge.outputs() {
+            output.sink.flush()?;
+        }
+        let written = epoch.written_below.iter().map(|t| t.0).min().unwrap_or(i64::MIN);
+        self.closed_below.store(written, Ordering::Release);
+        let _ = self.event.send(Event::Epoch(epoch));
+        Ok(())
     }
 }

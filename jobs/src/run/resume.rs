@@ -15,6 +15,7 @@ use tidemill_engine::{
         plan::{Dataflow, OperatorPlan},
         stage::reach_back,
     },
+    epoch::{Resume, Written},
     source::PartitionId,
 };
 
@@ -29,10 +30,17 @@ use super::{
 pub(super) struct Begin {
     /// First offsets of each input, by partition; empty for files.
     pub(super) offsets: Vec<Vec<i64>>,
-    /// Of each input, the partitions and the offsets below which an earlier run has taken the records.
-    pub(super) replay_below: Vec<BTreeMap<PartitionId, i64>>,
+    /// Of each input, where an earlier run has left the partitions.
+    pub(super) resume: Vec<BTreeMap<PartitionId, Resume>>,
     /// For each statement the event time below which rows are not to be written (again).
-    pub(super) floors: Vec<EventTime>,
+    floors: Vec<EventTime>,
+}
+
+impl Begin {
+    /// What each statement's output has.
+    pub(super) fn written(&self) -> Vec<Written> {
+        self.floors.iter().map(|&below| Written { below, covering: 0 }).collect()
+    }
 }
 
 /// Asks the groups and decides.
@@ -44,28 +52,29 @@ pub(super) fn begin(
     let statements = statements(dataflow);
     let mut begin = Begin { floors: vec![EventTime::MIN; statements.len()], ..Begin::default() };
     for (index, input) in connected.iter().enumerate() {
-        let (mut offsets, mut replay_below) = (vec![], BTreeMap::new());
+        let (mut offsets, mut resume) = (vec![], BTreeMap::new());
+        let taken_below = |next| Resume { covered: vec![next], readers: vec![] };
         if let Transport::Kafka { input, group, start } = &input.transport {
-            let resume = !options.bounded && !options.from_start;
-            let committed = if resume { group.committed()? } else { BTreeMap::new() };
+            let goes_on = !options.bounded && !options.from_start;
+            let committed = if goes_on { group.committed()? } else { BTreeMap::new() };
             if committed.is_empty() {
                 let (start_at, floor) = start_of(start, dataflow, options.clock.wall());
                 offsets = input.resolve_start(&start_at, &committed)?;
                 if start_at != *start {
                     let first = input.resolve_start(start, &committed)?;
-                    replay_below = (0..).map(PartitionId).zip(first).collect();
+                    resume = (0..).map(PartitionId).zip(first.into_iter().map(taken_below)).collect();
                 }
                 raise(&mut begin.floors, &statements, index, &vec![floor; statements.len()]);
             } else {
                 offsets = input.resolve_start(start, &committed)?;
                 for (partition, mark) in committed.iter().filter_map(|(&p, c)| Some((p, Mark::parse(&c.metadata)?))) {
                     raise(&mut begin.floors, &statements, index, &mark.written_below);
-                    replay_below.insert(partition, mark.next_offset);
+                    resume.insert(partition, taken_below(mark.next_offset));
                 }
             }
         }
         begin.offsets.push(offsets);
-        begin.replay_below.push(replay_below);
+        begin.resume.push(resume);
     }
     Ok(begin)
 }
