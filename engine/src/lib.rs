@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregate;
+mod analytic;
 pub mod dataflow;
 pub mod dead_letter;
 pub mod decoder;
@@ -31,6 +32,10 @@ pub use time::{Clock, EventTime, Monotonic};
 /// Name of the hidden event-time column that each batch inside a dataflow carries: `Timestamp(Microsecond, "UTC")`,
 /// never null.
 pub const EVENT_TIME: &str = "__time";
+
+/// Name of the hidden column of a row's place among all rows of the inputs ([`dataflow::order`]); the first of a batch,
+/// where there is one.
+pub const ORDER: &str = "__order";
 
 /// The Arrow type of every datetime: microseconds, UTC. Nanoseconds would overflow at 2262, and 9999-12-31 is a common
 /// sentinel in real data.

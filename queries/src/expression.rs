@@ -26,6 +26,7 @@ use tidemill_engine::datetime_type;
 
 use crate::{
     aggregates::{self, AggregateCall},
+    analytic,
     coercion::{cast_target, coerce, comparison_type, mismatch, to_number, type_name},
     error::{QueryError, reason},
     functions::{self, Part, conversion::Failure, pattern::Like},
@@ -49,10 +50,7 @@ const NOT_BUILT: &[&str] = &[
     "createpolygon",
     "getarrayelements",
     "getrecordproperties",
-    "isfirst",
     "json_parse",
-    "lag",
-    "last",
     "percentile_cont",
     "percentile_disc",
     "regexmatch",
@@ -370,6 +368,9 @@ impl<'a> Expressions<'a> {
             fields[c.index] = Field::new(&c.name, c.data_type.clone(), true);
         }
         fields[self.scope.time] = Field::new(tidemill_engine::EVENT_TIME, datetime_type(), true);
+        for a in &self.scope.analytics {
+            fields[a.index] = Field::new(a.index.to_string(), a.data_type.clone(), true);
+        }
         for (i, a) in self.aggregates.iter().enumerate() {
             fields[self.first_aggregate + i] = Field::new(&a.name, a.data_type.clone(), true);
         }
@@ -412,6 +413,11 @@ impl<'a> Expressions<'a> {
     fn function(&mut self, function: &Function) -> Result<Typed, QueryError> {
         let span = name_span(function);
         let name = function_name(function);
+        if analytic::is_analytic(function) {
+            let column = analytic::column(function, self.scope, span)?;
+            self.used.extend(column.expr.downcast_ref::<Column>().map(|c| (c.index(), span)));
+            return Ok(column);
+        }
         if function.over.is_some() {
             return Err(QueryError::unsupported(span, format!("`{name}(...)` with OVER")));
         }

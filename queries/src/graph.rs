@@ -3,6 +3,9 @@
 //! Nodes are added in topological order, each with all columns that could be named. [`Graph::finish`] walks back from the
 //! outputs, drops nodes and columns that nothing reads, and numbers the rest anew; what remains of an input is what its
 //! decoder builds.
+//!
+//! The place of a row in the order of all rows is one more column of every node between an input and an operator that
+//! needs it: [`ORDER_COLUMN`] here, the first column of the batches that run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,9 +23,13 @@ use datafusion_physical_expr::{
     expressions::Column,
 };
 use tidemill_engine::{
-    dataflow::plan::{
-        AggregatePlan, Dataflow, InputColumns, InputPlan, MetadataColumn, Node, NodeId, OperatorPlan, TimeBounds,
-        TimePolicy,
+    ORDER,
+    dataflow::{
+        order::order_type,
+        plan::{
+            AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, MetadataColumn, Node,
+            NodeId, OperatorPlan, TimeBounds, TimePolicy,
+        },
     },
     datetime_type,
     window::shape::WindowShape,
@@ -31,6 +38,9 @@ use tidemill_engine::{
 use crate::{InputTable, aggregates::AggregateCall, scope::schema_of};
 
 type Expr = Arc<dyn PhysicalExpr>;
+
+/// The number of the hidden column [`ORDER`] in every node that can give it ([`Graph::can_order`]).
+pub(crate) const ORDER_COLUMN: usize = usize::MAX;
 
 /// How the rows of an input get their event time.
 #[derive(Clone, Debug)]
@@ -57,6 +67,8 @@ pub(crate) enum Step {
         keys: Vec<Expr>,
         calls: Vec<AggregateCall>,
     },
+    /// Adds a column for each call before the event time.
+    Analytic(Vec<AnalyticCall>),
     Union,
     Output(usize),
 }
@@ -89,6 +101,21 @@ impl Graph {
     pub(crate) fn filter(&mut self, input: NodeId, predicate: Expr) -> NodeId {
         let schema = self.schema(input);
         self.add(Step::Filter(predicate), vec![input], schema)
+    }
+
+    /// Whether the rows of a node have places in the order of the inputs' rows: not when something was made of several.
+    pub(crate) fn can_order(&self, node: NodeId) -> bool {
+        let GraphNode { step, inputs, .. } = &self.nodes[node];
+        match step {
+            Step::Input { .. } => true,
+            Step::Filter(_)
+            | Step::Project(_)
+            | Step::Assign(_)
+            | Step::Unnest { .. }
+            | Step::Analytic(_)
+            | Step::Union => inputs.iter().all(|input| self.can_order(*input)),
+            Step::Aggregate { .. } | Step::Output(_) => false,
+        }
     }
 
     /// The dataflow over the columns that are used.
@@ -124,7 +151,9 @@ impl Graph {
                 }),
                 (Step::Filter(predicate), Some((_, from))) => OperatorPlan::Filter(moved(predicate, from)?),
                 (Step::Project(list), Some((_, from))) => {
-                    OperatorPlan::Project(columns.iter().map(|c| moved(&list[*c], from)).collect::<Result<_>>()?)
+                    let order: Expr = Arc::new(Column::new(ORDER, ORDER_COLUMN));
+                    let expression = |c: &usize| if *c == ORDER_COLUMN { &order } else { &list[*c] };
+                    OperatorPlan::Project(columns.iter().map(|c| moved(expression(c), from)).collect::<Result<_>>()?)
                 }
                 (Step::Assign(shape), _) => OperatorPlan::Assign(*shape),
                 (Step::Unnest { outer }, _) => OperatorPlan::Unnest { outer: *outer },
@@ -138,6 +167,11 @@ impl Graph {
                         aggregates: used.map(|(i, c)| lowered(c, i, from, &input)).collect::<Result<_>>()?,
                     })
                 }
+                (Step::Analytic(calls), Some((_, from))) => {
+                    let first = node.time() - calls.len();
+                    let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
+                    OperatorPlan::Analytic(used.map(|(_, call)| moved_call(call, from)).collect::<Result<_>>()?)
+                }
                 (Step::Union, _) => OperatorPlan::Union,
                 (Step::Output(output), _) => OperatorPlan::Output(*output),
                 _ => return Err(internal_datafusion_err!("a node without input")),
@@ -145,7 +179,7 @@ impl Graph {
             dataflow.nodes.push(Node {
                 operator,
                 inputs: node.inputs.iter().map(|i| done[*i].0).collect(),
-                schema: Arc::new(node.schema.project(&columns)?),
+                schema: project(&node.schema, &columns),
             });
             done.push((dataflow.nodes.len() - 1, places));
         }
@@ -166,6 +200,9 @@ impl Graph {
                 let wanted = node.wants(&needs[id]);
                 needs[*input].extend(wanted);
                 needs[*input].insert(self.nodes[*input].time());
+                if matches!(node.step, Step::Analytic(_)) && self.can_order(*input) {
+                    needs[*input].insert(ORDER_COLUMN);
+                }
             }
         }
         needs
@@ -198,10 +235,21 @@ impl GraphNode {
         match &self.step {
             Step::Input { .. } => BTreeSet::new(),
             Step::Filter(predicate) => needs.iter().copied().chain(columns_of(predicate)).collect(),
-            Step::Project(list) => needs.iter().flat_map(|c| columns_of(&list[*c])).collect(),
-            Step::Assign(_) => needs.iter().copied().filter(|c| *c < self.time() - 3).collect(),
+            Step::Project(list) => {
+                let order = needs.contains(&ORDER_COLUMN).then_some(ORDER_COLUMN);
+                needs.iter().filter_map(|c| list.get(*c)).flat_map(columns_of).chain(order).collect()
+            }
+            Step::Assign(_) => needs.iter().copied().filter(|c| self.is_kept(*c, 3)).collect(),
             // The list lies where the first of its two columns does.
-            Step::Unnest { .. } => needs.range(..self.time() - 2).copied().chain([self.time() - 2]).collect(),
+            Step::Unnest { .. } => {
+                needs.iter().copied().filter(|c| self.is_kept(*c, 2)).chain([self.time() - 2]).collect()
+            }
+            Step::Analytic(calls) => {
+                let first = self.time() - calls.len();
+                let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
+                let read = used.flat_map(|(_, call)| call_expressions(call)).flat_map(columns_of);
+                needs.range(..first).copied().chain(read).collect()
+            }
             Step::Aggregate { keys, calls, .. } => {
                 let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(keys.len() + 2 + i)));
                 keys.iter().chain(used.flat_map(|(_, c)| &c.args)).flat_map(columns_of).collect()
@@ -218,18 +266,61 @@ impl GraphNode {
         done: &[(NodeId, Places)],
     ) -> Vec<usize> {
         let kept_of_input = || self.inputs.iter().flat_map(|i| done[*i].1.keys().copied());
+        let kept_before = |added| kept_of_input().filter(move |c| self.is_kept(*c, added));
         let time = self.time();
-        match &self.step {
+        let mut columns: Vec<usize> = match &self.step {
             Step::Input { input, .. } => wanted[input].iter().copied().collect(),
             Step::Filter(_) => kept_of_input().collect(),
-            Step::Assign(_) => kept_of_input().filter(|c| *c < time - 3).chain(time - 3..=time).collect(),
-            Step::Unnest { .. } => kept_of_input().filter(|c| *c < time - 2).chain(time - 2..=time).collect(),
+            Step::Assign(_) => kept_before(3).chain(time - 3..=time).collect(),
+            Step::Unnest { .. } => kept_before(2).chain(time - 2..=time).collect(),
+            Step::Analytic(calls) => {
+                let used = needs.range(time - calls.len()..time).copied();
+                kept_before(calls.len()).chain(used).chain([time]).collect()
+            }
             Step::Aggregate { keys, .. } => {
                 (0..keys.len() + 2).chain(needs.range(keys.len() + 2..time).copied()).chain([time]).collect()
             }
             Step::Project(_) | Step::Union | Step::Output(_) => needs.iter().copied().collect(),
+        };
+        if let Some(order) = columns.iter().position(|c| *c == ORDER_COLUMN) {
+            columns[..=order].rotate_right(1);
         }
+        columns
     }
+
+    /// Whether a column of this node is one of its input that stays, where the node adds so many before the event time.
+    fn is_kept(&self, column: usize, added: usize) -> bool {
+        column < self.time() - added || column == ORDER_COLUMN
+    }
+}
+
+/// The columns of these numbers.
+fn project(schema: &Schema, columns: &[usize]) -> SchemaRef {
+    let order = || Arc::new(Field::new(ORDER, order_type(), false));
+    let field = |c: &usize| schema.fields().get(*c).map_or_else(order, Arc::clone);
+    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The expressions of a call.
+fn call_expressions(call: &AnalyticCall) -> impl Iterator<Item = &Expr> {
+    let default = match &call.function {
+        AnalyticFunction::Lag { default, .. } => default.as_ref(),
+        _ => None,
+    };
+    [&call.argument].into_iter().chain(&call.partition).chain(&call.when).chain(default)
+}
+
+fn moved_call(call: &AnalyticCall, places: &Places) -> Result<AnalyticCall> {
+    let mut function = call.function.clone();
+    if let AnalyticFunction::Lag { default: Some(default), .. } = &mut function {
+        *default = moved(default, places)?;
+    }
+    Ok(AnalyticCall {
+        function,
+        argument: moved(&call.argument, places)?,
+        partition: call.partition.iter().map(|k| moved(k, places)).collect::<Result<_>>()?,
+        when: call.when.as_ref().map(|w| moved(w, places)).transpose()?,
+    })
 }
 
 /// All columns that an input can have: payload, metadata, event time.
@@ -259,6 +350,7 @@ fn input_columns(table: &InputTable, columns: &BTreeSet<usize>) -> InputColumns 
         name: table.name.clone(),
         payload: Arc::new(Schema::new(payload)),
         metadata: columns.range(width..).filter_map(|c| MetadataColumn::ALL.get(c - width).copied()).collect(),
+        ordered: columns.contains(&ORDER_COLUMN),
     }
 }
 

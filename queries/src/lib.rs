@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod aggregates;
+mod analytic;
 mod coercion;
 mod dialect;
 mod error;

@@ -3,10 +3,11 @@
 //!
 //! - `FROM x [AS a] TIMESTAMP BY e PARTITION BY k` becomes `FROM x AS a WITH (__timestamp_by(e), __partition_by(k))`: the
 //!   clauses arrive in the syntax tree as table hints.
+//! - `f(x) OVER (PARTITION BY k LIMIT DURATION(u, n) WHEN c)` becomes `f(x) OVER (PARTITION BY k, __limit(DURATION(u, n)),
+//!   __when(c))`: what the parser does not know arrives among the keys.
 //! - Statements that follow one another without `;` get one.
 //! - `!>` and `!<` become `<=` and `>=`; the type names `array` and `record` lose their meaning to the parser.
-//! - What the parser would misunderstand or could not survive is refused here: `OVER (...)`, MATCH_RECOGNIZE, extreme
-//!   nesting and length.
+//! - What the parser would misunderstand or could not survive is refused here: MATCH_RECOGNIZE, extreme nesting and length.
 
 use sqlparser::{
     keywords::Keyword,
@@ -17,6 +18,8 @@ use crate::error::QueryError;
 
 pub(crate) const TIMESTAMP_BY: &str = "__timestamp_by";
 pub(crate) const PARTITION_BY: &str = "__partition_by";
+pub(crate) const LIMIT: &str = "__limit";
+pub(crate) const WHEN: &str = "__when";
 
 /// Parentheses deeper than this are refused: parser and planner recurse on them.
 const MAX_NESTING: usize = 40;
@@ -120,6 +123,11 @@ impl Rewriter<'_> {
                 self.input_clauses()?;
                 continue;
             }
+            if is_word(token, "OVER") && self.next_is(&Token::LParen) {
+                self.over_clause()?;
+                depth += 1;
+                continue;
+            }
             match &token.token {
                 Token::LParen => depth += 1,
                 Token::RParen => {
@@ -177,27 +185,90 @@ impl Rewriter<'_> {
         if is_word(token, "MATCH_RECOGNIZE") && self.next_is(&Token::LParen) {
             return Err(QueryError::unsupported(token.span, "MATCH_RECOGNIZE"));
         }
-        if is_word(token, "OVER") && self.next_is(&Token::LParen) {
-            let function = self.function_before(self.at);
-            let name = function.map_or(String::new(), |t| format!("`{}(...)` with ", t.token));
-            return Err(QueryError::unsupported(function.unwrap_or(token).span, format!("{name}OVER (...)")));
-        }
         Ok(())
     }
 
-    /// The name of the call that ends before `at`: `f` in `f(...) OVER`.
-    fn function_before(&self, at: usize) -> Option<&TokenWithSpan> {
-        let mut depth = 0usize;
-        for i in (0..at).rev() {
-            match self.input[i].token {
-                Token::RParen => depth += 1,
-                Token::LParen if depth == 1 => return self.input.get(i.checked_sub(1)?),
-                Token::LParen => depth = depth.checked_sub(1)?,
-                _ if depth == 0 => return None,
-                _ => {}
+    /// `OVER (...)` at `self.at`: its clauses in any order as one that the parser knows.
+    fn over_clause(&mut self) -> Result<(), QueryError> {
+        let over = &self.input[self.at];
+        let (mut partition, mut order, mut added) = (None, None, vec![]);
+        let mut at = self.at + 2;
+        while let Some(token) = self.input.get(at) {
+            if token.token == Token::RParen {
+                break;
+            }
+            let (words, start) = if self.is_pair(at, "PARTITION", "BY") || self.is_pair(at, "ORDER", "BY") {
+                (2, at + 2)
+            } else if is_any(token, &["LIMIT", "WHEN"]) {
+                (1, at + 1)
+            } else {
+                return Err(QueryError::at(
+                    token.span,
+                    "expected PARTITION BY, ORDER BY, LIMIT DURATION or WHEN in OVER",
+                ));
+            };
+            at = self.over_clause_end(start)?;
+            let again = match words {
+                2 if is_word(token, "PARTITION") => partition.replace(start..at).is_some(),
+                2 => order.replace(start..at).is_some(),
+                _ => {
+                    let name = if is_word(token, "LIMIT") { LIMIT } else { WHEN };
+                    let again = added.iter().any(|(other, _, _)| *other == name);
+                    added.push((name, token, start..at));
+                    again
+                }
+            };
+            if again {
+                return Err(QueryError::at(token.span, format!("`{}` is given twice in OVER", token.token)));
             }
         }
-        None
+        self.output.extend_from_slice(&self.input[self.at..self.at + 2]);
+        if partition.is_some() || !added.is_empty() {
+            self.push_word("PARTITION", over);
+            self.push_word("BY", over);
+        }
+        let mut first = partition.is_none();
+        self.output.extend_from_slice(&self.input[partition.unwrap_or(0..0)]);
+        for (name, place, range) in added {
+            if !std::mem::take(&mut first) {
+                self.push(Token::Comma, place);
+            }
+            self.push_word(name, place);
+            self.push(Token::LParen, place);
+            self.output.extend_from_slice(&self.input[range]);
+            self.push(Token::RParen, place);
+        }
+        if let Some(range) = order {
+            self.push_word("ORDER", over);
+            self.push_word("BY", over);
+            self.output.extend_from_slice(&self.input[range]);
+        }
+        self.at = at; // the closing parenthesis is pushed as any other
+        Ok(())
+    }
+
+    /// Where a clause inside OVER ends: before the next one, or before the closing parenthesis.
+    fn over_clause_end(&self, mut at: usize) -> Result<usize, QueryError> {
+        let (mut depth, mut cases) = (0usize, 0usize);
+        while let Some(token) = self.input.get(at) {
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => break,
+                Token::RParen => depth -= 1,
+                _ if is_word(token, "OVER") => {
+                    return Err(QueryError::at(token.span, "a function with OVER cannot stand inside another OVER")
+                        .help("compute it in a step of a WITH clause"));
+                }
+                _ if is_word(token, "CASE") => cases += 1,
+                _ if is_word(token, "END") => cases = cases.saturating_sub(1),
+                _ if depth > 0 || cases > 0 => {}
+                _ if self.is_pair(at, "PARTITION", "BY") || self.is_pair(at, "ORDER", "BY") => break,
+                _ if is_any(token, &["LIMIT", "WHEN"]) => break,
+                _ => {}
+            }
+            at += 1;
+        }
+        Ok(at)
     }
 
     /// `TIMESTAMP BY e`, `PARTITION BY k`, in any order, at `self.at`.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use sqlparser::{ast::Ident, tokenizer::Span};
+use sqlparser::{
+    ast::{Function, Ident},
+    tokenizer::Span,
+};
 use tidemill_engine::{EVENT_TIME, datetime_type};
 
 use crate::{
@@ -28,12 +31,22 @@ pub(crate) struct ScopeColumn {
     pub(crate) is_time: bool,
 }
 
+/// The column of a function of the rows before, which the text names by calling it again.
+#[derive(Clone, Debug)]
+pub(crate) struct AnalyticColumn {
+    pub(crate) function: Function,
+    pub(crate) index: usize,
+    pub(crate) data_type: DataType,
+}
+
 /// The columns of the relations in FROM, and their names.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     /// Of each relation the names that can qualify its columns: alias, input or step.
     pub(crate) relations: Vec<Vec<String>>,
     pub(crate) columns: Vec<ScopeColumn>,
+    /// Results of functions of the rows before.
+    pub(crate) analytics: Vec<AnalyticColumn>,
     /// Place of the event time.
     pub(crate) time: usize,
     /// Why a column may be unknown although records have it, e.g. that types come from a sample.
@@ -75,7 +88,7 @@ impl Scope {
                 is_time: false,
             })
             .collect();
-        Self { relations: vec![names], columns, time, note: None, declared: false }
+        Self { relations: vec![names], columns, analytics: vec![], time, note: None, declared: false }
     }
 
     pub(crate) fn time(&self, span: Span) -> Typed {

@@ -12,6 +12,7 @@ use sqlparser::{
 use tidemill_engine::{EVENT_TIME, datetime_type, window::shape::WindowShape};
 
 use crate::{
+    analytic,
     coercion::coerce,
     error::{QueryError, QueryErrors, all, both, reason},
     expression::{Expressions, place},
@@ -88,7 +89,7 @@ impl Planner<'_> {
     pub(crate) fn select(&mut self, select: &Select) -> Result<Relation, QueryErrors> {
         check_select(select)?;
         let span = select.select_token.0.span;
-        let relation = self.from(&select.from, span)?;
+        let relation = self.from(&select.from, analytic::calls(select), span)?;
         match Grouping::of(&select.group_by, span)? {
             None => self.plain(select, relation),
             Some(grouping) => self.grouped(select, relation, &grouping, span),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion_physical_expr::{PhysicalExpr, expressions::Column};
 use sqlparser::{
-    ast::{Expr, FunctionArguments, Ident, JoinOperator, ObjectName, TableAlias, TableFactor, TableWithJoins},
+    ast::{
+        Expr, Function, FunctionArguments, Ident, JoinOperator, ObjectName, TableAlias, TableFactor, TableWithJoins,
+    },
     tokenizer::Span,
 };
 use tidemill_engine::{
@@ -15,7 +17,7 @@ use tidemill_engine::{
 };
 
 use crate::{
-    CompatibilityLevel,
+    CompatibilityLevel, analytic,
     coercion::{mismatch, type_name},
     dialect::TABLE_ARGUMENT,
     error::{QueryError, QueryErrors},
@@ -115,7 +117,13 @@ fn descriptor(arg: &Expr) -> Result<&Ident, QueryError> {
 }
 
 impl Planner<'_> {
-    pub(crate) fn from(&mut self, from: &[TableWithJoins], select: Span) -> Result<Relation, QueryErrors> {
+    /// The rows that a SELECT reads, with the columns of its `calls` of functions of the rows before.
+    pub(crate) fn from(
+        &mut self,
+        from: &[TableWithJoins],
+        mut calls: Vec<Function>,
+        select: Span,
+    ) -> Result<Relation, QueryErrors> {
         let table = match from {
             [] => return Err(QueryError::at(select, "a SELECT needs a FROM").into()),
             [one] => one,
@@ -124,7 +132,8 @@ impl Planner<'_> {
                 return Err(QueryError::unsupported(span, "a FROM with several inputs").into());
             }
         };
-        let mut relation = self.relation(&table.relation, select)?;
+        let relation = self.relation(&table.relation, select)?;
+        let mut relation = self.analytic(relation, &mut calls)?;
         for join in &table.joins {
             relation = match &join.join_operator {
                 JoinOperator::CrossApply => self.apply(relation, &join.relation, false, select)?,
@@ -134,7 +143,9 @@ impl Planner<'_> {
                     return Err(QueryError::unsupported(span, "JOIN").into());
                 }
             };
+            relation = self.analytic(relation, &mut calls)?;
         }
+        analytic::refuse(&calls, &relation.scope)?;
         Ok(relation)
     }
 

@@ -141,7 +141,8 @@ fn usage(hopping: bool) -> &'static str {
     }
 }
 
-fn duration(args: &[&Expr], span: Span) -> Result<i64, QueryError> {
+/// `(second, 10)` in microseconds.
+pub(crate) fn duration(args: &[&Expr], span: Span) -> Result<i64, QueryError> {
     let [unit, n] = args else { return Err(QueryError::at(span, "expected a unit and a number, e.g. `(second, 10)`")) };
     times(unit_of(unit)?, whole(n)?, place(n))
 }

@@ -58,7 +58,7 @@ fn partitions() -> Vec<Partition> {
         .collect()
 }
 
-const QUERIES: [&str; 5] = [
+const QUERIES: [&str; 7] = [
     "SELECT k, x * 2 AS x2, n INTO out FROM events WHERE n % 3 = 1",
     "SELECT k, COUNT(*) AS c, SUM(x) AS s, AVG(x) AS a, MIN(x) AS lo, MAX(x) AS hi, STDEV(x) AS sd, VARP(x) AS v,
         COUNT(DISTINCT n) AS d, SUM(n) AS ns, System.Timestamp() AS t INTO out
@@ -69,6 +69,13 @@ const QUERIES: [&str; 5] = [
     "SELECT window_start, window_end, SUM(x) AS s INTO out
      FROM TABLE(HOP(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '100' MILLISECOND, INTERVAL '400' MILLISECOND))
      GROUP BY window_start, window_end",
+    "SELECT k, n, LAG(n, 2, -1) OVER (PARTITION BY k LIMIT DURATION(millisecond, 300)) AS before,
+        LAST(x) OVER (LIMIT DURATION(second, 1) WHEN n % 2 = 0) AS even, LAG(*) OVER (LIMIT DURATION(second, 1)) AS whole,
+        ISFIRST(millisecond, 500) OVER (PARTITION BY k) AS first,
+        SUM(x) OVER (PARTITION BY k LIMIT DURATION(second, 1)) AS s, AVG(n) OVER (LIMIT DURATION(millisecond, 70)) AS a,
+        MAX(n) OVER (LIMIT DURATION(millisecond, 70)) AS hi, System.Timestamp() AS t INTO out FROM events WHERE n % 3 = 1",
+    "WITH small AS (SELECT k, n % 2 AS odd, SUM(x) AS s FROM events GROUP BY k, n % 2, TumblingWindow(millisecond, 250))
+     SELECT k, LAG(s) OVER (PARTITION BY odd LIMIT DURATION(second, 1)) AS before INTO out FROM small",
 ];
 
 #[test]

@@ -33,8 +33,8 @@ pub struct Node {
     pub schema: SchemaRef,
 }
 
-/// What the query needs of one input: the columns of its batches are `payload`, then `metadata`, then
-/// [`crate::EVENT_TIME`].
+/// What the query needs of one input: the columns of its batches are [`crate::ORDER`] if `ordered`, then `payload`, then
+/// `metadata`, then [`crate::EVENT_TIME`].
 #[derive(Clone, Debug)]
 pub struct InputColumns {
     /// Name of the input in the spec.
@@ -43,6 +43,8 @@ pub struct InputColumns {
     pub payload: SchemaRef,
     /// Metadata columns that the query names.
     pub metadata: Vec<MetadataColumn>,
+    /// Whether an operator needs to know the order of its rows.
+    pub ordered: bool,
 }
 
 /// A property of a record outside its payload.
@@ -102,10 +104,27 @@ pub enum OperatorPlan {
     },
     /// Aggregates by window and key. Columns: keys, `window_start`, `window_end`, aggregates, event time.
     Aggregate(AggregatePlan),
+    /// Adds a column for each call before the event time: a function of the row and of those before it.
+    Analytic(Vec<AnalyticCall>),
     /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.
     Union,
     /// Hands the rows, without the event time, to the output of this index.
     Output(usize),
+}
+
+impl OperatorPlan {
+    /// Whether it takes its rows in their order and gives them in one ([`super::order`]).
+    #[must_use]
+    pub fn is_sequential(&self) -> bool {
+        matches!(self, Self::Analytic(_))
+    }
+
+    /// Whether it holds rows back until the watermark has passed them, so that its results are told apart by event time
+    /// rather than by the offsets of their records.
+    #[must_use]
+    pub fn waits_for_watermark(&self) -> bool {
+        self.is_sequential() || matches!(self, Self::Aggregate(_))
+    }
 }
 
 /// An input as one statement reads it.
@@ -164,4 +183,67 @@ pub struct AggregatePlan {
     pub keys: Vec<Arc<dyn PhysicalExpr>>,
     /// Aggregates over the input's columns.
     pub aggregates: Vec<Arc<LoweredAggregate>>,
+}
+
+/// A function of a row and of the rows before it. All expressions are over the input's columns.
+#[derive(Clone, Debug)]
+pub struct AnalyticCall {
+    /// Which function.
+    pub function: AnalyticFunction,
+    /// What it is of.
+    pub argument: Arc<dyn PhysicalExpr>,
+    /// Only rows of the same values count; empty: all.
+    pub partition: Vec<Arc<dyn PhysicalExpr>>,
+    /// Only rows for which it is true count (null is not).
+    pub when: Option<Arc<dyn PhysicalExpr>>,
+}
+
+/// What a function makes of the rows that count. Durations are in microseconds: rows of (t - d, t].
+#[derive(Clone, Debug)]
+pub enum AnalyticFunction {
+    /// The argument `offset` counted rows before this one, not counting it; of offset 0, of the last counted row, which may
+    /// be this one. Of the argument's type.
+    Lag {
+        /// How many rows back.
+        offset: usize,
+        /// The value where there is no such row, of the argument's type; none: null.
+        default: Option<Arc<dyn PhysicalExpr>>,
+        /// How long a row counts.
+        within_us: i64,
+    },
+    /// 1 for the first counted row in its window, else 0; `Int64`.
+    First(WindowShape),
+    /// An aggregate of the counted rows up to this one.
+    Rolling {
+        /// Which.
+        aggregate: RollingAggregate,
+        /// How long a row counts.
+        within_us: i64,
+    },
+}
+
+impl AnalyticFunction {
+    /// How far before a row the rows may lie that it depends on, in microseconds.
+    #[must_use]
+    pub fn reach_back(&self) -> i64 {
+        match self {
+            Self::Lag { within_us, .. } | Self::Rolling { within_us, .. } => *within_us,
+            Self::First(interval) => interval.size,
+        }
+    }
+}
+
+/// An aggregate of the rows of a duration; nulls do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollingAggregate {
+    /// How many; `Int64`.
+    Count,
+    /// Exactly summed, null without rows; of `Int64` `Int64`, of `Float64` `Float64`.
+    Sum,
+    /// `Float64`, null without rows.
+    Avg,
+    /// The smallest, null without rows.
+    Min,
+    /// The largest, null without rows.
+    Max,
 }

@@ -12,12 +12,14 @@ use std::{
 use arrow::record_batch::RecordBatch;
 
 use super::{
-    plan::{Dataflow, Node, NodeId, OperatorPlan},
+    order::InOrder,
+    plan::{Dataflow, NodeId, OperatorPlan},
     stateless::{Filter, Project, Union},
     unnest::Unnest,
 };
 use crate::{
     EventTime, Result, Signal,
+    analytic::Analytic,
     operator::{Emit, Operator},
     window::{AssignWindows, MergeWindows, PartialAggregate, WindowAggregate},
 };
@@ -49,6 +51,7 @@ fn halves(dataflow: &Dataflow) -> Vec<Half> {
         let half = match node.operator {
             OperatorPlan::Input(_) => Half::Worker,
             OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => Half::Merge,
+            ref operator if operator.is_sequential() => Half::Merge,
             _ if node.inputs.iter().all(|&i| halves[i] == Half::Worker) => Half::Worker,
             _ => Half::Merge,
         };
@@ -143,7 +146,7 @@ impl Stage {
                     _ => {}
                 },
                 _ if halves[id] == half => {
-                    stage.slots.push(Slot { operator: stateless(node), targets: vec![] });
+                    stage.slots.push(Slot { operator: operator(dataflow, id, late)?, targets: vec![] });
                     let slot = stage.slots.len() - 1;
                     producer.insert(id, slot);
                     for (port, &input) in node.inputs.iter().enumerate() {
@@ -272,22 +275,27 @@ impl Emit for Forward<'_> {
     }
 }
 
-fn stateless(node: &Node) -> Box<dyn Operator> {
+fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Box<dyn Operator>> {
+    let node = &dataflow.nodes[id];
     let schema = Arc::clone(&node.schema);
-    match &node.operator {
+    Ok(match &node.operator {
         OperatorPlan::Filter(predicate) => Box::new(Filter(Arc::clone(predicate))),
         OperatorPlan::Project(expressions) => Box::new(Project { expressions: expressions.clone(), schema }),
         OperatorPlan::Assign(shape) => Box::new(AssignWindows::new(*shape, schema)),
         OperatorPlan::Unnest { outer } => Box::new(Unnest { outer: *outer, schema }),
         OperatorPlan::Union => Box::new(Union::new(schema, node.inputs.len())),
+        OperatorPlan::Analytic(calls) => {
+            let analytic = Analytic::try_new(calls, &dataflow.nodes[node.inputs[0]].schema, schema)?;
+            Box::new(InOrder::try_new(analytic, "analytic", dataflow, &node.inputs, Arc::clone(late))?)
+        }
         OperatorPlan::Input(_) | OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => {
             unreachable!("`Stage::build` places these itself")
         }
-    }
+    })
 }
 
 /// How far before a watermark rows may lie that open windows of this dataflow still need, in microseconds: the longest
-/// sum of window reaches from an input to an output. 0 without windows.
+/// sum of what its operators reach back, from an input to an output. 0 when none does.
 #[must_use]
 pub fn reach_back(dataflow: &Dataflow) -> i64 {
     let mut reach = vec![0i64; dataflow.nodes.len()];
@@ -295,6 +303,7 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
         let upstream = node.inputs.iter().map(|&i| reach[i]).max().unwrap_or(0);
         let own = match &node.operator {
             OperatorPlan::Aggregate(plan) => crate::window::slices::Slices::new(plan.shape).reach_back(),
+            OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max().unwrap_or(0),
             _ => 0,
         };
         reach[id] = upstream.saturating_add(own);

@@ -16,11 +16,14 @@ use datafusion_functions_aggregate::{
 use datafusion_physical_expr::{
     PhysicalExpr,
     aggregate::{AggregateExprBuilder, LoweredAggregate},
-    expressions::{BinaryExpr, col, lit},
+    expressions::{BinaryExpr, IsNotNullExpr, col, lit},
 };
 
 use super::{
-    plan::{AggregatePlan, Dataflow, InputColumns, InputPlan, Node, OperatorPlan, TimePolicy},
+    plan::{
+        AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, Node, OperatorPlan,
+        RollingAggregate, TimePolicy,
+    },
     stage::Stage,
 };
 use crate::{
@@ -61,8 +64,8 @@ fn windowed(input: usize, keys: &[&str], shape: WindowShape, calls: &[Arc<Lowere
     Node { operator: OperatorPlan::Aggregate(plan), inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
 }
 
-/// Input, filter, then three readers of it: hopping by key with every aggregate, tumbling without key, rows by window; the
-/// first two united with nothing else go to outputs of their own.
+/// Input, filter, then readers of it: hopping by key with every aggregate, tumbling without key, rows by window, every
+/// function of the rows before; one over results of windows; each with an output of its own.
 fn dataflow() -> Dataflow {
     let schema = input_schema();
     let predicate: Arc<dyn PhysicalExpr> =
@@ -87,6 +90,8 @@ fn dataflow() -> Dataflow {
     let node = |operator, inputs: Vec<usize>, schema: &SchemaRef| Node { operator, inputs, schema: Arc::clone(schema) };
     let by_key = windowed(1, &["k"], hop, &every);
     let without_key = windowed(1, &[], tumble, &every[..3]);
+    let lag = AnalyticFunction::Lag { offset: 1, default: None, within_us: 100 };
+    let over_windows = analytic(2, &by_key.schema, vec![(lag, "a2", DataType::Float64)]);
     let mut nodes = vec![
         node(OperatorPlan::Input(InputPlan { input: 0, time: TimePolicy::Arrival }), vec![], &schema),
         node(OperatorPlan::Filter(predicate), vec![0], &schema),
@@ -94,14 +99,52 @@ fn dataflow() -> Dataflow {
         without_key,
         node(OperatorPlan::Assign(tumble), vec![1], &Arc::new(Schema::new(assigned))),
         node(OperatorPlan::Union, vec![1, 0], &schema),
+        analytic(1, &schema, every_analytic()),
+        over_windows,
     ];
-    for (output, from) in [2, 3, 4, 5].into_iter().enumerate() {
+    for (output, from) in [2, 3, 4, 5, 6, 7].into_iter().enumerate() {
         let schema = Arc::clone(&nodes[from].schema);
         nodes.push(Node { operator: OperatorPlan::Output(output), inputs: vec![from], schema });
     }
     let payload = Arc::new(schema.project(&[0, 1, 2]).unwrap());
-    let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![] }];
-    Dataflow { nodes, inputs, outputs: ["a", "b", "c", "d"].map(str::to_owned).to_vec() }
+    let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![], ordered: false }];
+    Dataflow { nodes, inputs, outputs: ["a", "b", "c", "d", "e", "f"].map(str::to_owned).to_vec() }
+}
+
+/// Analytic calls by the first column over the rows of a node of this schema: (function, argument, result).
+fn analytic(input: usize, schema: &Schema, calls: Vec<(AnalyticFunction, &str, DataType)>) -> Node {
+    let key = schema.field(0).name();
+    let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+    let time = fields.pop().unwrap();
+    fields.extend(calls.iter().enumerate().map(|(i, (.., result))| field(&format!("r{i}"), result.clone())));
+    fields.push(time);
+    let calls = calls.into_iter().map(|(function, argument, _)| AnalyticCall {
+        function,
+        argument: col(argument, schema).unwrap(),
+        partition: vec![col(key, schema).unwrap()],
+        when: Some(Arc::new(IsNotNullExpr::new(col(argument, schema).unwrap()))),
+    });
+    let operator = OperatorPlan::Analytic(calls.collect());
+    Node { operator, inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
+}
+
+/// Every analytic function.
+fn every_analytic() -> Vec<(AnalyticFunction, &'static str, DataType)> {
+    use RollingAggregate::{Avg, Count, Max, Min, Sum};
+    let lag = |offset| AnalyticFunction::Lag { offset, default: None, within_us: 50 };
+    let rolling = |aggregate| AnalyticFunction::Rolling { aggregate, within_us: 35 };
+    let interval = WindowShape { size: 40, hop: 40, offset: 0, closed: Closed::End };
+    vec![
+        (lag(2), "x", DataType::Float64),
+        (lag(0), "k", DataType::Utf8),
+        (AnalyticFunction::First(interval), "x", DataType::Int64),
+        (rolling(Count), "x", DataType::Int64),
+        (rolling(Sum), "n", DataType::Int64),
+        (rolling(Sum), "x", DataType::Float64),
+        (rolling(Avg), "x", DataType::Float64),
+        (rolling(Min), "n", DataType::Int64),
+        (rolling(Max), "k", DataType::Utf8),
+    ]
 }
 
 /// Rows in order of time, one batch for each step, with a watermark behind it.

@@ -29,8 +29,11 @@ pub use progress::{InputCounters, PartitionView};
 use progress::{Journal, PartitionProgress};
 
 use crate::{
-    Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, Result, Signal,
-    dataflow::plan::{Dataflow, InputColumns, LateAction, NodeId, OperatorPlan, TimeBounds, TimePolicy},
+    Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, ORDER, Result, Signal,
+    dataflow::{
+        order::{order_array, order_of, order_type},
+        plan::{Dataflow, InputColumns, LateAction, NodeId, OperatorPlan, TimeBounds, TimePolicy},
+    },
     datetime_type,
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
@@ -105,8 +108,12 @@ struct Rows {
     name: String,
     options: IntakeOptions,
     decoder: Box<dyn Decoder>,
-    /// Signal, metadata, arrival as [`EVENT_TIME`].
+    /// [`ORDER`] if wanted, payload, metadata, arrival as [`EVENT_TIME`].
     schema: SchemaRef,
+    /// Index of the input, for the order of its rows.
+    index: usize,
+    /// Of each row since the last flush its place in the order of all rows; `None` where nothing depends on it.
+    order: Option<Vec<i128>>,
     readers: Vec<Reader>,
     partitions: BTreeMap<PartitionId, PartitionProgress>,
     metadata: MetadataBuilders,
@@ -147,8 +154,10 @@ impl Intake {
         decoders: &DecoderFactory,
         options: IntakeOptions,
     ) -> Self {
-        let InputColumns { name, payload, metadata } = dataflow.inputs[input].clone();
-        let mut fields: Vec<Arc<Field>> = payload.fields().to_vec();
+        let InputColumns { name, payload, metadata, ordered } = dataflow.inputs[input].clone();
+        let mut fields: Vec<Arc<Field>> = vec![];
+        fields.extend(ordered.then(|| Arc::new(Field::new(ORDER, order_type(), false))));
+        fields.extend(payload.fields().iter().cloned());
         fields.extend(metadata.iter().map(|m| Arc::new(metadata::field(*m))));
         fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), false)));
         let readers = dataflow.nodes.iter().enumerate().filter_map(|(node, n)| match &n.operator {
@@ -159,6 +168,8 @@ impl Intake {
             name,
             decoder: decoders(),
             schema: Arc::new(Schema::new(fields)),
+            index: input,
+            order: ordered.then(Vec::new),
             readers: readers.collect(),
             partitions: BTreeMap::new(),
             metadata: MetadataBuilders::new(&metadata),
@@ -426,6 +437,9 @@ impl Rows {
                     let arrival = EventTime::from_millis(record.timestamp_ms).0;
                     self.arrivals.extend(std::iter::repeat_n(arrival, rows));
                     self.record_of_row.extend(std::iter::repeat_n(*next as u32, rows));
+                    if let (Some(order), Some(&(partition, _))) = (&mut self.order, self.runs.last()) {
+                        order.extend((0..rows).map(|row| order_of(self.index, partition, record.offset, row)));
+                    }
                     if !self.metadata.is_empty() {
                         let partition = self.runs.last().and_then(|(p, _)| self.partitions.get(p));
                         self.metadata.append(record, partition, rows);
@@ -479,7 +493,9 @@ impl Rows {
         let arrivals = std::mem::replace(&mut self.arrivals, Vec::with_capacity(rows));
         let record_of_row = std::mem::take(&mut self.record_of_row);
         let payload = self.decoder.flush()?;
-        let mut columns = payload.columns().to_vec();
+        let mut columns: Vec<ArrayRef> = vec![];
+        columns.extend(self.order.as_mut().map(|order| order_array(std::mem::take(order))));
+        columns.extend_from_slice(payload.columns());
         columns.extend(self.metadata.finish());
         columns.push(datetimes(arrivals.clone()));
         let options = RecordBatchOptions::new().with_row_count(Some(rows));

@@ -173,7 +173,12 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
             inputs: vec![],
             schema: schema(vec![number.clone(), Field::new(EVENT_TIME, datetime_type(), false)]),
         }],
-        inputs: vec![InputColumns { name: "in".into(), payload: schema(vec![number]), metadata: vec![] }],
+        inputs: vec![InputColumns {
+            name: "in".into(),
+            payload: schema(vec![number]),
+            metadata: vec![],
+            ordered: false,
+        }],
         outputs: vec![],
     };
     let letters: Arc<Letters> = Arc::default();

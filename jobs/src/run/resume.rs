@@ -118,9 +118,9 @@ fn statements(dataflow: &Dataflow) -> Vec<Statement> {
             read.inputs.extend(&reads[from].inputs);
             read.windowed |= reads[from].windowed;
         }
+        read.windowed |= node.operator.waits_for_watermark();
         match &node.operator {
             OperatorPlan::Input(plan) => drop(read.inputs.insert(plan.input)),
-            OperatorPlan::Aggregate(_) => read.windowed = true,
             OperatorPlan::Output(_) => statements.push(read.clone()),
             _ => {}
         }

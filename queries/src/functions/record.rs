@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, UInt32Array, make_array},
+    array::{Array, ArrayRef, AsArray, StructArray, UInt32Array, make_array},
     buffer::NullBuffer,
     compute::take,
-    datatypes::DataType,
+    datatypes::{DataType, Fields},
 };
 use datafusion_common::{Result, exec_datafusion_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
+use sqlparser::tokenizer::Span;
+
 use super::{Args, rows::invoke};
+use crate::{error::QueryError, scope::Scope, typed::Typed};
 
 /// `record.field`: null where the record is.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -51,6 +54,45 @@ impl ScalarUDFImpl for Field {
             let nulls = NullBuffer::union(record.nulls(), field.nulls());
             Ok(make_array(field.to_data().into_builder().nulls(nulls).build()?))
         })
+    }
+}
+
+/// A record of all columns that `*` gives.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Row {
+    fields: Fields,
+    signature: Signature,
+}
+
+impl Row {
+    pub(crate) fn of(scope: &Scope, span: Span) -> std::result::Result<Typed, QueryError> {
+        let visible = || scope.columns.iter().filter(|c| c.visible);
+        let fields: Fields =
+            visible().map(|c| arrow::datatypes::Field::new(&c.name, c.data_type.clone(), true)).collect();
+        let values = visible().map(|c| Typed::column(&c.name, c.index, c.data_type.clone(), span)).collect();
+        let data_type = DataType::Struct(fields.clone());
+        let row = ScalarUDF::new_from_impl(Self { fields, signature: Signature::variadic_any(Volatility::Immutable) });
+        Typed::call(row, values, data_type, span)
+    }
+}
+
+impl ScalarUDFImpl for Row {
+    fn name(&self) -> &str {
+        "row"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Struct(self.fields.clone()))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = args.args.into_iter().map(|a| a.into_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
+        let row = StructArray::try_new_with_length(self.fields.clone(), columns, None, args.number_rows)?;
+        Ok(ColumnarValue::Array(Arc::new(row)))
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-use tidemill_engine::dataflow::plan::{Dataflow, OperatorPlan, TimePolicy};
+use tidemill_engine::dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy};
 use tidemill_queries::{InputTable, QueryErrors, Script, Settings, plan};
 
 use crate::run::{Input, lines, run};
@@ -121,6 +121,9 @@ fn describe(dataflow: &Dataflow) -> String {
                     .collect();
                 format!("aggregate {:?} by [{}] [{}]", a.shape, keys.join(", "), calls.join(", "))
             }
+            OperatorPlan::Analytic(calls) => {
+                format!("analytic {}", calls.iter().map(call).collect::<Vec<_>>().join(", "))
+            }
             OperatorPlan::Unnest { outer } => format!("unnest{}", if *outer { " outer" } else { "" }),
             OperatorPlan::Union => "union".to_owned(),
             OperatorPlan::Output(output) => format!("output {}", dataflow.outputs[*output]),
@@ -129,6 +132,12 @@ fn describe(dataflow: &Dataflow) -> String {
         writeln!(text, "{id} {what} <- {:?} ({})", node.inputs, fields.join(", ")).unwrap();
     }
     text
+}
+
+fn call(call: &AnalyticCall) -> String {
+    let by: Vec<_> = call.partition.iter().map(ToString::to_string).collect();
+    let when = call.when.as_ref().map_or(String::new(), |when| format!(" when {when}"));
+    format!("{:?} of {} by [{}]{when}", call.function, call.argument, by.join(", "))
 }
 
 fn check(file: &str) {
@@ -165,4 +174,16 @@ macro_rules! files {
     };
 }
 
-files!(apply, projections, conditions, windows, standard_windows, steps, names, mistakes, refusals, functions);
+files!(
+    apply,
+    projections,
+    conditions,
+    windows,
+    standard_windows,
+    steps,
+    names,
+    mistakes,
+    refusals,
+    functions,
+    analytic
+);

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use arrow::{
     array::{
-        Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+        Array, ArrayRef, BooleanArray, Decimal128Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
         TimestampMicrosecondArray, new_null_array,
     },
     compute::{filter_record_batch, is_not_null},
@@ -16,12 +16,14 @@ use arrow::{
     },
 };
 use tidemill_engine::{
-    EVENT_TIME, EventTime, Signal,
+    EVENT_TIME, EventTime, ORDER, Signal,
     dataflow::{
+        order::{order_of, order_type},
         plan::{Dataflow, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
         stage::{Exchange, Stage},
     },
     datetime_type,
+    source::PartitionId,
 };
 
 /// 2024-01-01T00:00:00Z.
@@ -61,6 +63,11 @@ impl Input {
         let arrival: Vec<i64> = (0..n as i64).map(|i| START + i * 1_000_000).collect();
         let times = || -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(arrival.clone()).with_timezone("UTC")) };
         let mut columns: Vec<(Field, ArrayRef)> = vec![];
+        if wanted.ordered {
+            let order = (0..n).map(|i| order_of(input, PartitionId(0), i as i64, 0)).collect::<Vec<_>>();
+            let order: ArrayRef = Arc::new(Decimal128Array::from(order).with_data_type(order_type()));
+            columns.push((Field::new(ORDER, order_type(), false), order));
+        }
         for field in wanted.payload.fields() {
             columns.push((field.as_ref().clone(), Arc::clone(self.rows.column_by_name(field.name()).unwrap())));
         }

@@ -1,0 +1,318 @@
+//! Functions of a row and of the rows before it: `LAG(x) OVER (PARTITION BY k LIMIT DURATION(hour, 1) WHEN c)` and the like.
+//!
+//! They are evaluated before everything else of a SELECT, over the rows of one input or step as they are: a step before
+//! the WHERE adds a column for each, and where the text calls the function its column is read ([`Scope::analytics`]).
+
+use std::ops::ControlFlow;
+
+use arrow::datatypes::DataType;
+use datafusion_common::ScalarValue;
+use sqlparser::{
+    ast::{
+        Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, OrderByExpr, Select, Visit, WindowType,
+        visit_expressions,
+    },
+    tokenizer::Span,
+};
+use tidemill_engine::{
+    dataflow::plan::{AnalyticCall, AnalyticFunction, RollingAggregate},
+    window::shape::{Closed, WindowShape},
+};
+
+use crate::{
+    aggregates,
+    coercion::coerce,
+    error::{QueryError, QueryErrors, all},
+    expression::{Expressions, place},
+    functions::record::Row,
+    graph::Step,
+    plan::Planner,
+    rewrite::{LIMIT, WHEN},
+    scope::{AnalyticColumn, Scope, schema_of},
+    tables::Relation,
+    typed::Typed,
+    windows::{arguments, duration, function_name, name_span, whole},
+};
+
+const NO_AGGREGATES: &str = "aggregates cannot be used inside a function with OVER";
+
+/// The clauses of an OVER.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Over<'a> {
+    pub(crate) partition: Vec<&'a Expr>,
+    pub(crate) order: &'a [OrderByExpr],
+    /// LIMIT DURATION, in microseconds.
+    pub(crate) limit: Option<i64>,
+    pub(crate) when: Option<&'a Expr>,
+}
+
+impl<'a> Over<'a> {
+    /// Of a call; empty where it has no OVER.
+    pub(crate) fn of(function: &'a Function) -> Result<Self, QueryError> {
+        let mut over = Self::default();
+        let spec = match &function.over {
+            None => return Ok(over),
+            Some(WindowType::WindowSpec(spec)) => spec,
+            Some(WindowType::NamedWindow(name)) => {
+                return Err(QueryError::at(name.span, "expected `(` behind OVER"));
+            }
+        };
+        if spec.window_name.is_some() || spec.window_frame.is_some() {
+            return Err(QueryError::at(name_span(function), "a frame in OVER is not of the language")
+                .help("write LIMIT DURATION(unit, n)"));
+        }
+        over.order = &spec.order_by;
+        for expr in &spec.partition_by {
+            match expr {
+                Expr::Function(f) if function_name(f) == LIMIT => over.limit = Some(limit(f)?),
+                Expr::Function(f) if function_name(f) == WHEN => over.when = arguments(f)?.first().copied(),
+                key => over.partition.push(key),
+            }
+        }
+        Ok(over)
+    }
+}
+
+fn limit(function: &Function) -> Result<i64, QueryError> {
+    const EXPECTED: &str = "expected LIMIT DURATION(unit, n)";
+    match arguments(function)?.as_slice() {
+        [Expr::Function(f)] if function_name(f) == "duration" => {
+            let length = duration(&arguments(f)?, name_span(f))?;
+            if length > 0 { Ok(length) } else { Err(QueryError::at(name_span(f), "the duration must be above 0")) }
+        }
+        [other] => Err(QueryError::at(place(other), EXPECTED)),
+        _ => Err(QueryError::at(name_span(function), EXPECTED)),
+    }
+}
+
+/// Whether a call is a function of the rows before, and not an aggregate of a window.
+pub(crate) fn is_analytic(function: &Function) -> bool {
+    let limited = || match &function.over {
+        Some(WindowType::WindowSpec(spec)) => {
+            spec.partition_by.iter().any(|e| matches!(e, Expr::Function(f) if function_name(f) == LIMIT))
+        }
+        _ => false,
+    };
+    matches!(function_name(function).as_str(), "lag" | "last" | "isfirst") || limited()
+}
+
+/// The analytic calls of a SELECT, each once; those of subqueries in FROM are their own.
+pub(crate) fn calls(select: &Select) -> Vec<Function> {
+    let mut calls = vec![];
+    find(&select.projection, &mut calls);
+    find(&select.selection, &mut calls);
+    find(&select.group_by, &mut calls);
+    find(&select.having, &mut calls);
+    for join in select.from.iter().flat_map(|table| &table.joins) {
+        find(&join.join_operator, &mut calls);
+    }
+    calls
+}
+
+fn find(part: &impl Visit, calls: &mut Vec<Function>) {
+    // Nothing breaks off.
+    let _ = visit_expressions::<_, (), _>(part, |expr| {
+        if let Expr::Function(function) = expr
+            && is_analytic(function)
+            && !calls.contains(function)
+        {
+            calls.push(function.clone());
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+/// A call, planned, and the type of its results.
+struct Planned {
+    call: AnalyticCall,
+    data_type: DataType,
+}
+
+impl Planner<'_> {
+    /// Adds columns for those of `calls` that can be computed over the rows of `relation`, and takes them off the list.
+    pub(crate) fn analytic(&mut self, relation: Relation, calls: &mut Vec<Function>) -> Result<Relation, QueryErrors> {
+        if calls.is_empty() {
+            return Ok(relation);
+        }
+        let mut relation = self.assigned(relation);
+        let mut planned = vec![];
+        calls.retain(|function| match plan(function, &relation.scope) {
+            Ok(call) => {
+                planned.push((function.clone(), call));
+                false
+            }
+            Err(_) => true,
+        });
+        if planned.is_empty() {
+            return Ok(relation);
+        }
+        let before = self.graph.schema(relation.node);
+        let first = before.fields().len() - 1;
+        let columns = before.fields()[..first].iter().map(|f| (f.name().clone(), f.data_type().clone()));
+        let added = planned.iter().map(|(function, p)| (function_name(function), p.data_type.clone()));
+        let schema = schema_of(columns.chain(added));
+        let scope = &mut relation.scope;
+        scope.time = first + planned.len();
+        let mut step = vec![];
+        for (i, (function, Planned { call, data_type })) in planned.into_iter().enumerate() {
+            scope.analytics.push(AnalyticColumn { function, index: first + i, data_type });
+            step.push(call);
+        }
+        relation.node = self.graph.add(Step::Analytic(step), vec![relation.node], schema);
+        Ok(relation)
+    }
+}
+
+/// What is wrong with calls that fit no input of the FROM, whose scope this is.
+pub(crate) fn refuse(calls: &[Function], scope: &Scope) -> Result<(), QueryErrors> {
+    all(calls.iter().map(|function| match plan(function, scope) {
+        Err(error) => Err::<(), _>(error),
+        Ok(_) => Err(QueryError::at(
+            name_span(function),
+            format!("`{}(...) OVER` reads columns of several inputs", function.name),
+        )
+        .help("join them in a step of a WITH clause, and call it over that step")),
+    }))?;
+    Ok(())
+}
+
+fn plan(function: &Function, scope: &Scope) -> Result<Planned, QueryError> {
+    let (name, span) = (function_name(function), name_span(function));
+    let over = Over::of(function)?;
+    if let Some(order) = over.order.first()
+        && matches!(name.as_str(), "lag" | "last" | "isfirst" | "count" | "sum" | "avg" | "min" | "max")
+    {
+        return Err(QueryError::at(
+            place(&order.expr),
+            format!("`{}` takes its rows by time: no ORDER BY", function.name),
+        ));
+    }
+    let mut expressions = Expressions::plain(scope, NO_AGGREGATES);
+    let partition = over.partition.iter().map(|k| Ok(expressions.plan(k)?.expr)).collect::<Result<_, QueryError>>()?;
+    let when = over.when.map(|w| expressions.condition(w)).transpose()?.map(|w| w.expr);
+    let within = || {
+        over.limit.ok_or_else(|| {
+            QueryError::at(span, format!("`{}` needs a LIMIT DURATION", function.name))
+                .help("write OVER (LIMIT DURATION(minute, 5))")
+        })
+    };
+    let (function, argument, data_type) = match name.as_str() {
+        "lag" | "last" => look_back(function, &name, &mut expressions, scope, within()?)?,
+        "isfirst" => {
+            let length = duration(&arguments(function)?, span)?;
+            if length <= 0 {
+                return Err(QueryError::at(span, "the interval of ISFIRST must be above 0"));
+            }
+            let interval = WindowShape { size: length, hop: length, offset: 0, closed: Closed::End };
+            (AnalyticFunction::First(interval), Typed::literal(ScalarValue::Int64(Some(1)), span), DataType::Int64)
+        }
+        "count" | "sum" | "avg" | "min" | "max" => {
+            let (argument, data_type) = aggregated(function, &name, &mut expressions, scope)?;
+            let aggregate = match name.as_str() {
+                "count" => RollingAggregate::Count,
+                "sum" => RollingAggregate::Sum,
+                "avg" => RollingAggregate::Avg,
+                "min" => RollingAggregate::Min,
+                _ => RollingAggregate::Max,
+            };
+            (AnalyticFunction::Rolling { aggregate, within_us: within()? }, argument, data_type)
+        }
+        _ => {
+            return Err(QueryError::unsupported(span, format!("`{}(...)` with LIMIT DURATION", function.name)));
+        }
+    };
+    Ok(Planned { call: AnalyticCall { function, argument: argument.expr, partition, when }, data_type })
+}
+
+/// `LAG(x[, offset[, default]])`, `LAST(x[, default])`; `*` is the whole row as a record.
+fn look_back(
+    function: &Function,
+    name: &str,
+    expressions: &mut Expressions<'_>,
+    scope: &Scope,
+    within_us: i64,
+) -> Result<(AnalyticFunction, Typed, DataType), QueryError> {
+    let span = name_span(function);
+    let lag = name == "lag";
+    let usage = || {
+        QueryError::at(
+            span,
+            match lag {
+                true => "expected LAG(value[, offset[, default]])",
+                false => "expected LAST(value[, default])",
+            },
+        )
+    };
+    let FunctionArguments::List(list) = &function.args else { return Err(usage()) };
+    let [first, rest @ ..] = list.args.as_slice() else { return Err(usage()) };
+    let value = match first {
+        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Row::of(scope, span)?,
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => expressions.plan(e)?,
+        _ => return Err(usage()),
+    };
+    // NULL without a type prints as any null does.
+    let value = if value.data_type == DataType::Null { coerce(value, &DataType::Utf8)? } else { value };
+    let mut rest = rest.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Ok(e),
+        _ => Err(usage()),
+    });
+    let offset = match if lag { rest.next().transpose()? } else { None } {
+        Some(e) => usize::try_from(whole(e)?).ok().filter(|n| (1..=MAX_OFFSET).contains(n)).ok_or_else(|| {
+            QueryError::at(place(e), format!("the offset of LAG is a whole number from 1 to {MAX_OFFSET}"))
+        })?,
+        None => usize::from(lag),
+    };
+    let default = rest.next().transpose()?.map(|e| coerce(expressions.plan(e)?, &value.data_type)).transpose()?;
+    if rest.next().is_some() {
+        return Err(usage());
+    }
+    let data_type = value.data_type.clone();
+    Ok((AnalyticFunction::Lag { offset, default: default.map(|d| d.expr), within_us }, value, data_type))
+}
+
+/// LAG keeps so many rows of each partition.
+const MAX_OFFSET: usize = 100_000;
+
+/// The argument of COUNT, SUM, AVG, MIN or MAX, and the type of the result.
+fn aggregated(
+    function: &Function,
+    name: &str,
+    expressions: &mut Expressions<'_>,
+    scope: &Scope,
+) -> Result<(Typed, DataType), QueryError> {
+    let span = name_span(function);
+    let FunctionArguments::List(list) = &function.args else {
+        return Err(QueryError::at(span, format!("`{name}` takes one argument")));
+    };
+    if let Some(sqlparser::ast::DuplicateTreatment::Distinct) = list.duplicate_treatment {
+        return Err(QueryError::at(span, format!("`{name}(DISTINCT ...)` cannot be used with OVER")));
+    }
+    let argument = match list.args.as_slice() {
+        [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" => None,
+        // COUNT(input) counts rows.
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))]
+            if name == "count" && scope.relation(&i.value).is_some() && scope.find(&i.value, i.span)?.is_none() =>
+        {
+            None
+        }
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(e))] => Some(e),
+        _ => return Err(QueryError::at(span, format!("`{name}` takes one argument"))),
+    };
+    let Some(expr) = argument else {
+        return Ok((Typed::literal(ScalarValue::Int64(Some(1)), span), DataType::Int64));
+    };
+    let bare = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+    let value = expressions.plan(expr)?;
+    let call = aggregates::call(name, value, false, bare, span)?;
+    let argument = call.args.into_iter().next().ok_or_else(|| QueryError::at(span, "expected an argument"))?;
+    Ok((Typed { expr: argument, data_type: call.data_type.clone(), span }, call.data_type))
+}
+
+/// The column of an analytic call.
+pub(crate) fn column(function: &Function, scope: &Scope, span: Span) -> Result<Typed, QueryError> {
+    match scope.analytics.iter().find(|a| a.function == *function) {
+        Some(a) => Ok(Typed::column(&function_name(function), a.index, a.data_type.clone(), span)),
+        None => Err(QueryError::at(span, format!("`{}` cannot be used here", function.name))
+            .help("functions of the rows before stand in SELECT, WHERE, GROUP BY, HAVING and ON")),
+    }
+}
