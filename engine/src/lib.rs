@@ -11,6 +11,7 @@
 
 pub mod aggregate;
 mod analytic;
+pub mod any;
 pub mod dataflow;
 pub mod dead_letter;
 pub mod decoder;

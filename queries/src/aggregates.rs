@@ -12,6 +12,7 @@ use tidemill_engine::aggregate;
 use crate::{
     coercion::{coerce, mismatch, to_number},
     error::QueryError,
+    functions::reference::FunctionDoc,
     typed::Typed,
 };
 
@@ -36,11 +37,82 @@ impl PartialEq for AggregateCall {
     }
 }
 
-const NAMES: &[&str] = &["count", "sum", "avg", "min", "max", "stdev", "stdevp", "var", "varp"];
+const IGNORED: &str = "NULLs are left out; NULL when nothing is left";
+
+/// Name, what is said of it.
+static AGGREGATES: &[(&str, FunctionDoc)] = &[
+    (
+        "count",
+        FunctionDoc {
+            signature: "COUNT(*), COUNT(x), COUNT(DISTINCT x)",
+            meaning: "number of rows, of values, of different values",
+            nulls: "NULLs are left out; 0 when nothing is left",
+            examples: &[("COUNT(*)", "4"), ("COUNT(DISTINCT x)", "3")],
+            page: "count-azure-stream-analytics",
+        },
+    ),
+    (
+        "sum",
+        doc("SUM(x)", "the sum, a bigint of bigints, else a float", &[("SUM(x)", "9")], "sum-azure-stream-analytics"),
+    ),
+    ("avg", doc("AVG(x)", "the mean, a float", &[("AVG(x)", "2.25")], "avg-azure-stream-analytics")),
+    (
+        "min",
+        doc(
+            "MIN(x)",
+            "the smallest value; a column of text is read as numbers unless it is CAST to nvarchar(max)",
+            &[("MIN(x)", "1")],
+            "min-azure-stream-analytics",
+        ),
+    ),
+    ("max", doc("MAX(x)", "the largest value, of text as MIN", &[("MAX(x)", "3")], "max-azure-stream-analytics")),
+    (
+        "stdev",
+        doc(
+            "STDEV(x)",
+            "standard deviation of a sample; NULL for one value",
+            &[("ROUND(STDEV(x), 3)", "0.957")],
+            "stdev-azure-stream-analytics",
+        ),
+    ),
+    (
+        "stdevp",
+        doc(
+            "STDEVP(x)",
+            "standard deviation of the whole",
+            &[("ROUND(STDEVP(x), 3)", "0.829")],
+            "stdevp-azure-stream-analytics",
+        ),
+    ),
+    (
+        "var",
+        doc(
+            "VAR(x)",
+            "variance of a sample; NULL for one value",
+            &[("ROUND(VAR(x), 3)", "0.917")],
+            "var-azure-stream-analytics",
+        ),
+    ),
+    ("varp", doc("VARP(x)", "variance of the whole", &[("VARP(x)", "0.6875")], "varp-azure-stream-analytics")),
+];
+
+const fn doc(
+    signature: &'static str,
+    meaning: &'static str,
+    examples: &'static [(&'static str, &'static str)],
+    page: &'static str,
+) -> FunctionDoc {
+    FunctionDoc { signature, meaning, nulls: IGNORED, examples, page }
+}
+
+/// What the reference page says of them.
+pub(crate) fn docs() -> Vec<FunctionDoc> {
+    AGGREGATES.iter().map(|(_, doc)| *doc).collect()
+}
 
 /// Whether this lower-case name is that of an aggregate.
 pub(crate) fn is_aggregate(name: &str) -> bool {
-    NAMES.contains(&name)
+    AGGREGATES.iter().any(|(n, _)| *n == name)
 }
 
 /// A call of the aggregate `name`. `bare` says that the argument is a column as it stands: MIN and MAX read such a string
@@ -58,6 +130,7 @@ pub(crate) fn call(
     let arg = match name {
         "count" => arg,
         "min" | "max" => match arg.data_type {
+            DataType::LargeUtf8 => coerce(arg, &DataType::Float64)?,
             DataType::Utf8 if bare => coerce(arg, &DataType::Float64)?,
             DataType::Struct(_) | DataType::List(_) => return Err(mismatch(&arg, "a number, text or datetime")),
             _ => arg,

@@ -2,9 +2,8 @@
 //! several values.
 
 use arrow::datatypes::{DataType, Field};
-use datafusion_physical_expr::expressions::Column;
 use sqlparser::{ast::DataType as SqlType, tokenizer::Span};
-use tidemill_engine::datetime_type;
+use tidemill_engine::{any::any_type, datetime_type};
 
 use crate::{
     error::QueryError,
@@ -22,6 +21,7 @@ pub(crate) fn type_name(data_type: &DataType) -> &'static str {
         DataType::Timestamp(..) => "datetime",
         DataType::Struct(_) => "record",
         DataType::List(_) => "array",
+        DataType::LargeUtf8 => "any",
         DataType::Null => "null",
         _ => "unknown",
     }
@@ -93,8 +93,12 @@ pub(crate) fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
 
 /// The type in which two values are compared: a string becomes what it is compared with.
 pub(crate) fn comparison_type(a: &DataType, b: &DataType) -> Option<DataType> {
-    use DataType::{Boolean, Float64, Int64, Timestamp, Utf8};
+    use DataType::{Boolean, Float64, Int64, LargeUtf8, Timestamp, Utf8};
     match (a, b) {
+        (LargeUtf8, LargeUtf8) => Some(Utf8),
+        (LargeUtf8, Int64) | (Int64, LargeUtf8) => Some(Float64),
+        (LargeUtf8, t @ (Utf8 | Float64 | Boolean | Timestamp(..)))
+        | (t @ (Utf8 | Float64 | Boolean | Timestamp(..)), LargeUtf8) => Some(t.clone()),
         (Utf8, Int64 | Float64) | (Int64 | Float64, Utf8) => Some(Float64),
         (Utf8, t @ (Timestamp(..) | Boolean)) | (t @ (Timestamp(..) | Boolean), Utf8) => Some(t.clone()),
         (DataType::Struct(_) | DataType::List(_), _) | (_, DataType::Struct(_) | DataType::List(_)) => None,
@@ -102,11 +106,11 @@ pub(crate) fn comparison_type(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// `value` as a number: strings become float, bits become bigint.
+/// `value` as a number: text and values of any type become float, bits become bigint.
 pub(crate) fn to_number(value: Typed) -> Result<Typed, QueryError> {
     match value.data_type {
         DataType::Int64 | DataType::Float64 => Ok(value),
-        DataType::Utf8 => coerce(value, &DataType::Float64),
+        DataType::Utf8 | DataType::LargeUtf8 => coerce(value, &DataType::Float64),
         DataType::Boolean | DataType::Null => coerce(value, &DataType::Int64),
         _ => Err(mismatch(&value, "a number")),
     }
@@ -115,13 +119,15 @@ pub(crate) fn to_number(value: Typed) -> Result<Typed, QueryError> {
 /// `value` as `target`, converted if the language converts it without being asked. Such a conversion fails at run time as
 /// a CAST does.
 pub(crate) fn coerce(value: Typed, target: &DataType) -> Result<Typed, QueryError> {
-    use DataType::{Boolean, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
+    use DataType::{Boolean, Float64, Int64, LargeUtf8, List, Null, Struct, Timestamp, Utf8};
     if value.data_type == *target {
         return Ok(value);
     }
     let allowed = matches!(
         (&value.data_type, target),
         (Null, _)
+            | (_, LargeUtf8)
+            | (LargeUtf8, Int64 | Float64 | Utf8 | Boolean | Timestamp(..))
             | (Int64 | Float64 | Boolean, Utf8 | Float64 | Int64)
             | (Timestamp(..), Utf8)
             | (Utf8, Float64 | Int64 | Boolean | Timestamp(..))
@@ -139,27 +145,9 @@ pub(crate) fn mismatch(value: &Typed, expected: &str) -> QueryError {
         .help("CAST or TRY_CAST it")
 }
 
-/// Brings all values to their common type. A column of text among numbers is read as a number.
+/// Brings all values to their common type; to `any` where they have none, so that each keeps its own.
 pub(crate) fn unify(values: Vec<Typed>) -> Result<Vec<Typed>, QueryError> {
-    let numbers = values.iter().any(|v| matches!(v.data_type, DataType::Int64 | DataType::Float64));
-    let text_column = |v: &Typed| numbers && v.data_type == DataType::Utf8 && v.expr.is::<Column>();
-    let values = values
-        .into_iter()
-        .map(|v| if text_column(&v) { coerce(v, &DataType::Float64) } else { Ok(v) })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut target = DataType::Null;
-    for value in &values {
-        target = common_type(&target, &value.data_type).ok_or_else(|| {
-            QueryError::at(
-                value.span,
-                format!(
-                    "expected {} as in the other branches, found {}",
-                    type_name(&target),
-                    type_name(&value.data_type)
-                ),
-            )
-            .help("CAST the values to one type")
-        })?;
-    }
+    let common = values.iter().try_fold(DataType::Null, |common, v| common_type(&common, &v.data_type));
+    let target = common.unwrap_or_else(any_type);
     values.into_iter().map(|v| coerce(v, &target)).collect()
 }

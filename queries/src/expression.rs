@@ -45,24 +45,12 @@ const NOT_BUILT: &[&str] = &[
     "anomalydetection_spikeanddip",
     "collect",
     "collecttop",
-    "createlinestring",
-    "createpoint",
-    "createpolygon",
     "getarrayelements",
     "getrecordproperties",
-    "json_parse",
     "percentile_cont",
     "percentile_disc",
-    "regexmatch",
-    "st_distance",
-    "st_intersects",
-    "st_overlaps",
-    "st_within",
     "topone",
 ];
-
-/// Forms of the language that look like functions.
-const FORMS: &[&str] = &["iif", "coalesce", "nullif", "getmetadatapropertyvalue", "getrecordpropertyvalue"];
 
 /// Plans expressions over one scope.
 pub(crate) struct Expressions<'a> {
@@ -78,6 +66,8 @@ pub(crate) struct Expressions<'a> {
     aliases: Vec<(String, Typed)>,
     /// Columns in the order of their use outside aggregates.
     pub(crate) used: Vec<(usize, Span)>,
+    /// How many NEWGUID() have been met.
+    guids: i64,
     depth: usize,
 }
 
@@ -92,6 +82,7 @@ impl<'a> Expressions<'a> {
             first_aggregate: 0,
             aliases: vec![],
             used: vec![],
+            guids: 0,
             depth: 0,
         }
     }
@@ -453,6 +444,15 @@ impl<'a> Expressions<'a> {
                 let args = arguments(function)?.into_iter().map(|a| self.plan(a)).collect::<Result<Vec<_>, _>>()?;
                 coalesce(args, span)
             }
+            "isnull" => {
+                let [a, b] = self.exactly(function, "isnull")?;
+                coalesce(vec![self.plan(a)?, self.plan(b)?], span)
+            }
+            "newguid" => {
+                let [] = self.exactly(function, "newguid")?;
+                self.guids += 1;
+                self.scope.guid(self.guids, span)
+            }
             "nullif" => {
                 let [a, b] = self.exactly(function, "nullif")?;
                 let (a, b) = (self.plan(a)?, self.plan(b)?);
@@ -467,9 +467,17 @@ impl<'a> Expressions<'a> {
             }
             "getrecordpropertyvalue" => {
                 let [record, name] = self.exactly(function, "GetRecordPropertyValue")?;
-                let (record, at) = (self.plan(record)?, place(name));
-                let name = self.constant_text(name)?;
-                field(record, &Ident::with_span(at, name))
+                let (record, at, name) = (self.plan(record)?, place(name), self.plan(name)?);
+                // A field that is named in the text has its own type.
+                match (&record.data_type, name.constant()) {
+                    (DataType::Struct(_), Some(ScalarValue::Utf8(Some(constant)))) => {
+                        field(record, &Ident::with_span(at, constant))
+                    }
+                    (DataType::Struct(_) | DataType::LargeUtf8 | DataType::Null, _) => {
+                        call("getrecordpropertyvalue", vec![record, name], span)
+                    }
+                    _ => Err(mismatch(&record, "a record")),
+                }
             }
             name => match functions::find(name) {
                 Some(found) => {
@@ -555,7 +563,8 @@ fn is_system(name: &Ident) -> bool {
 }
 
 fn unknown_function(function: &Function, span: Span) -> QueryError {
-    let known: Vec<&str> = functions::FUNCTIONS.iter().map(|f| f.name).chain(FORMS.iter().copied()).collect();
+    let forms = functions::forms::FORMS.iter().map(|f| f.name).filter(|name| !name.is_empty());
+    let known: Vec<&str> = functions::scalar().map(|f| f.name).chain(forms).collect();
     let error = QueryError::unknown(span, "function", &function.name.to_string(), &known);
     // The list of all functions would be no help.
     QueryError { message: format!("unknown function `{}`", function.name), ..error }

@@ -32,5 +32,6 @@ mod typed;
 mod windows;
 
 pub use error::{QueryError, QueryErrors};
+pub use functions::reference::{EXAMPLE_COLUMN, EXAMPLE_ROW, FunctionDoc, function_docs, function_reference};
 pub use plan::{CompatibilityLevel, InputTable, Settings, plan};
 pub use script::{DeclaredTable, Script};

@@ -8,12 +8,14 @@ use sqlparser::{
     tokenizer::Span,
 };
 
+use tidemill_engine::any::any_type;
+
 use crate::{
     coercion::{CastTarget, coerce, common_type, comparison_type, to_number, type_name, unify},
     error::QueryError,
     functions::{
         self,
-        conversion::{Failure, convert},
+        conversion::{Failure, convert, only},
     },
     typed::Typed,
 };
@@ -59,11 +61,9 @@ pub(crate) fn cast(value: Typed, target: &CastTarget, failure: Failure) -> Resul
     match (target, &value.data_type) {
         (CastTarget::Type(target), _) => convert(value, target, failure),
         (CastTarget::Array, DataType::List(_)) | (CastTarget::Record, DataType::Struct(_)) => Ok(value),
-        // A column of mixed values holds arrays as JSON; what their elements are is not known.
-        (CastTarget::Array, _) => convert(value, &DataType::new_list(DataType::Utf8, true), failure),
-        (CastTarget::Record, DataType::Utf8) => {
-            Err(QueryError::unsupported(value.span, "a cast of text to record").help("declare the record's fields"))
-        }
+        // What the elements of an array among mixed values are is known only in each row.
+        (CastTarget::Array, _) => convert(value, &DataType::new_list(any_type(), true), failure),
+        (CastTarget::Record, DataType::Utf8 | DataType::LargeUtf8) => only(value, "record", failure),
         (CastTarget::Record, _) => match failure {
             Failure::Null => Ok(Typed::null(&DataType::Utf8, value.span)),
             Failure::Error => {
@@ -121,7 +121,8 @@ pub(crate) fn binary(left: Typed, op: &BinaryOperator, right: Typed, span: Span)
         BinaryOperator::BitwiseOr => return call("bitor", vec![left, right], span),
         BinaryOperator::BitwiseXor => return call("bitxor", vec![left, right], span),
         // `a + b` of text joins them; unlike CONCAT it is null when either is.
-        BinaryOperator::Plus if left.data_type == DataType::Utf8 && right.data_type == DataType::Utf8 => {
+        BinaryOperator::Plus if joins_text(&left, &right) => {
+            let (left, right) = (coerce(left, &DataType::Utf8)?, coerce(right, &DataType::Utf8)?);
             return Typed::binary(left, Operator::StringConcat, right, DataType::Utf8, span);
         }
         BinaryOperator::StringConcat => {
@@ -141,11 +142,22 @@ pub(crate) fn binary(left: Typed, op: &BinaryOperator, right: Typed, span: Span)
     Typed::binary(left, operator, right, target, span)
 }
 
+/// Whether `+` joins: text with text, or with a value of any type.
+fn joins_text(left: &Typed, right: &Typed) -> bool {
+    use DataType::{LargeUtf8, Utf8};
+    matches!((&left.data_type, &right.data_type), (Utf8, Utf8 | LargeUtf8) | (LargeUtf8, Utf8))
+}
+
 pub(crate) fn compare(left: Typed, op: Operator, right: Typed, span: Span) -> Result<Typed, QueryError> {
     let Some(target) = comparison_type(&left.data_type, &right.data_type) else {
         let (a, b) = (type_name(&left.data_type), type_name(&right.data_type));
         return Err(QueryError::at(span, format!("cannot compare {a} with {b}")));
     };
+    let ordered = !matches!(op, Operator::Eq | Operator::NotEq);
+    if ordered && left.data_type == DataType::LargeUtf8 && right.data_type == DataType::LargeUtf8 {
+        return Err(QueryError::at(span, "the order of two values whose types are not known depends on their types")
+            .help("CAST or TRY_CAST one of them, e.g. to float"));
+    }
     let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
     Typed::binary(left, op, right, DataType::Boolean, span)
 }

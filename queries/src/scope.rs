@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::ScalarValue;
 use sqlparser::{
     ast::{Function, Ident},
     tokenizer::Span,
 };
-use tidemill_engine::{EVENT_TIME, datetime_type};
+use tidemill_engine::{EVENT_TIME, any::any_type, datetime_type};
 
 use crate::{
     coercion::type_name,
     error::QueryError,
-    functions::{HEADER, record},
+    functions::{HEADER, hash::GUID, json::Member, record},
     typed::Typed,
 };
 
@@ -154,12 +155,17 @@ impl Scope {
             let headers = self.hidden("_headers", span)?;
             return HEADER.call(vec![headers, Typed::text(*header, span)], span);
         }
+        if let [name] = parts.as_slice()
+            && name.eq_ignore_ascii_case("eventid")
+        {
+            return self.guid(0, span);
+        }
         let names = match parts.as_slice() {
             [family, _] if family.eq_ignore_ascii_case("kafka") => KAFKA_NAMES,
             [family, _] if family.eq_ignore_ascii_case("eventhub") => EVENT_HUB_NAMES,
             _ => {
                 return Err(QueryError::at(span, format!("unknown metadata property `{path}`")).help(
-                    "properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset, Timestamp; '[User].[header]'",
+                    "properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset, Timestamp; '[User].[header]'; 'EventId'",
                 ));
             }
         };
@@ -168,6 +174,16 @@ impl Scope {
             return Err(QueryError::unknown(span, "metadata property", parts[1], &known));
         };
         self.hidden(column, span)
+    }
+
+    /// An identifier of the record at hand and of a call.
+    pub(crate) fn guid(&self, call: i64, span: Span) -> Result<Typed, QueryError> {
+        let mut args = vec![];
+        for column in ["_topic", "_partition", "_offset"] {
+            args.push(self.hidden(column, span)?);
+        }
+        args.push(Typed::literal(ScalarValue::Int64(Some(call)), span));
+        GUID.call(args, span)
     }
 
     /// A metadata column.
@@ -182,6 +198,9 @@ impl Scope {
 
 /// `record.name`: in this spelling, else in any case.
 pub(crate) fn field(record: Typed, name: &Ident) -> Result<Typed, QueryError> {
+    if record.data_type == DataType::LargeUtf8 {
+        return Typed::call(Member::function(&name.value), vec![record], any_type(), name.span);
+    }
     let DataType::Struct(fields) = &record.data_type else {
         return Err(QueryError::at(
             name.span,

@@ -92,6 +92,7 @@ fn cell(column: &Column, row: usize) -> String {
         Column::Int(values) => values.value(row).to_string(),
         Column::Float(values) => short_float(values.value(row)),
         Column::Text(values) => values.value(row).to_owned(),
+        Column::Any(values) => values.value(row).to_owned(),
         Column::Datetime(values) => short_datetime(values.value(row)),
         Column::Null | Column::Boolean(_) | Column::Record(..) | Column::List(..) => {
             let mut json = Vec::new();

@@ -1,6 +1,7 @@
 //! The declared columns of an input: `schema: {user: string, amount: double, tags: [string], at: {lat: double}}`.
 //!
-//! A type has two names: that of ASA (`bigint`, `float`, `nvarchar(max)`, `datetime`, `bit`) and a friendly one.
+//! A type has two names: that of ASA (`bigint`, `float`, `nvarchar(max)`, `datetime`, `bit`) and a friendly one. `any` is the type of values
+//! that have types of their own, as fields of mixed kinds do; only JSON has such.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -35,8 +36,8 @@ pub(super) fn fields(columns: &Named<ColumnType>) -> Fields {
 }
 
 /// Friendly names first: they are the ones that are suggested.
-const NAMES: [&str; 10] =
-    ["string", "double", "int", "bool", "timestamp", "nvarchar(max)", "float", "bigint", "bit", "datetime"];
+const NAMES: [&str; 11] =
+    ["string", "double", "int", "bool", "timestamp", "any", "nvarchar(max)", "float", "bigint", "bit", "datetime"];
 
 fn scalar(name: &str) -> Option<DataType> {
     Some(match name.to_ascii_lowercase().as_str() {
@@ -44,6 +45,7 @@ fn scalar(name: &str) -> Option<DataType> {
         "double" | "float" => DataType::Float64,
         "int" | "bigint" => DataType::Int64,
         "bool" | "bit" => DataType::Boolean,
+        "any" => tidemill_engine::any::any_type(),
         "timestamp" | "datetime" => tidemill_engine::datetime_type(),
         _ => return None,
     })

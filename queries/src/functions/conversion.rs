@@ -3,18 +3,29 @@
 use std::{borrow::Cow, fmt::Display, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, ListArray, ListBuilder, StringBuilder, StructArray, new_null_array},
-    datatypes::{DataType, Field},
-    json::{EncoderOptions, writer::make_encoder},
+    array::{
+        Array, ArrayRef, AsArray, LargeStringBuilder, ListArray, ListBuilder, StringArray, StructArray, new_null_array,
+    },
+    datatypes::DataType,
 };
 use datafusion_common::{Result, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-use serde_json::Value;
+use tidemill_engine::any::any_type;
 
 use super::{
-    datetime,
+    Arg::Any,
+    Function, Returns, datetime, function,
+    json::{self, Json},
     rows::{self, Args},
 };
+
+pub(super) static FUNCTIONS: &[Function] = &[function("gettype", &[Any], Returns::Text, get_type)
+    .doc_of(
+        "GetType(x)",
+        "name of the value's type: bigint, float, nvarchar(max), datetime, bit, record or array",
+        &[("GetType(2.5)", "\"float\""), ("GetType(r)", "\"record\"")],
+    )
+    .page("gettype-azure-stream-analytics")];
 use crate::{coercion::type_name, error::QueryError, typed::Typed};
 
 /// What a value becomes that the target cannot hold.
@@ -28,12 +39,13 @@ pub(crate) enum Failure {
 
 /// Whether values of one type can become another at all. Text stands between most types.
 fn convertible(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Boolean, Float64, Int64, List, Null, Struct, Timestamp, Utf8};
+    use DataType::{Boolean, Float64, Int64, LargeUtf8, List, Null, Struct, Timestamp, Utf8};
     match (from, to) {
-        (Null, _) | (_, Utf8) => true,
+        (Null, _) | (_, Utf8 | LargeUtf8) => true,
+        (LargeUtf8, Int64 | Float64 | Boolean | Timestamp(..)) => true,
+        (Utf8 | LargeUtf8, List(element)) => *element.data_type() == LargeUtf8,
         (Int64 | Float64 | Boolean | Utf8, Int64 | Float64 | Boolean) => true,
         (Utf8 | Timestamp(..), Timestamp(..)) => true,
-        (Utf8, List(element)) => *element.data_type() == Utf8,
         (List(from), List(to)) => convertible(from.data_type(), to.data_type()),
         (Struct(from), Struct(to)) => to.iter().all(|t| {
             from.iter().find(|f| f.name() == t.name()).is_none_or(|f| convertible(f.data_type(), t.data_type()))
@@ -104,10 +116,11 @@ fn checked<T>(value: Option<T>, source: &dyn Display, target: &DataType, failure
 }
 
 fn cast(args: &Args, target: &DataType, failure: Failure) -> Result<ArrayRef> {
-    use DataType::{Boolean, Float64, Int64, Timestamp, Utf8};
+    use DataType::{Boolean, Float64, Int64, LargeUtf8, Timestamp, Utf8};
     match (args.data_type(0), target) {
         (from, to) if from == to => Ok(Arc::clone(args.column(0))),
         (DataType::Null, to) => Ok(new_null_array(to, args.rows())),
+        (_, LargeUtf8) => json::from_typed(args.column(0)),
         (Int64, Float64) => {
             let x = args.int(0);
             args.to_floats(|i| Ok(x.get(i).map(|x| x as f64)))
@@ -148,17 +161,18 @@ fn cast(args: &Args, target: &DataType, failure: Failure) -> Result<ArrayRef> {
             let s = args.text(0);
             args.to_times(|i| s.get(i).map_or(Ok(None), |s| checked(datetime::parse(s), &s, target, failure)))
         }
-        (Utf8, DataType::List(_)) => {
-            let s = args.text(0);
-            let mut out = ListBuilder::new(StringBuilder::new());
-            for row in 0..args.rows() {
-                out.append_option(match s.get(row) {
+        (Utf8 | LargeUtf8, DataType::List(_)) => {
+            let texts = arrow::compute::cast(args.column(0), &any_type())?;
+            let mut out = ListBuilder::new(LargeStringBuilder::new());
+            for text in texts.as_string::<i64>() {
+                out.append_option(match text {
                     Some(text) => checked(parse_array(text), &text, target, failure)?,
                     None => None,
                 });
             }
             Ok(Arc::new(out.finish()))
         }
+        (LargeUtf8, to) => from_any(args, to, failure),
         (Timestamp(..), Utf8) => {
             let t = args.time(0);
             args.to_text(|i| Ok(t.get(i).and_then(datetime::print).map(Cow::from)))
@@ -184,15 +198,10 @@ fn parse_float(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|x: &f64| x.is_finite())
 }
 
-/// Elements of a JSON array: strings as they are, others as JSON.
-fn parse_array(text: &str) -> Option<Vec<Option<String>>> {
-    let elements: Vec<Value> = serde_json::from_str(text).ok()?;
-    let element = |value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text),
-        other => Some(other.to_string()),
-    };
-    Some(elements.into_iter().map(element).collect())
+/// Elements of a JSON array.
+fn parse_array(text: &str) -> Option<Vec<Option<Cow<'_, str>>>> {
+    let array = Json::parse(text).filter(|value| value.kind() == "array")?;
+    Some(array.elements().map(|e| (!e.is_null()).then(|| e.compact())).collect())
 }
 
 fn parse_bit(text: &str) -> Option<bool> {
@@ -212,21 +221,98 @@ fn to_text(column: &ArrayRef) -> Result<ArrayRef> {
 }
 
 fn json(column: &ArrayRef) -> Result<ArrayRef> {
-    let field = Arc::new(Field::new("value", column.data_type().clone(), true));
-    let options = EncoderOptions::default().with_explicit_nulls(true);
-    let mut encoder = make_encoder(&field, column, &options)?;
-    let mut out = StringBuilder::new();
-    let mut text = Vec::new();
-    for row in 0..column.len() {
-        if column.is_null(row) {
-            out.append_null();
-            continue;
+    let texts = json::encode(column)?.into_iter().map(|text| text.map(|t| String::from_utf8_lossy(&t).into_owned()));
+    Ok(Arc::new(texts.collect::<StringArray>()))
+}
+
+/// Values of type `any`, each by its own type.
+fn from_any(args: &Args, target: &DataType, failure: Failure) -> Result<ArrayRef> {
+    /// What a value is in the target, or the failure of the conversion.
+    fn each<T>(
+        values: &json::Values<'_>,
+        row: usize,
+        target: &DataType,
+        failure: Failure,
+        read: impl Fn(Json<'_>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        match values.get(row) {
+            Some(value) => checked(read(value), &value.text(), target, failure),
+            None => Ok(None),
         }
-        text.clear();
-        encoder.encode(row, &mut text);
-        out.append_value(String::from_utf8_lossy(&text));
     }
-    Ok(Arc::new(out.finish()))
+    let values = json::Values::of(args, 0);
+    match target {
+        DataType::Int64 => args.to_ints(|row| {
+            each(&values, row, target, failure, |value| {
+                let from_text = || value.string()?.trim().parse().ok();
+                let number = value.int().or_else(|| whole(value.float()?));
+                number.or_else(|| value.bit().map(i64::from)).or_else(from_text)
+            })
+        }),
+        DataType::Float64 => args.to_floats(|row| {
+            each(&values, row, target, failure, |value| {
+                let from_text = || parse_float(&value.string()?);
+                value.float().or_else(|| value.bit().map(f64::from)).or_else(from_text)
+            })
+        }),
+        DataType::Boolean => args.to_bits(|row| {
+            each(&values, row, target, failure, |value| {
+                let from_text = || parse_bit(&value.string()?);
+                value.bit().or_else(|| value.float().map(|x| x != 0.0)).or_else(from_text)
+            })
+        }),
+        DataType::Timestamp(..) => {
+            args.to_times(|row| each(&values, row, target, failure, |value| datetime::parse(&value.string()?)))
+        }
+        DataType::Utf8 => args.to_text(|row| Ok(values.get(row).map(Json::to_text))),
+        other => exec_err!("cannot cast any to {}", type_name(other)),
+    }
+}
+
+/// CAST to record or array of values of any type, or of JSON text: those that are none fail.
+pub(crate) fn only(value: Typed, kind: &'static str, failure: Failure) -> Result<Typed, QueryError> {
+    let (data_type, span) = (any_type(), value.span);
+    let function = Only { kind, failure, signature: Signature::any(1, Volatility::Immutable) };
+    Typed::call(ScalarUDF::new_from_impl(function), vec![value], data_type, span)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Only {
+    kind: &'static str,
+    failure: Failure,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Only {
+    fn name(&self) -> &str {
+        self.kind
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(any_type())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        rows::invoke(&args, |args| {
+            let texts = arrow::compute::cast(args.column(0), &any_type())?;
+            let kept = texts.as_string::<i64>().iter().map(|text| {
+                let Some(text) = text else { return Ok(None) };
+                let value = Json::parse(text).filter(|value| value.kind() == self.kind);
+                match (value, self.failure) {
+                    (Some(value), _) => Ok(Some(value.compact())),
+                    (None, Failure::Null) => Ok(None),
+                    (None, Failure::Error) => {
+                        exec_err!("cannot cast '{text}' to {}; TRY_CAST gives NULL instead", self.kind)
+                    }
+                }
+            });
+            Ok(json::collect(kept.collect::<Result<Vec<_>>>()?.into_iter()))
+        })
+    }
 }
 
 /// Elements of arrays and fields of records, each converted; a field that is missing is null.
@@ -253,8 +339,12 @@ fn nested(column: &ArrayRef, target: &DataType, failure: Failure) -> Result<Arra
 }
 
 /// Name of the type of each value; null for null.
-pub(super) fn get_type(args: &Args) -> Result<ArrayRef> {
+fn get_type(args: &Args) -> Result<ArrayRef> {
     let column = args.column(0);
+    if *args.data_type(0) == DataType::LargeUtf8 {
+        let values = json::Values::of(args, 0);
+        return args.to_text(|i| Ok(values.get(i).map(|value| Cow::from(value.kind()))));
+    }
     let name = type_name(args.data_type(0));
     args.to_text(|i| Ok(column.is_valid(args.index(0, i)).then_some(Cow::from(name))))
 }

@@ -6,7 +6,41 @@ use arrow::{array::ArrayRef, temporal_conversions::timestamp_us_to_datetime};
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveDateTime, Timelike, Utc};
 use datafusion_common::{DataFusionError, Result, exec_datafusion_err, exec_err};
 
-use super::Args;
+use super::{
+    Arg::{Int, Part as PartName, Text, Time},
+    Args, Function, Returns, function, zone,
+};
+
+pub(super) static FUNCTIONS: &[Function] = &[
+    function("dateadd", &[PartName, Int, Time], Returns::Time, dateadd)
+        .doc_of("DATEADD(part, n, t)", "t moved by n parts; a fraction of n is cut off, and a day that the month does not have becomes its last", &[("DATEADD(month, 1, '2024-01-31')", "\"2024-02-29T00:00:00.0000000Z\"")])
+        .page("dateadd-azure-stream-analytics"),
+    function("datediff", &[PartName, Time, Time], Returns::Int, datediff)
+        .doc_of("DATEDIFF(part, a, b)", "how many boundaries of the part lie between a and b; negative when a is later; weeks begin on Sunday", &[("DATEDIFF(year, '2023-12-31T23:59:59Z', '2024-01-01')", "1"), ("DATEDIFF(hour, '2024-01-01T00:59:00', '2024-01-01T00:01:00')", "0")])
+        .page("datediff-azure-stream-analytics"),
+    function("datename", &[PartName, Time], Returns::Text, datename)
+        .doc_of("DATENAME(part, t)", "the part as text, months and weekdays by their English names", &[("DATENAME(month, '2024-02-29')", "\"February\"")])
+        .page("datename-azure-stream-analytics"),
+    function("datepart", &[PartName, Time], Returns::Int, datepart)
+        .doc_of("DATEPART(part, t)", "the part as a number; weekday 1 is Sunday, week 1 holds January 1st", &[("DATEPART(weekday, '2024-02-29')", "5")])
+        .page("datepart-azure-stream-analytics"),
+    function("datetimefromparts", &[Int, Int, Int, Int, Int, Int, Int], Returns::Time, from_parts)
+        .doc_of("DATETIMEFROMPARTS(y, m, d, h, mi, s, ms)", "the datetime of these parts; parts that are none are an error", &[("DATETIMEFROMPARTS(2024, 2, 29, 1, 2, 3, 4)", "\"2024-02-29T01:02:03.0040000Z\"")])
+        .page("datetimefromparts-azure-stream-analytics"),
+    function("day", &[Time], Returns::Int, day)
+        .doc_of("DAY(t)", "day of the month", &[("DAY('2024-02-29')", "29")])
+        .page("day-azure-stream-analytics"),
+    function("month", &[Time], Returns::Int, month)
+        .doc_of("MONTH(t)", "month, from 1", &[("MONTH('2024-02-29')", "2")])
+        .page("month-azure-stream-analytics"),
+    function("year", &[Time], Returns::Int, year)
+        .doc_of("YEAR(t)", "year", &[("YEAR('2024-02-29')", "2024")])
+        .page("year-azure-stream-analytics"),
+    function("from_utc_timestamp", &[Time, Text], Returns::Time, zone::from_utc)
+        .doc_of("FROM_UTC_TIMESTAMP(t, zone)", "what the clocks of a time zone of the IANA database show at t, for DATEPART and its like", &[("FROM_UTC_TIMESTAMP('2024-07-01T12:00:00Z', 'Europe/Paris')", "\"2024-07-01T14:00:00.0000000Z\"")]),
+    function("to_utc_timestamp", &[Time, Text], Returns::Time, zone::to_utc)
+        .doc_of("TO_UTC_TIMESTAMP(local, zone)", "when the clocks of a time zone show `local`: the first time where they do twice, as if before the change where they never do", &[("TO_UTC_TIMESTAMP('2024-07-01T14:00:00', 'Europe/Paris')", "\"2024-07-01T12:00:00.0000000Z\"")]),
+];
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -87,20 +121,20 @@ fn part(args: &Args) -> Result<Part> {
     Part::parse(name).ok_or_else(|| exec_datafusion_err!("unknown part of a datetime `{name}`"))
 }
 
-fn out_of_range() -> DataFusionError {
+pub(super) fn out_of_range() -> DataFusionError {
     exec_datafusion_err!("the datetime is out of range")
 }
 
-fn datetime(micros: i64) -> Result<NaiveDateTime> {
+pub(super) fn datetime(micros: i64) -> Result<NaiveDateTime> {
     timestamp_us_to_datetime(micros).ok_or_else(out_of_range)
 }
 
-fn micros(t: NaiveDateTime) -> i64 {
+pub(super) fn micros(t: NaiveDateTime) -> i64 {
     t.and_utc().timestamp_micros()
 }
 
 /// Months and years keep the day of the month where it exists, else take the month's last.
-pub(super) fn dateadd(args: &Args) -> Result<ArrayRef> {
+fn dateadd(args: &Args) -> Result<ArrayRef> {
     let (part, n, t) = (part(args)?, args.int(1), args.time(2));
     args.to_times(|i| {
         let Some((n, t)) = n.get(i).zip(t.get(i)) else { return Ok(None) };
@@ -122,11 +156,11 @@ fn add_months(t: i64, n: i64) -> Result<i64> {
 }
 
 /// How many boundaries of the part lie between the two, negative when the first is later.
-pub(super) fn datediff(args: &Args) -> Result<ArrayRef> {
+fn datediff(args: &Args) -> Result<ArrayRef> {
     let (part, a, b) = (part(args)?, args.time(1), args.time(2));
     args.to_ints(|i| {
         let Some((a, b)) = a.get(i).zip(b.get(i)) else { return Ok(None) };
-        Ok(Some(boundary(part, b)? - boundary(part, a)?))
+        boundary(part, b)?.checked_sub(boundary(part, a)?).map(Some).ok_or_else(out_of_range)
     })
 }
 
@@ -137,7 +171,7 @@ fn boundary(part: Part, t: i64) -> Result<i64> {
             let t = datetime(t)?;
             (i64::from(t.year()) * 12 + i64::from(t.month0())).div_euclid(months)
         }
-        (Part::Week, _, _) => (t - SUNDAY_BEFORE_EPOCH).div_euclid(WEEK),
+        (Part::Week, _, _) => t.saturating_sub(SUNDAY_BEFORE_EPOCH).div_euclid(WEEK),
         (_, _, Some(length)) => t.div_euclid(length),
         (_, None, None) => t,
     })
@@ -165,12 +199,12 @@ fn value(part: Part, t: NaiveDateTime) -> i64 {
     })
 }
 
-pub(super) fn datepart(args: &Args) -> Result<ArrayRef> {
+fn datepart(args: &Args) -> Result<ArrayRef> {
     let (part, t) = (part(args)?, args.time(1));
     args.to_ints(|i| t.get(i).map(|t| datetime(t).map(|t| value(part, t))).transpose())
 }
 
-pub(super) fn datename(args: &Args) -> Result<ArrayRef> {
+fn datename(args: &Args) -> Result<ArrayRef> {
     let (part, t) = (part(args)?, args.time(1));
     args.to_text(|i| {
         let Some(t) = t.get(i) else { return Ok(None) };
@@ -189,20 +223,20 @@ fn of(args: &Args, part: Part) -> Result<ArrayRef> {
     args.to_ints(|i| t.get(i).map(|t| datetime(t).map(|t| value(part, t))).transpose())
 }
 
-pub(super) fn year(args: &Args) -> Result<ArrayRef> {
+fn year(args: &Args) -> Result<ArrayRef> {
     of(args, Part::Year)
 }
 
-pub(super) fn month(args: &Args) -> Result<ArrayRef> {
+fn month(args: &Args) -> Result<ArrayRef> {
     of(args, Part::Month)
 }
 
-pub(super) fn day(args: &Args) -> Result<ArrayRef> {
+fn day(args: &Args) -> Result<ArrayRef> {
     of(args, Part::Day)
 }
 
 /// Year, month, day, hour, minute, second, millisecond.
-pub(super) fn from_parts(args: &Args) -> Result<ArrayRef> {
+fn from_parts(args: &Args) -> Result<ArrayRef> {
     let parts: Vec<_> = (0..args.len()).map(|a| args.int(a)).collect();
     args.to_times(|i| {
         let Some(p) = parts.iter().map(|p| p.get(i)).collect::<Option<Vec<_>>>() else { return Ok(None) };

@@ -1,9 +1,49 @@
-//! Mathematical functions, and the bitwise operators. Where a function keeps its argument's type, a bigint stays exact.
+//! Mathematical functions. Where one keeps its argument's type, a bigint stays exact.
 
 use arrow::{array::ArrayRef, datatypes::DataType};
 use datafusion_common::{Result, exec_datafusion_err};
 
-use super::Args;
+use super::{
+    Arg::{Float, Int, Number},
+    Args, Function,
+    Returns::{self, First},
+    function,
+};
+
+pub(super) static FUNCTIONS: &[Function] = &[
+    function("abs", &[Number], First, abs)
+        .doc_of("ABS(x)", "absolute value, of the type of x", &[("ABS(-7)", "7"), ("ABS('-2.5')", "2.5")])
+        .page("abs-azure-stream-analytics"),
+    function("ceiling", &[Number], First, ceiling)
+        .doc_of("CEILING(x)", "the smallest whole number that is not below x, of the type of x", &[("CEILING(-2.5)", "-2.0")])
+        .page("ceiling-azure-stream-analytics"),
+    function("exp", &[Float], Returns::Float, exp)
+        .doc_of("EXP(x)", "e to the power of x, a float", &[("EXP(0)", "1.0")])
+        .page("exp-azure-stream-analytics"),
+    function("floor", &[Number], First, floor)
+        .doc_of("FLOOR(x)", "the largest whole number that is not above x, of the type of x", &[("FLOOR(-2.5)", "-3.0")])
+        .page("floor-azure-stream-analytics"),
+    function("power", &[Number, Float], First, power)
+        .doc_of("POWER(x, y)", "x to the power of y, of the type of x", &[("POWER(2, 3)", "8"), ("POWER(2.0, -1)", "0.5")])
+        .page("power-azure-stream-analytics"),
+    function("round", &[Number, Int], First, round)
+        .optional(1)
+        .doc_of(
+            "ROUND(x[, digits])",
+            "x to that many digits behind the point, or before it where negative; half away from zero; of the type of x",
+            &[("ROUND(1.235, 1)", "1.2"), ("ROUND(-0.5, 0)", "-1.0"), ("ROUND(155, -1)", "160")],
+        )
+        .page("round-azure-stream-analytics"),
+    function("sign", &[Number], First, sign)
+        .doc_of("SIGN(x)", "-1, 0 or 1, of the type of x", &[("SIGN(-7)", "-1")])
+        .page("sign-azure-stream-analytics"),
+    function("square", &[Float], Returns::Float, square)
+        .doc_of("SQUARE(x)", "x times x, a float", &[("SQUARE(3)", "9.0")])
+        .page("square-azure-stream-analytics"),
+    function("sqrt", &[Float], Returns::Float, sqrt)
+        .doc_of("SQRT(x)", "square root, a float; NaN for a negative number", &[("SQRT(2.25)", "1.5")])
+        .page("sqrt-azure-stream-analytics"),
+];
 
 /// Applies one rule to bigints, another to floats.
 fn number(args: &Args, int: impl Fn(i64) -> Option<i64>, float: impl Fn(f64) -> f64, what: &str) -> Result<ArrayRef> {
@@ -106,34 +146,4 @@ fn round_float(x: f64, digits: i64) -> f64 {
         () if !rounded.is_finite() => x,
         () => rounded + 0.0, // no negative zero
     }
-}
-
-fn bits(args: &Args, bit: impl Fn(bool, bool) -> bool, int: impl Fn(i64, i64) -> i64) -> Result<ArrayRef> {
-    if *args.data_type(0) == DataType::Boolean {
-        let (a, b) = (args.bit(0), args.bit(1));
-        return args.to_bits(|i| Ok(a(i).zip(b(i)).map(|(a, b)| bit(a, b))));
-    }
-    let (a, b) = (args.int(0), args.int(1));
-    args.to_ints(|i| Ok(a.get(i).zip(b.get(i)).map(|(a, b)| int(a, b))))
-}
-
-pub(super) fn bit_and(args: &Args) -> Result<ArrayRef> {
-    bits(args, |a, b| a & b, |a, b| a & b)
-}
-
-pub(super) fn bit_or(args: &Args) -> Result<ArrayRef> {
-    bits(args, |a, b| a | b, |a, b| a | b)
-}
-
-pub(super) fn bit_xor(args: &Args) -> Result<ArrayRef> {
-    bits(args, |a, b| a ^ b, |a, b| a ^ b)
-}
-
-pub(super) fn bit_not(args: &Args) -> Result<ArrayRef> {
-    if *args.data_type(0) == DataType::Boolean {
-        let a = args.bit(0);
-        return args.to_bits(|i| Ok(a(i).map(|a| !a)));
-    }
-    let a = args.int(0);
-    args.to_ints(|i| Ok(a.get(i).map(|a| !a)))
 }

@@ -1,16 +1,25 @@
-//! The scalar functions. [`FUNCTIONS`] lists them all; each is a row-by-row rule over Arrow columns, called through one
+//! The scalar functions. [`GROUPS`] lists them all; each is a row-by-row rule over Arrow columns, called through one
 //! adapter to DataFusion's `ScalarUDF`. Text positions count characters from 1; null arguments give null unless a
 //! function says otherwise.
 
+mod bits;
 pub(crate) mod conversion;
 mod datetime;
+pub(crate) mod forms;
+mod geospatial;
+pub(crate) mod hash;
+pub(crate) mod json;
 mod math;
 pub(crate) mod pattern;
 pub(crate) mod record;
+pub(crate) mod reference;
+mod regular_expression;
 mod rows;
 mod string;
 #[cfg(test)]
 mod tests;
+mod wkt;
+mod zone;
 
 use std::hash::{Hash, Hasher};
 
@@ -18,7 +27,7 @@ use arrow::{array::ArrayRef, datatypes::DataType};
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use sqlparser::tokenizer::Span;
-use tidemill_engine::datetime_type;
+use tidemill_engine::{any::any_type, datetime_type};
 
 use crate::{
     coercion::{coerce, mismatch, to_number},
@@ -26,6 +35,7 @@ use crate::{
     typed::Typed,
 };
 pub(crate) use datetime::Part;
+use reference::FunctionDoc;
 pub(crate) use rows::Args;
 
 /// What an argument has to be, and so what it is converted to.
@@ -45,8 +55,10 @@ pub(crate) enum Arg {
     Time,
     /// Name of a part of a datetime, e.g. `minute`.
     Part,
-    /// An array.
+    /// An array, or a value that may be one.
     Array,
+    /// A GeoJSON record, or text: GeoJSON or WKT.
+    Geometry,
     /// Anything.
     Any,
 }
@@ -62,6 +74,10 @@ pub(crate) enum Returns {
     First,
     /// That of the elements of the first argument.
     Element,
+    /// A value that has its own type in each row.
+    Any,
+    /// A GeoJSON record whose coordinates are nested this deep.
+    Geometry(usize),
 }
 
 /// A scalar function.
@@ -75,6 +91,7 @@ pub(crate) struct Function {
     repeats: bool,
     returns: Returns,
     evaluate: fn(&Args) -> Result<ArrayRef>,
+    doc: FunctionDoc,
 }
 
 const fn function(
@@ -83,76 +100,68 @@ const fn function(
     returns: Returns,
     evaluate: fn(&Args) -> Result<ArrayRef>,
 ) -> Function {
-    Function { name, args, optional: 0, repeats: false, returns, evaluate }
+    Function { name, args, optional: 0, repeats: false, returns, evaluate, doc: FunctionDoc::NONE }
 }
 
-const fn optional(function: Function) -> Function {
-    Function { optional: 1, ..function }
+impl Function {
+    /// The last `n` arguments may be left out.
+    const fn optional(self, n: usize) -> Self {
+        Self { optional: n, ..self }
+    }
+
+    /// The last argument may be repeated.
+    const fn repeats(self) -> Self {
+        Self { repeats: true, ..self }
+    }
+
+    const fn doc_of(
+        self,
+        signature: &'static str,
+        meaning: &'static str,
+        examples: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        Self { doc: FunctionDoc { signature, meaning, examples, ..self.doc }, ..self }
+    }
+
+    /// What becomes of NULL, where it is not NULL.
+    const fn nulls(self, nulls: &'static str) -> Self {
+        Self { doc: FunctionDoc { nulls, ..self.doc }, ..self }
+    }
+
+    /// The page of Azure Stream Analytics.
+    const fn page(self, page: &'static str) -> Self {
+        Self { doc: FunctionDoc { page, ..self.doc }, ..self }
+    }
+
+    pub(crate) fn doc(&self) -> FunctionDoc {
+        self.doc
+    }
 }
 
-const fn repeats(function: Function) -> Function {
-    Function { repeats: true, ..function }
-}
+/// The scalar functions, by the groups of the reference page. CASE, CAST, IIF and their like are forms of the language:
+/// [`forms`].
+pub(crate) static GROUPS: &[(&str, &[Function])] = &[
+    ("Mathematical", math::FUNCTIONS),
+    ("Bitwise", bits::FUNCTIONS),
+    ("Text", string::FUNCTIONS),
+    ("Date and time", datetime::FUNCTIONS),
+    ("Conversion", conversion::FUNCTIONS),
+    ("Records and arrays", record::FUNCTIONS),
+    ("Geospatial", geospatial::FUNCTIONS),
+    ("Hashing", hash::FUNCTIONS),
+];
 
-/// All scalar functions, by lower-case name. COALESCE, NULLIF, IIF and CAST are forms of the language: `expression.rs`.
-pub(crate) static FUNCTIONS: &[Function] = {
-    use Arg::{Any, Array, Bits, Float, Int, Number, Part, Text, Time};
-    use Returns::{Element, First};
-    &[
-        function("abs", &[Number], First, math::abs),
-        function("ceiling", &[Number], First, math::ceiling),
-        function("exp", &[Float], Returns::Float, math::exp),
-        function("floor", &[Number], First, math::floor),
-        function("power", &[Number, Float], First, math::power),
-        optional(function("round", &[Number, Int], First, math::round)),
-        function("sign", &[Number], First, math::sign),
-        function("sqrt", &[Float], Returns::Float, math::sqrt),
-        function("square", &[Float], Returns::Float, math::square),
-        function("bitand", &[Bits, Bits], First, math::bit_and),
-        function("bitor", &[Bits, Bits], First, math::bit_or),
-        function("bitxor", &[Bits, Bits], First, math::bit_xor),
-        function("bitnot", &[Bits], First, math::bit_not),
-        optional(function("charindex", &[Text, Text, Int], Returns::Int, string::charindex)),
-        repeats(function("concat", &[Text], Returns::Text, string::concat)),
-        repeats(function("concat_ws", &[Text, Text], Returns::Text, string::concat_ws)),
-        function("left", &[Text, Int], Returns::Text, string::left),
-        function("len", &[Text], Returns::Int, string::len),
-        function("lower", &[Text], Returns::Text, string::lower),
-        function("ltrim", &[Text], Returns::Text, string::ltrim),
-        function("nchar", &[Int], Returns::Text, string::nchar),
-        function("patindex", &[Text, Text], Returns::Int, string::patindex),
-        function("replace", &[Text, Text, Text], Returns::Text, string::replace),
-        function("replicate", &[Text, Int], Returns::Text, string::replicate),
-        function("reverse", &[Text], Returns::Text, string::reverse),
-        function("right", &[Text, Int], Returns::Text, string::right),
-        function("rtrim", &[Text], Returns::Text, string::rtrim),
-        function("space", &[Int], Returns::Text, string::space),
-        function("stuff", &[Text, Int, Int, Text], Returns::Text, string::stuff),
-        function("substring", &[Text, Int, Int], Returns::Text, string::substring),
-        function("translate", &[Text, Text, Text], Returns::Text, string::translate),
-        function("trim", &[Text], Returns::Text, string::trim),
-        function("unicode", &[Text], Returns::Int, string::unicode),
-        function("upper", &[Text], Returns::Text, string::upper),
-        function("dateadd", &[Part, Int, Time], Returns::Time, datetime::dateadd),
-        function("datediff", &[Part, Time, Time], Returns::Int, datetime::datediff),
-        function("datename", &[Part, Time], Returns::Text, datetime::datename),
-        function("datepart", &[Part, Time], Returns::Int, datetime::datepart),
-        function("datetimefromparts", &[Int, Int, Int, Int, Int, Int, Int], Returns::Time, datetime::from_parts),
-        function("day", &[Time], Returns::Int, datetime::day),
-        function("month", &[Time], Returns::Int, datetime::month),
-        function("year", &[Time], Returns::Int, datetime::year),
-        function("getarrayelement", &[Array, Int], Element, record::array_element),
-        function("getarraylength", &[Array], Returns::Int, record::array_length),
-        function("gettype", &[Any], Returns::Text, conversion::get_type),
-    ]
-};
+/// Every scalar function.
+pub(crate) fn scalar() -> impl Iterator<Item = &'static Function> {
+    GROUPS.iter().flat_map(|(_, functions)| functions.iter())
+}
 
 /// A record's header, which queries reach as metadata: from `_headers` and a name.
 pub(crate) static HEADER: Function = function("header", &[Arg::Array, Arg::Text], Returns::Text, record::header);
 
 /// The function of this lower-case name.
 pub(crate) fn find(name: &str) -> Option<&'static Function> {
-    FUNCTIONS.iter().find(|f| f.name == name)
+    scalar().find(|f| f.name == name)
 }
 
 impl Function {
@@ -199,11 +208,15 @@ impl Function {
             Arg::Number => to_number(arg),
             Arg::Bits if arg.data_type == DataType::Boolean => Ok(arg),
             Arg::Bits => coerce(arg, &DataType::Int64),
-            Arg::Array if !matches!(arg.data_type, DataType::List(_)) => Err(mismatch(&arg, "array")),
+            Arg::Array | Arg::Geometry if arg.data_type == DataType::Null => coerce(arg, &any_type()),
+            Arg::Array if !matches!(arg.data_type, DataType::List(_) | DataType::LargeUtf8) => {
+                Err(mismatch(&arg, "array"))
+            }
+            Arg::Geometry if !geospatial::may_be(&arg.data_type) => Err(mismatch(&arg, "a GeoJSON record or WKT text")),
             Arg::Part if arg.constant().and_then(part_of).is_none() => {
                 Err(QueryError::at(span, "expected a part of a datetime").help(Part::HELP))
             }
-            Arg::Array | Arg::Part | Arg::Any => Ok(arg),
+            Arg::Array | Arg::Geometry | Arg::Part | Arg::Any => Ok(arg),
         };
         converted.map_err(|e| QueryError {
             message: format!("argument {} of `{}`: {}", index + 1, self.name, e.message),
@@ -222,6 +235,8 @@ impl Function {
                 DataType::List(element) => element.data_type().clone(),
                 other => other.clone(),
             },
+            Returns::Any => any_type(),
+            Returns::Geometry(depth) => geospatial::record_type(depth),
         }
     }
 }

@@ -8,13 +8,43 @@ use arrow::{
     compute::take,
     datatypes::{DataType, Fields},
 };
-use datafusion_common::{Result, exec_datafusion_err};
+use datafusion_common::{Result, exec_datafusion_err, exec_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-
 use sqlparser::tokenizer::Span;
 
-use super::{Args, rows::invoke};
+use super::{
+    Arg::{Any, Array as List, Int, Text},
+    Args, Function,
+    Returns::{self, Element},
+    function,
+    json::{self, Json, Values},
+    rows::invoke,
+};
 use crate::{error::QueryError, scope::Scope, typed::Typed};
+
+pub(super) static FUNCTIONS: &[Function] = &[
+    function("getarrayelement", &[List, Int], Element, array_element)
+        .doc_of(
+            "GetArrayElement(array, i)",
+            "the element at position i, from 0; NULL outside the array",
+            &[("GetArrayElement(list, 1)", "20"), ("GetArrayElement(list, 2)", "null")],
+        )
+        .page("getarrayelement-azure-stream-analytics"),
+    function("getarraylength", &[List], Returns::Int, array_length)
+        .doc_of("GetArrayLength(array)", "number of elements", &[("GetArrayLength(list)", "2")])
+        .page("getarraylength-azure-stream-analytics"),
+    function("getrecordpropertyvalue", &[Any, Text], Returns::Any, property)
+        .doc_of(
+            "GetRecordPropertyValue(record, name)",
+            "the field of that name, which may be a column; NULL without one",
+            &[
+                ("GetRecordPropertyValue(r, 'a')", "1"),
+                ("GetRecordPropertyValue(r, LOWER('B'))", "\"x\""),
+                ("GetRecordPropertyValue(JSON_PARSE('{\"a\": 2.5}'), 'A')", "2.5"),
+            ],
+        )
+        .page("getrecordpropertyvalue-azure-stream-analytics"),
+];
 
 /// `record.field`: null where the record is.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -97,7 +127,14 @@ impl ScalarUDFImpl for Row {
 }
 
 /// The element at a position from 0; null outside the array.
-pub(super) fn array_element(args: &Args) -> Result<ArrayRef> {
+fn array_element(args: &Args) -> Result<ArrayRef> {
+    if *args.data_type(0) == DataType::LargeUtf8 {
+        let (values, n) = (Values::of(args, 0), args.int(1));
+        return Ok(json::collect((0..args.rows()).map(|row| {
+            let (value, n) = (values.get(row)?, usize::try_from(n.get(row)?).ok()?);
+            value.elements().nth(n).map(|element| element.text().into())
+        })));
+    }
     let (list, n) = (args.column(0).as_list::<i32>(), args.int(1));
     let positions: UInt32Array = (0..args.rows())
         .map(|row| {
@@ -110,12 +147,42 @@ pub(super) fn array_element(args: &Args) -> Result<ArrayRef> {
     take(list.values(), &positions, None).map_err(|e| exec_datafusion_err!("{e}"))
 }
 
-pub(super) fn array_length(args: &Args) -> Result<ArrayRef> {
+fn array_length(args: &Args) -> Result<ArrayRef> {
+    if *args.data_type(0) == DataType::LargeUtf8 {
+        let values = Values::of(args, 0);
+        let length = |value: Json<'_>| (value.kind() == "array").then(|| value.elements().count() as i64);
+        return args.to_ints(|row| Ok(values.get(row).and_then(length)));
+    }
     let list = args.column(0).as_list::<i32>();
     args.to_ints(|row| {
         let at = args.index(0, row);
         Ok(list.is_valid(at).then(|| i64::from(list.value_length(at))))
     })
+}
+
+/// The field of a record whose name is a value of the row. A record's fields may differ in type, so the result is of any.
+fn property(args: &Args) -> Result<ArrayRef> {
+    let name = args.text(1);
+    match args.data_type(0) {
+        DataType::LargeUtf8 => {
+            let values = Values::of(args, 0);
+            let member = |row| Some(values.get(row)?.member(name.get(row)?)?.text().into());
+            Ok(json::collect((0..args.rows()).map(member)))
+        }
+        DataType::Struct(fields) => {
+            let record = args.column(0).as_struct();
+            let columns = record.columns().iter().map(json::encode).collect::<Result<Vec<_>>>()?;
+            Ok(json::collect((0..args.rows()).map(|row| {
+                let (at, name) = (args.index(0, row), name.get(row)?);
+                let same = || fields.iter().position(|f| f.name().eq_ignore_ascii_case(name));
+                let field = fields.iter().position(|f| f.name() == name).or_else(same)?;
+                let text = columns[field][at].as_deref().filter(|_| record.is_valid(at))?;
+                Some(String::from_utf8_lossy(text))
+            })))
+        }
+        _ if args.column(0).null_count() == args.column(0).len() => Ok(json::collect((0..args.rows()).map(|_| None))),
+        other => exec_err!("GetRecordPropertyValue expects a record, found {}", crate::coercion::type_name(other)),
+    }
 }
 
 /// The value of the first header of a name; null without one.

@@ -88,6 +88,11 @@ impl Args {
         if self.constant[arg] { 0 } else { row }
     }
 
+    /// Whether an argument is one value for all rows.
+    pub(crate) fn is_constant(&self, arg: usize) -> bool {
+        self.constant[arg]
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }

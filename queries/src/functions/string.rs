@@ -5,7 +5,92 @@ use std::borrow::Cow;
 use arrow::array::ArrayRef;
 use datafusion_common::{Result, exec_datafusion_err, exec_err};
 
-use super::{Args, pattern::Pattern};
+use super::{
+    Arg::{Int, Text},
+    Args, Function,
+    Returns::{self, Any},
+    function, json,
+    pattern::Pattern,
+    regular_expression,
+};
+
+pub(super) static FUNCTIONS: &[Function] = &[
+    function("charindex", &[Text, Text, Int], Returns::Int, charindex)
+        .optional(1)
+        .doc_of("CHARINDEX(find, text[, start])", "position of the first `find` in the text, from `start` on; 0 without one", &[("CHARINDEX('cd', 'abcd')", "3")])
+        .page("charindex-azure-stream-analytics"),
+    function("concat", &[Text], Returns::Text, concat)
+        .repeats()
+        .doc_of("CONCAT(a, b, ...)", "the values as text, one after the other", &[("CONCAT('a', NULL, 1, 2.5)", "\"a12.5\"")])
+        .nulls("NULL counts as empty text")
+        .page("concat-azure-stream-analytics"),
+    function("concat_ws", &[Text, Text], Returns::Text, concat_ws)
+        .repeats()
+        .doc_of("CONCAT_WS(separator, a, b, ...)", "the values as text with the separator between them", &[("CONCAT_WS('-', 'a', NULL, 'b')", "\"a-b\"")])
+        .nulls("NULLs are skipped; a NULL separator is empty")
+        .page("concat-ws-azure-stream-analytics"),
+    function("json_parse", &[Text], Any, json::parse)
+        .doc_of("JSON_PARSE(text)", "the record that the text is as JSON; NULL when it is none", &[("JSON_PARSE('{\"a\": {\"b\": 1}}').a.b", "1"), ("JSON_PARSE('[1')", "null")])
+        .page("json-parse-azure-stream-analytics"),
+    function("left", &[Text, Int], Returns::Text, left)
+        .doc_of("LEFT(text, n)", "the first n characters; a negative n is an error", &[("LEFT('abcdefg', 2)", "\"ab\"")])
+        .page("left-azure-stream-analytics"),
+    function("len", &[Text], Returns::Int, len)
+        .doc_of("LEN(text)", "number of characters without trailing blanks", &[("LEN('ab  ')", "2")])
+        .page("len-azure-stream-analytics"),
+    function("lower", &[Text], Returns::Text, lower)
+        .doc_of("LOWER(text)", "in small letters", &[("LOWER('AB')", "\"ab\"")])
+        .page("lower-azure-stream-analytics"),
+    function("ltrim", &[Text], Returns::Text, ltrim)
+        .doc_of("LTRIM(text)", "without leading white space", &[("LTRIM('  x ')", "\"x \"")])
+        .page("ltrim-azure-stream-analytics"),
+    function("nchar", &[Int], Returns::Text, nchar)
+        .doc_of("NCHAR(n)", "the character of that Unicode number; NULL outside 0 to 1114111 and for surrogates", &[("NCHAR(233)", "\"é\""), ("NCHAR(-1)", "null")])
+        .page("nchar-azure-stream-analytics"),
+    function("patindex", &[Text, Text], Returns::Int, patindex)
+        .doc_of("PATINDEX(pattern, text)", "position of the first match of a LIKE pattern; 0 without one", &[("PATINDEX('%c_e%', 'abcdef')", "3")])
+        .page("patindex-azure-stream-analytics"),
+    function("regexmatch", &[Text, Text], Returns::Int, regular_expression::regexmatch)
+        .doc_of("REGEXMATCH(text, pattern)", "position of the first match of a regular expression, without regard to case; 0 without one or when the pattern is none; look-around and back references are refused", &[("REGEXMATCH('ABC-123', '[0-9]{3}')", "5"), ("REGEXMATCH('ABC', '^b')", "0"), ("REGEXMATCH('ABC', 'b')", "2")])
+        .page("regexmatch-azure-stream-analytics"),
+    function("replace", &[Text, Text, Text], Returns::Text, replace)
+        .doc_of("REPLACE(text, find, with)", "with every `find` replaced; an empty one changes nothing", &[("REPLACE('abcde', 'cd', 'xx')", "\"abxxe\"")])
+        .page("replace-azure-stream-analytics"),
+    function("replicate", &[Text, Int], Returns::Text, replicate)
+        .doc_of("REPLICATE(text, n)", "the text n times; NULL for a negative n", &[("REPLICATE('ab', 2)", "\"abab\"")])
+        .page("replicate-azure-stream-analytics"),
+    function("reverse", &[Text], Returns::Text, reverse)
+        .doc_of("REVERSE(text)", "the characters from the last to the first", &[("REVERSE('abc')", "\"cba\"")])
+        .page("reverse-azure-stream-analytics"),
+    function("right", &[Text, Int], Returns::Text, right)
+        .doc_of("RIGHT(text, n)", "the last n characters; a negative n is an error", &[("RIGHT('abcdefg', 2)", "\"fg\"")])
+        .page("right-azure-stream-analytics"),
+    function("rtrim", &[Text], Returns::Text, rtrim)
+        .doc_of("RTRIM(text)", "without trailing white space", &[("RTRIM(' x  ')", "\" x\"")])
+        .page("rtrim-azure-stream-analytics"),
+    function("space", &[Int], Returns::Text, space)
+        .doc_of("SPACE(n)", "n blanks; NULL for a negative n", &[("SPACE(2)", "\"  \"")])
+        .page("space-azure-stream-analytics"),
+    function("stuff", &[Text, Int, Int, Text], Returns::Text, stuff)
+        .doc_of("STUFF(text, start, n, insert)", "with n characters from `start` on replaced; NULL when `start` lies outside the text", &[("STUFF('abcdef', 2, 3, 'X')", "\"aXef\"")])
+        .nulls("NULL when an argument is; a NULL `insert` is empty")
+        .page("stuff-azure-stream-analytics"),
+    function("substring", &[Text, Int, Int], Returns::Text, substring)
+        .doc_of("SUBSTRING(text, start, n)", "n characters from `start` on; a start below 1 shortens the result by as much", &[("SUBSTRING('abcdefg', 2, 4)", "\"bcde\""), ("SUBSTRING('abc', 0, 2)", "\"a\"")])
+        .page("substring-azure-stream-analytics"),
+    function("translate", &[Text, Text, Text], Returns::Text, translate)
+        .doc_of("TRANSLATE(text, from, to)", "each character of `from` replaced by the one at its place in `to`; both are of one length", &[("TRANSLATE('2*[3+4]', '[]', '()')", "\"2*(3+4)\"")])
+        .page("translate-azure-stream-analytics"),
+    function("trim", &[Text], Returns::Text, trim)
+        .doc_of("TRIM(text)", "without white space around it", &[("TRIM('  x ')", "\"x\"")])
+        .page("trim-azure-stream-analytics"),
+    function("unicode", &[Text], Returns::Int, unicode)
+        .doc_of("UNICODE(text)", "Unicode number of the first character; NULL for an empty text", &[("UNICODE('茶')", "33590")])
+        .page("unicode-azure-stream-analytics"),
+    function("upper", &[Text], Returns::Text, upper)
+        .doc_of("UPPER(text)", "in capital letters", &[("UPPER('é')", "\"É\"")])
+        .page("upper-azure-stream-analytics"),
+];
 
 /// Longest text that REPLICATE and SPACE make, in bytes.
 const MAX_TEXT: usize = 16 << 20;
@@ -15,32 +100,32 @@ fn text(args: &Args, rule: impl Fn(&str) -> Cow<'_, str>) -> Result<ArrayRef> {
     args.to_text(|i| Ok(s.get(i).map(&rule)))
 }
 
-pub(super) fn upper(args: &Args) -> Result<ArrayRef> {
+fn upper(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.to_uppercase().into())
 }
 
-pub(super) fn lower(args: &Args) -> Result<ArrayRef> {
+fn lower(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.to_lowercase().into())
 }
 
-pub(super) fn trim(args: &Args) -> Result<ArrayRef> {
+fn trim(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.trim().into())
 }
 
-pub(super) fn ltrim(args: &Args) -> Result<ArrayRef> {
+fn ltrim(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.trim_start().into())
 }
 
-pub(super) fn rtrim(args: &Args) -> Result<ArrayRef> {
+fn rtrim(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.trim_end().into())
 }
 
-pub(super) fn reverse(args: &Args) -> Result<ArrayRef> {
+fn reverse(args: &Args) -> Result<ArrayRef> {
     text(args, |s| s.chars().rev().collect::<String>().into())
 }
 
 /// Trailing blanks do not count.
-pub(super) fn len(args: &Args) -> Result<ArrayRef> {
+fn len(args: &Args) -> Result<ArrayRef> {
     let s = args.text(0);
     args.to_ints(|i| Ok(s.get(i).map(|s| s.trim_end_matches(' ').chars().count() as i64)))
 }
@@ -60,7 +145,7 @@ fn length(n: i64, function: &str) -> Result<usize> {
     usize::try_from(n).map_err(|_| exec_datafusion_err!("negative length {n} in {function}"))
 }
 
-pub(super) fn left(args: &Args) -> Result<ArrayRef> {
+fn left(args: &Args) -> Result<ArrayRef> {
     let (s, n) = (args.text(0), args.int(1));
     args.to_text(|i| {
         let Some((s, n)) = s.get(i).zip(n.get(i)) else { return Ok(None) };
@@ -68,7 +153,7 @@ pub(super) fn left(args: &Args) -> Result<ArrayRef> {
     })
 }
 
-pub(super) fn right(args: &Args) -> Result<ArrayRef> {
+fn right(args: &Args) -> Result<ArrayRef> {
     let (s, n) = (args.text(0), args.int(1));
     args.to_text(|i| {
         let Some((s, n)) = s.get(i).zip(n.get(i)) else { return Ok(None) };
@@ -78,7 +163,7 @@ pub(super) fn right(args: &Args) -> Result<ArrayRef> {
 }
 
 /// A start before the first character shortens the result by as much.
-pub(super) fn substring(args: &Args) -> Result<ArrayRef> {
+fn substring(args: &Args) -> Result<ArrayRef> {
     let (s, start, n) = (args.text(0), args.int(1), args.int(2));
     args.to_text(|i| {
         let (Some(s), Some(start), Some(n)) = (s.get(i), start.get(i), n.get(i)) else { return Ok(None) };
@@ -90,7 +175,7 @@ pub(super) fn substring(args: &Args) -> Result<ArrayRef> {
 }
 
 /// Null when `start` lies outside the text.
-pub(super) fn stuff(args: &Args) -> Result<ArrayRef> {
+fn stuff(args: &Args) -> Result<ArrayRef> {
     let (s, start, n, insert) = (args.text(0), args.int(1), args.int(2), args.text(3));
     args.to_text(|i| {
         let (Some(s), Some(start), Some(n)) = (s.get(i), start.get(i), n.get(i)) else { return Ok(None) };
@@ -105,12 +190,12 @@ pub(super) fn stuff(args: &Args) -> Result<ArrayRef> {
     })
 }
 
-pub(super) fn charindex(args: &Args) -> Result<ArrayRef> {
+fn charindex(args: &Args) -> Result<ArrayRef> {
     let (find, s) = (args.text(0), args.text(1));
     args.to_ints(|i| {
         let start = if args.len() > 2 { args.int(2).get(i) } else { Some(1) };
         let (Some(find), Some(s), Some(start)) = (find.get(i), s.get(i), start) else { return Ok(None) };
-        let from = byte_of(s, usize::try_from(start - 1).unwrap_or(0));
+        let from = byte_of(s, usize::try_from(start.saturating_sub(1)).unwrap_or(0));
         Ok(Some(if find.is_empty() { 0 } else { s[from..].find(find).map_or(0, |at| position(s, from + at)) }))
     })
 }
@@ -120,7 +205,7 @@ fn position(s: &str, byte: usize) -> i64 {
     s[..byte].chars().count() as i64 + 1
 }
 
-pub(super) fn patindex(args: &Args) -> Result<ArrayRef> {
+fn patindex(args: &Args) -> Result<ArrayRef> {
     let (pattern, s) = (args.text(0), args.text(1));
     args.to_ints(|i| {
         let Some((pattern, s)) = pattern.get(i).zip(s.get(i)) else { return Ok(None) };
@@ -129,7 +214,7 @@ pub(super) fn patindex(args: &Args) -> Result<ArrayRef> {
 }
 
 /// An empty pattern changes nothing.
-pub(super) fn replace(args: &Args) -> Result<ArrayRef> {
+fn replace(args: &Args) -> Result<ArrayRef> {
     let (s, from, to) = (args.text(0), args.text(1), args.text(2));
     args.to_text(|i| {
         let (Some(s), Some(from), Some(to)) = (s.get(i), from.get(i), to.get(i)) else { return Ok(None) };
@@ -137,7 +222,7 @@ pub(super) fn replace(args: &Args) -> Result<ArrayRef> {
     })
 }
 
-pub(super) fn translate(args: &Args) -> Result<ArrayRef> {
+fn translate(args: &Args) -> Result<ArrayRef> {
     let (s, from, to) = (args.text(0), args.text(1), args.text(2));
     args.to_text(|i| {
         let (Some(s), Some(from), Some(to)) = (s.get(i), from.get(i), to.get(i)) else { return Ok(None) };
@@ -150,7 +235,7 @@ pub(super) fn translate(args: &Args) -> Result<ArrayRef> {
 }
 
 /// A negative number of times gives null.
-pub(super) fn replicate(args: &Args) -> Result<ArrayRef> {
+fn replicate(args: &Args) -> Result<ArrayRef> {
     let (s, n) = (args.text(0), args.int(1));
     args.to_text(|i| {
         let Some((s, n)) = s.get(i).zip(n.get(i)) else { return Ok(None) };
@@ -158,7 +243,7 @@ pub(super) fn replicate(args: &Args) -> Result<ArrayRef> {
     })
 }
 
-pub(super) fn space(args: &Args) -> Result<ArrayRef> {
+fn space(args: &Args) -> Result<ArrayRef> {
     let n = args.int(0);
     args.to_text(|i| n.get(i).map_or(Ok(None), |n| repeated(" ", n)))
 }
@@ -172,13 +257,13 @@ fn repeated(s: &str, n: i64) -> Result<Option<Cow<'static, str>>> {
 }
 
 /// Null counts as empty.
-pub(super) fn concat(args: &Args) -> Result<ArrayRef> {
+fn concat(args: &Args) -> Result<ArrayRef> {
     let parts: Vec<_> = (0..args.len()).map(|a| args.text(a)).collect();
     args.to_text(|i| Ok(Some(parts.iter().filter_map(|p| p.get(i)).collect::<String>().into())))
 }
 
 /// Nulls are skipped.
-pub(super) fn concat_ws(args: &Args) -> Result<ArrayRef> {
+fn concat_ws(args: &Args) -> Result<ArrayRef> {
     let separator = args.text(0);
     let parts: Vec<_> = (1..args.len()).map(|a| args.text(a)).collect();
     args.to_text(|i| {
@@ -188,13 +273,13 @@ pub(super) fn concat_ws(args: &Args) -> Result<ArrayRef> {
 }
 
 /// Code of the first character; null for an empty text.
-pub(super) fn unicode(args: &Args) -> Result<ArrayRef> {
+fn unicode(args: &Args) -> Result<ArrayRef> {
     let s = args.text(0);
     args.to_ints(|i| Ok(s.get(i).and_then(|s| s.chars().next()).map(|c| i64::from(u32::from(c)))))
 }
 
 /// Null outside 0..=1114111, and for surrogates.
-pub(super) fn nchar(args: &Args) -> Result<ArrayRef> {
+fn nchar(args: &Args) -> Result<ArrayRef> {
     let n = args.int(0);
     args.to_text(|i| {
         Ok(n.get(i).and_then(|n| u32::try_from(n).ok()).and_then(char::from_u32).map(|c| String::from(c).into()))

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, Float64Array, Int64Array, StringArray},
+    array::{
+        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
+        TimestampMicrosecondArray,
+    },
     datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType},
     record_batch::RecordBatch,
 };
 use datafusion_common::ScalarValue;
 use proptest::prelude::*;
 use sqlparser::tokenizer::Span;
-use tidemill_engine::datetime_type;
+use tidemill_engine::{any::any_type, datetime_type};
 
-use super::{Part, conversion::Failure, conversion::convert, find, pattern::Pattern};
+use super::{
+    Arg, Function, Part, conversion::Failure, conversion::convert, find, json::Json, pattern::Pattern, scalar,
+};
 use crate::typed::Typed;
 
 fn batch(column: ArrayRef) -> RecordBatch {
@@ -190,6 +195,216 @@ fn naive(pattern: &[char], text: &[char]) -> bool {
         (Some((p, pattern)), Some((t, text))) => (*p == '_' || p == t) && naive(pattern, text),
         _ => false,
     }
+}
+
+/// Values of the type of an argument, extreme ones among them.
+fn values(kind: Arg) -> BoxedStrategy<ArrayRef> {
+    let texts = || {
+        prop_oneof![
+            3 => "\\PC{0,8}".prop_map(Some),
+            1 => prop::sample::select(EXTREME_TEXTS).prop_map(|s| Some(s.to_owned())),
+            1 => Just(None),
+        ]
+    };
+    let ints = || {
+        prop_oneof![
+            3 => (-5i64..20).prop_map(Some),
+            1 => prop::sample::select(&[i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX][..]).prop_map(Some),
+            1 => Just(None),
+        ]
+    };
+    let floats = || {
+        prop_oneof![
+            3 => (-200.0..200.0).prop_map(Some),
+            1 => prop::num::f64::ANY.prop_map(Some),
+            1 => Just(None),
+        ]
+    };
+    let rows = 0..12;
+    match kind {
+        Arg::Text | Arg::Geometry => {
+            prop::collection::vec(texts(), rows).prop_map(|v| Arc::new(StringArray::from(v)) as ArrayRef).boxed()
+        }
+        Arg::Int | Arg::Bits => {
+            prop::collection::vec(ints(), rows).prop_map(|v| Arc::new(Int64Array::from(v)) as ArrayRef).boxed()
+        }
+        Arg::Float | Arg::Number | Arg::Any => {
+            prop::collection::vec(floats(), rows).prop_map(|v| Arc::new(Float64Array::from(v)) as ArrayRef).boxed()
+        }
+        Arg::Time => prop::collection::vec(ints(), rows)
+            .prop_map(|v| Arc::new(TimestampMicrosecondArray::from(v).with_timezone("UTC")) as ArrayRef)
+            .boxed(),
+        Arg::Array => prop::collection::vec(prop::option::of(prop::collection::vec(ints(), 0..4)), rows)
+            .prop_map(|v| Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(v)) as ArrayRef)
+            .boxed(),
+        Arg::Part => Just(Arc::new(StringArray::from(vec!["month"])) as ArrayRef).boxed(),
+    }
+}
+
+const EXTREME_TEXTS: &[&str] = &[
+    "",
+    " ",
+    "%",
+    "[",
+    "(",
+    "a\\",
+    "\u{0}",
+    "1e400",
+    "NaN",
+    "9223372036854775808",
+    "POINT (1 2)",
+    "POLYGON ((0 0, 2 0, 2 2, 0 2, 0 0))",
+    "LINESTRING (0 0, 0 0)",
+    "{\"type\":\"Point\",\"coordinates\":[]}",
+    "Europe/Paris",
+    "SHA2_256",
+];
+
+/// Evaluates over columns of the same length; the error is that of some row.
+fn evaluate(call: &Typed, columns: &[ArrayRef]) -> Result<ArrayRef, String> {
+    let rows = columns.first().map_or(0, |c| c.len());
+    let names = (0..columns.len()).map(|i| i.to_string());
+    let batch = RecordBatch::try_from_iter_with_nullable(names.zip(columns).map(|(n, c)| (n, Arc::clone(c), true)));
+    let evaluated = call.expr.evaluate(&batch.unwrap()).and_then(|v| v.into_array(rows));
+    evaluated.map_err(|e| e.strip_backtrace())
+}
+
+#[test]
+fn json_is_read_where_it_stands() {
+    let text = r#" {"a": [1, "x,]}", {"b" : null}], "c\"d":1e5, "E":{} } "#;
+    let value = Json::parse(text).unwrap();
+    let element = |n| value.member("a").unwrap().elements().nth(n).map(Json::text);
+    assert_eq!(
+        (element(0), element(1), element(2), element(3)),
+        (Some("1"), Some(r#""x,]}""#), Some(r#"{"b" : null}"#), None)
+    );
+    assert_eq!(value.member("a").unwrap().elements().nth(2).unwrap().member("b").map(Json::is_null), Some(true));
+    assert_eq!(value.member("c\"d").and_then(Json::float), Some(1e5));
+    assert_eq!(value.member("e").map(Json::text), Some("{}"));
+    assert_eq!(value.member("e").unwrap().member("a"), None);
+    assert_eq!(value.member("f"), None);
+    assert_eq!(Json::parse("[] ").unwrap().elements().count(), 0);
+    assert_eq!(Json::parse("{"), None);
+    assert_eq!(
+        ["1", "1.0", "true", "\"\"", "9223372036854775808"].map(|t| Json::parse(t).unwrap().kind()),
+        ["bigint", "float", "bit", "nvarchar(max)", "float"]
+    );
+}
+
+/// Whole columns give what their rows give one by one, and fail when one of these fails; nothing panics.
+fn rows_agree(function: &'static Function, columns: Vec<ArrayRef>) -> Result<(), TestCaseError> {
+    let rows = columns.iter().zip(function.args).filter(|(_, a)| **a != Arg::Part).map(|(c, _)| c.len()).min();
+    let rows = rows.unwrap_or(0);
+    if function.args.first() == Some(&Arg::Any) && function.name == "getrecordpropertyvalue" {
+        return Ok(()); // the planner gives it records alone
+    }
+    let columns: Vec<ArrayRef> = columns.iter().map(|c| c.slice(0, rows.min(c.len()))).collect();
+    let args = columns.iter().zip(function.args).enumerate().map(|(i, (c, kind))| match kind {
+        Arg::Part => text("month"),
+        _ => Typed::column(&i.to_string(), i, c.data_type().clone(), Span::empty()),
+    });
+    let call = function.call(args.collect(), Span::empty()).unwrap();
+    let columns: Vec<ArrayRef> = columns
+        .iter()
+        .map(|c| if c.len() == rows { Arc::clone(c) } else { Arc::new(StringArray::from(vec!["month"; rows])) })
+        .collect();
+    let whole = evaluate(&call, &columns);
+    let one_by_one = (0..rows).map(|row| {
+        let row: Vec<ArrayRef> = columns.iter().map(|c| c.slice(row, 1)).collect();
+        evaluate(&call, &row)
+    });
+    match (whole, one_by_one.collect::<Result<Vec<_>, _>>()) {
+        (Ok(whole), Ok(rows)) => {
+            prop_assert_eq!(whole.data_type(), &call.data_type);
+            for (at, row) in rows.iter().enumerate() {
+                let (whole, row) = (whole.slice(at, 1), row.slice(0, 1));
+                prop_assert_eq!(format!("{:?}", &whole), format!("{:?}", &row), "{}", function.name);
+            }
+        }
+        (Err(_), Err(_)) => {}
+        (whole, rows) => prop_assert!(false, "{}: {whole:?} of the whole, {rows:?} row by row", function.name),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn functions_hold_for_every_value(
+        (function, columns) in (0..scalar().count()).prop_flat_map(|at| {
+            let function = scalar().nth(at).unwrap();
+            let columns: Vec<_> = function.args.iter().map(|kind| values(*kind)).collect();
+            (Just(function), columns)
+        })
+    ) {
+        rows_agree(function, columns)?;
+    }
+
+    #[test]
+    fn casts_there_and_back_give_the_value(n in any::<i64>(), x in any::<f64>(), bit in any::<bool>(), t in 0..253_402_300_800_000_000i64) {
+        let there_and_back = |column: ArrayRef, between: &DataType| {
+            let there = convert(Typed::column("x", 0, column.data_type().clone(), Span::empty()), between, Failure::Error);
+            let back = convert(there.unwrap(), column.data_type(), Failure::Error).unwrap();
+            let found = over(&column, &back);
+            prop_assert_eq!(found.as_ref(), Ok(&column));
+            Ok(())
+        };
+        there_and_back(Arc::new(Int64Array::from(vec![n])), &DataType::Utf8)?;
+        there_and_back(Arc::new(Int64Array::from(vec![n])), &any_type())?;
+        if x.is_finite() {
+            there_and_back(Arc::new(Float64Array::from(vec![x])), &DataType::Utf8)?;
+            there_and_back(Arc::new(Float64Array::from(vec![x])), &any_type())?;
+        }
+        for between in [DataType::Int64, DataType::Float64, DataType::Utf8, any_type()] {
+            there_and_back(Arc::new(BooleanArray::from(vec![bit])), &between)?;
+        }
+        let time: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![t]).with_timezone("UTC"));
+        there_and_back(Arc::clone(&time), &DataType::Utf8)?;
+        there_and_back(time, &any_type())?;
+    }
+}
+
+#[test]
+fn regular_expressions_are_those_of_ecmascript() {
+    let s: ArrayRef = Arc::new(StringArray::from(vec![Some("ABC-123"), Some("é1"), None]));
+    let found = |pattern: &str| {
+        let found = over(&s, &call("regexmatch", vec![x(&s), text(pattern)]));
+        found.map(|f| f.as_primitive::<Int64Type>().iter().collect::<Vec<_>>())
+    };
+    assert_eq!(found("[0-9][0-9][0-9]").unwrap(), [Some(5), Some(0), None]);
+    assert_eq!(found(r"c-\d").unwrap(), [Some(3), Some(0), None]);
+    assert_eq!(found(r"\d").unwrap(), [Some(5), Some(2), None]);
+    assert_eq!(found(r"^\w{3}[^]\d+$").unwrap(), [Some(1), Some(0), None]);
+    assert_eq!(found("(").unwrap(), [Some(0), Some(0), None]);
+    assert!(found("a(?=b)").unwrap_err().contains("looks around"));
+    assert!(found(r"(a)\1").unwrap_err().contains("refers back"));
+}
+
+#[test]
+fn distances_are_those_of_the_documentation() {
+    let s: ArrayRef = Arc::new(StringArray::from(vec!["POINT (-5 -5)"]));
+    let metres = over(&s, &call("st_distance", vec![x(&s), text("POINT (0 0)")])).unwrap();
+    let metres = metres.as_primitive::<Float64Type>().value(0);
+    assert!((metres - 784_028.740_775_018_2).abs() < 1e-3, "{metres}");
+}
+
+#[test]
+fn a_wall_clock_is_read_in_spring_and_autumn() {
+    let s: ArrayRef =
+        Arc::new(StringArray::from(vec!["2024-03-31T02:30:00", "2024-10-27T02:30:00", "2024-07-01T14:00:00"]));
+    let utc = over(&s, &call("to_utc_timestamp", vec![x(&s), text("Europe/Paris")])).unwrap();
+    let shown = over(&utc, &convert(x(&utc), &DataType::Utf8, Failure::Error).unwrap()).unwrap();
+    assert_eq!(
+        texts(&shown),
+        [
+            Some("2024-03-31T01:30:00.0000000Z"),
+            Some("2024-10-27T00:30:00.0000000Z"),
+            Some("2024-07-01T12:00:00.0000000Z")
+        ]
+    );
+    let unknown = find("to_utc_timestamp").unwrap().call(vec![x(&s), text("Mars/Base")], Span::empty()).unwrap();
+    assert!(over(&s, &unknown).unwrap_err().contains("unknown time zone"));
 }
 
 proptest! {

@@ -185,5 +185,6 @@ files!(
     mistakes,
     refusals,
     functions,
-    analytic
+    analytic,
+    types
 );

@@ -4,4 +4,5 @@
 
 mod cases;
 mod hostile;
+mod reference;
 mod run;

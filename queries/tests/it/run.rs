@@ -1,6 +1,9 @@
 //! Runs a dataflow over rows in memory, in one worker, without sources: arrival is one second a row.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use arrow::{
     array::{
@@ -17,6 +20,7 @@ use arrow::{
 };
 use tidemill_engine::{
     EVENT_TIME, EventTime, ORDER, Signal,
+    any::any_type,
     dataflow::{
         order::{order_of, order_type},
         plan::{Dataflow, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
@@ -155,7 +159,26 @@ pub(crate) fn lines(batches: &[RecordBatch]) -> Vec<String> {
         writer.write(batch).unwrap();
     }
     writer.finish().unwrap();
-    let mut lines: Vec<String> = String::from_utf8(writer.into_inner()).unwrap().lines().map(str::to_owned).collect();
+    let any: HashSet<String> = batches
+        .iter()
+        .flat_map(|b| b.schema().fields().to_vec())
+        .filter(|f| *f.data_type() == any_type())
+        .map(|f| f.name().clone())
+        .collect();
+    let text = String::from_utf8(writer.into_inner()).unwrap();
+    let mut lines: Vec<String> = text.lines().map(|line| with_values(line, &any)).collect();
     lines.sort();
     lines
+}
+
+/// Columns of type `any` hold JSON, which the writer takes for text.
+fn with_values(line: &str, columns: &HashSet<String>) -> String {
+    if columns.is_empty() {
+        return line.to_owned();
+    }
+    let mut row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+    for (_, value) in row.iter_mut().filter(|(name, value)| columns.contains(*name) && value.is_string()) {
+        *value = serde_json::from_str(value.as_str().unwrap()).unwrap();
+    }
+    serde_json::to_string(&row).unwrap()
 }

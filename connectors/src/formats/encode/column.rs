@@ -1,7 +1,8 @@
 //! A column with its type resolved, so that a value costs one match and no downcast.
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray, StructArray},
+    array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, LargeStringArray, ListArray},
+    array::{StringArray, StructArray},
     array::{TimestampMicrosecondArray, make_array},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType},
@@ -15,6 +16,8 @@ pub(crate) enum Column {
     Int(Int64Array),
     Float(Float64Array),
     Text(StringArray),
+    /// Values with types of their own, as JSON.
+    Any(LargeStringArray),
     Datetime(TimestampMicrosecondArray),
     /// The array for its nulls, and its members.
     Record(StructArray, Vec<Member>),
@@ -47,6 +50,7 @@ impl Column {
             DataType::Int64 => Self::Int(array.as_primitive::<Int64Type>().clone()),
             DataType::Float64 => Self::Float(array.as_primitive::<Float64Type>().clone()),
             DataType::Utf8 => Self::Text(array.as_string().clone()),
+            DataType::LargeUtf8 => Self::Any(array.as_string().clone()),
             DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
                 Self::Datetime(array.as_primitive::<TimestampMicrosecondType>().clone())
             }
@@ -71,6 +75,7 @@ impl Column {
             Self::Int(values) => values.is_null(row),
             Self::Float(values) => values.is_null(row),
             Self::Text(values) => values.is_null(row),
+            Self::Any(values) => values.is_null(row),
             Self::Datetime(values) => values.is_null(row),
             Self::Record(values, _) => values.is_null(row),
             Self::List(values, _) => values.is_null(row),

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use arrow::{datatypes::Schema, record_batch::RecordBatch};
+use serde_json::Value;
 use tidemill_engine::Result;
 
 use super::{Column, EncodedRows, RowEncoder, push_datetime};
@@ -49,6 +50,12 @@ impl CsvEncoder {
             Column::Int(values) => push_display(out, values.value(row)),
             Column::Float(values) => push_float(out, values.value(row)),
             Column::Text(values) => self.push_text(out, values.value(row)),
+            Column::Any(values) => match serde_json::from_str(values.value(row)) {
+                Ok(Value::String(text)) => self.push_text(out, &text),
+                Ok(Value::Object(_)) => out.extend_from_slice(b"Record"),
+                Ok(Value::Array(_)) => out.extend_from_slice(b"Array"),
+                _ => out.extend_from_slice(values.value(row).as_bytes()),
+            },
             Column::Datetime(values) => push_datetime(out, values.value(row)),
             Column::Record(..) => out.extend_from_slice(b"Record"),
             Column::List(..) => out.extend_from_slice(b"Array"),

@@ -39,6 +39,7 @@ pub(crate) fn push_json(out: &mut Vec<u8>, column: &Column, row: usize) {
         Column::Int(values) => push_scalar(out, &values.value(row)),
         Column::Float(values) => push_scalar(out, &values.value(row)),
         Column::Text(values) => push_scalar(out, values.value(row)),
+        Column::Any(values) => out.extend_from_slice(values.value(row).as_bytes()),
         Column::Datetime(values) => {
             out.push(b'"');
             push_datetime(out, values.value(row));

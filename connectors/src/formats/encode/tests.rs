@@ -3,8 +3,8 @@ use std::{fs::File, io::Cursor, sync::Arc};
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow::{
     array::{
-        Array, ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array, Int64Array, ListArray, MapArray,
-        NullArray, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array, make_array,
+        Array, ArrayRef, BooleanArray, Date32Array, Float64Array, Int32Array, Int64Array, LargeStringArray, ListArray,
+        MapArray, NullArray, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array, make_array,
     },
     csv::ReaderBuilder as CsvReaderBuilder,
     datatypes::{DataType, Field, Int64Type, SchemaRef},
@@ -52,6 +52,15 @@ fn encode(encoder: &mut dyn RowEncoder, batch: &RecordBatch) -> EncodedRows {
 
 fn lines(encoder: &mut dyn RowEncoder, batch: &RecordBatch) -> String {
     String::from_utf8(encode(encoder, batch).lines().to_vec()).unwrap()
+}
+
+#[test]
+fn values_of_any_type_are_written_by_their_own() {
+    let values = [Some("1"), Some("\"a, b\""), Some("{\"c\":[2.0]}"), None];
+    let written = batch(vec![("v", Arc::new(LargeStringArray::from(values.to_vec())))]);
+    let json = "{\"v\":1}\n{\"v\":\"a, b\"}\n{\"v\":{\"c\":[2.0]}}\n{\"v\":null}\n";
+    assert_eq!(lines(&mut JsonEncoder, &written), json);
+    assert_eq!(lines(&mut CsvEncoder::new(b','), &written), "1\n\"a, b\"\nRecord\n\"\"\n");
 }
 
 #[test]

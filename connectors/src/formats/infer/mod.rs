@@ -7,7 +7,8 @@
 //! | booleans | `Boolean` |
 //! | objects with members | `Struct`, of all members seen |
 //! | arrays | `List` of what all elements need |
-//! | anything else: strings, mixed kinds, numbers that would lose digits, only nulls, only `{}` | `Utf8` |
+//! | mixed kinds, numbers with fraction among integers beyond 2^53 | values of any type |
+//! | anything else: strings, numbers out of range, only nulls, only `{}` | `Utf8` |
 //!
 //! `7.0` is a float, `7` a bigint. Datetimes stay strings: the query says which of them it wants as such. Fields come in the
 //! order and with the spelling first seen; names that differ only in ASCII case are one field, as for the decoder. A sample
@@ -19,7 +20,7 @@ mod tests;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use tidemill_engine::decoder::BadRecord;
+use tidemill_engine::{any::any_type, decoder::BadRecord};
 
 use super::json::{
     Check,
@@ -202,7 +203,8 @@ impl Values {
                 let element = self.elements.as_ref().map_or(DataType::Utf8, |elements| elements.data_type());
                 DataType::List(Arc::new(Field::new_list_field(element, true)))
             }
-            _ => DataType::Utf8,
+            [] | [_] => DataType::Utf8,
+            _ => any_type(),
         }
     }
 

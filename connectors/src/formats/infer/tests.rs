@@ -41,16 +41,16 @@ fn scalars() {
 fn integers_widen_only_where_they_stay_exact() {
     assert_eq!(type_of(&["7", "0.5"]), DataType::Float64);
     assert_eq!(type_of(&["-9007199254740992", "0.5"]), DataType::Float64);
-    assert_eq!(type_of(&["9007199254740993", "0.5"]), DataType::Utf8);
+    assert_eq!(type_of(&["9007199254740993", "0.5"]), any_type());
     assert_eq!(type_of(&["9223372036854775808"]), DataType::Utf8);
-    assert_eq!(type_of(&["123456789012345678901234567890", "1.5"]), DataType::Utf8);
+    assert_eq!(type_of(&["123456789012345678901234567890", "1.5"]), any_type());
     assert_eq!(type_of(&["1e999"]), DataType::Utf8);
 }
 
 #[test]
-fn mixed_kinds_are_text() {
+fn mixed_kinds_keep_their_types() {
     for values in [["1", "\"1\""], ["true", "1"], ["{\"b\":1}", "[1]"], ["{\"b\":1}", "2"], ["\"a\"", "[]"]] {
-        assert_eq!(type_of(&values), DataType::Utf8, "{values:?}");
+        assert_eq!(type_of(&values), any_type(), "{values:?}");
     }
 }
 

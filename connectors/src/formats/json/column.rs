@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, BooleanBufferBuilder, Float64Array, Int64Array, ListArray, NullBufferBuilder,
-        StringArray, StructArray, TimestampMicrosecondArray,
+        ArrayRef, BooleanArray, BooleanBufferBuilder, Float64Array, Int64Array, LargeStringArray, ListArray,
+        NullBufferBuilder, OffsetSizeTrait, StringArray, StructArray, TimestampMicrosecondArray,
     },
     buffer::{Buffer, OffsetBuffer},
     datatypes::{DataType, Field, FieldRef, Fields},
     error::ArrowError,
 };
-use tidemill_engine::{datetime_type, decoder::BadClass};
+use tidemill_engine::{
+    any::{any_type, compact},
+    datetime_type,
+    decoder::BadClass,
+};
 
 use super::{
     datetime::parse_datetime,
@@ -51,13 +55,28 @@ struct Column {
 }
 
 enum Values {
-    Utf8 { offsets: Vec<i32>, text: Vec<u8> },
+    Utf8 {
+        offsets: Vec<i32>,
+        text: Vec<u8>,
+    },
+    /// Values as they stand, of whatever type.
+    Any {
+        offsets: Vec<i64>,
+        text: Vec<u8>,
+    },
     Int64(Vec<i64>),
     Float64(Vec<f64>),
     Boolean(BooleanBufferBuilder),
     Timestamp(Vec<i64>),
-    Struct { fields: Fields, object: Object },
-    List { field: FieldRef, offsets: Vec<i32>, items: Box<Column> },
+    Struct {
+        fields: Fields,
+        object: Object,
+    },
+    List {
+        field: FieldRef,
+        offsets: Vec<i32>,
+        items: Box<Column>,
+    },
 }
 
 impl Object {
@@ -180,6 +199,7 @@ impl Column {
     fn new(field: &Field, path: String) -> Result<Self, ArrowError> {
         let values = match field.data_type() {
             DataType::Utf8 => Values::Utf8 { offsets: vec![0], text: Vec::new() },
+            any if *any == any_type() => Values::Any { offsets: vec![0], text: Vec::new() },
             DataType::Int64 => Values::Int64(Vec::new()),
             DataType::Float64 => Values::Float64(Vec::new()),
             DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
@@ -216,6 +236,15 @@ impl Column {
                     text.extend_from_slice(reader.since(start));
                 }
                 offsets.push(text.len() as i32);
+            }
+            Values::Any { offsets, text } => {
+                let start = reader.position();
+                reader.skip_checked()?;
+                match std::str::from_utf8(reader.since(start).trim_ascii_end()) {
+                    Ok(json) => text.extend_from_slice(compact(json).as_bytes()),
+                    Err(_) => return Err(reader.misfit(path, "UTF-8", start)),
+                }
+                offsets.push(text.len() as i64);
             }
             Values::Int64(values) => values.push(number(reader, path, "bigint", |number| number.to_i64())?),
             Values::Float64(values) => values.push(number(reader, path, "float", |number| number.to_f64())?),
@@ -264,6 +293,7 @@ impl Column {
     fn append_null(&mut self) {
         match &mut self.values {
             Values::Utf8 { offsets, text } => offsets.push(text.len() as i32),
+            Values::Any { offsets, text } => offsets.push(text.len() as i64),
             Values::Int64(values) | Values::Timestamp(values) => values.push(0),
             Values::Float64(values) => values.push(0.0),
             Values::Boolean(values) => values.append(false),
@@ -277,6 +307,10 @@ impl Column {
     fn truncate(&mut self, rows: usize) {
         match &mut self.values {
             Values::Utf8 { offsets, text } => {
+                offsets.truncate(rows + 1);
+                text.truncate(offsets[rows] as usize);
+            }
+            Values::Any { offsets, text } => {
                 offsets.truncate(rows + 1);
                 text.truncate(offsets[rows] as usize);
             }
@@ -301,6 +335,10 @@ impl Column {
             Values::Utf8 { offsets, text } => {
                 let text = Buffer::from_vec(take(text));
                 Arc::new(StringArray::try_new(take_offsets(offsets), text, nulls)?)
+            }
+            Values::Any { offsets, text } => {
+                let text = Buffer::from_vec(take(text));
+                Arc::new(LargeStringArray::try_new(take_offsets(offsets), text, nulls)?)
             }
             Values::Int64(values) => Arc::new(Int64Array::try_new(take(values).into(), nulls)?),
             Values::Float64(values) => Arc::new(Float64Array::try_new(take(values).into(), nulls)?),
@@ -353,8 +391,8 @@ fn take<T>(values: &mut Vec<T>) -> Vec<T> {
     std::mem::replace(values, room)
 }
 
-fn take_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
+fn take_offsets<O: OffsetSizeTrait>(offsets: &mut Vec<O>) -> OffsetBuffer<O> {
     let taken = take(offsets);
-    offsets.push(0);
+    offsets.push(O::usize_as(0));
     OffsetBuffer::new(taken.into())
 }

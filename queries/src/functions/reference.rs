@@ -1,0 +1,86 @@
+//! What is said of each function: the lines of the reference page, which is generated from them, and the examples that
+//! tests run.
+
+use std::fmt::Write;
+
+use super::{Function, GROUPS};
+use crate::aggregates;
+
+/// Where the pages of Azure Stream Analytics stand.
+const PAGES: &str = "https://learn.microsoft.com/stream-analytics-query/";
+
+/// What one function is.
+#[derive(Clone, Copy, Debug)]
+pub struct FunctionDoc {
+    /// As a query writes it, e.g. `LEFT(text, n)`.
+    pub signature: &'static str,
+    /// What it gives.
+    pub meaning: &'static str,
+    /// What becomes of NULL.
+    pub nulls: &'static str,
+    /// Expressions and what they give, as JSON. They may name the columns of [`EXAMPLE_ROW`], those of aggregates the
+    /// column `x`.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// The page of Azure Stream Analytics that the function follows; empty for our own.
+    pub page: &'static str,
+}
+
+/// The row that examples see.
+pub const EXAMPLE_ROW: &str = r#"{"n": 7, "s": "text", "r": {"a": 1, "b": "x"}, "list": [10, 20]}"#;
+
+/// The values of `x` that examples of aggregates see, in one window.
+pub const EXAMPLE_COLUMN: &[i64] = &[1, 2, 3, 3];
+
+/// The rule of most functions.
+pub(crate) const NULL_FOR_NULL: &str = "NULL when an argument is NULL";
+
+impl FunctionDoc {
+    pub(crate) const NONE: Self = Self { signature: "", meaning: "", nulls: NULL_FOR_NULL, examples: &[], page: "" };
+}
+
+/// Every function of the language that is called by name, by group, in the order of the reference page.
+pub fn function_docs() -> Vec<(&'static str, Vec<FunctionDoc>)> {
+    let scalar = GROUPS.iter().map(|(name, functions)| (*name, functions.iter().map(Function::doc).collect()));
+    let mut groups: Vec<(&str, Vec<FunctionDoc>)> = scalar.collect();
+    groups.push(("Forms of the language", super::forms::FORMS.iter().map(|f| f.doc).collect()));
+    groups.push(("Aggregates", aggregates::docs()));
+    groups
+}
+
+/// The functions of the language as Markdown, with a closing line break. `docs/functions.md` is a copy.
+#[must_use]
+pub fn function_reference() -> String {
+    let mut text = String::from(
+        "# Functions\n\n\
+         Generated from the registrations in `queries/src/functions` and `queries/src/aggregates.rs`; the examples are run \
+         by a test.\n\n\
+         Names are not case-sensitive. Positions in text count characters from 1, positions in arrays elements from 0. \
+         Datetimes are UTC, in microseconds. Text that holds a number, a bit or an ISO 8601 datetime is converted where \
+         such a value is needed; text that does not stops the job, as CAST does: TRY_CAST gives NULL instead. A value of \
+         type `any` (from JSON_PARSE, user code, or branches of different types) has its own type in each row, and is \
+         converted likewise.\n\n",
+    );
+    let _ = writeln!(
+        text,
+        "Examples of scalar functions see the row `{EXAMPLE_ROW}`, those of aggregates a window in which"
+    );
+    let _ = writeln!(text, "`x` is {}.", EXAMPLE_COLUMN.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
+    for (group, docs) in function_docs() {
+        let _ = write!(text, "\n## {group}\n\n| function | meaning | NULL | example |\n|---|---|---|---|\n");
+        for doc in docs {
+            let name = match doc.page {
+                "" => format!("`{}`", cell(doc.signature)),
+                page => format!("[`{}`]({PAGES}{page})", cell(doc.signature)),
+            };
+            let examples: Vec<_> =
+                doc.examples.iter().map(|(e, value)| format!("`{}` = `{}`", cell(e), cell(value))).collect();
+            let _ = writeln!(text, "| {name} | {} | {} | {} |", doc.meaning, doc.nulls, examples.join("<br>"));
+        }
+    }
+    text
+}
+
+/// Text inside a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}

@@ -1,0 +1,78 @@
+//! The reference page: up to date, its examples true, and no function of ASA's reference unknown.
+
+use std::{fs, path::Path};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tidemill_queries::{
+    EXAMPLE_COLUMN, EXAMPLE_ROW, InputTable, Script, Settings, function_docs, function_reference, plan,
+};
+
+use crate::run::{Input, lines, run};
+
+/// The one row that a query over the rows gives, without its braces.
+fn result(query: &str, rows: &str) -> Result<Value, String> {
+    let input = Input::new("t", rows, &[]);
+    let table = InputTable { name: input.name.clone(), schema: input.schema.clone(), sampled: None, time_column: None };
+    let dataflow = Script::parse(query)
+        .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
+        .map_err(|e| e.render(query, "query"))?;
+    let rows = run(&dataflow, &[input])?;
+    let [row] = lines(&rows[0]).try_into().map_err(|rows| format!("expected one row, found {rows:?}"))?;
+    Ok(serde_json::from_str::<Value>(&row).unwrap()["x"].clone())
+}
+
+#[test]
+fn examples_of_the_reference_page_are_true() {
+    let column = EXAMPLE_COLUMN.iter().map(|x| format!("{{\"x\": {x}}}")).collect::<Vec<_>>().join("\n");
+    for (group, docs) in function_docs() {
+        for doc in docs {
+            assert!(!doc.examples.is_empty(), "{} has no example", doc.signature);
+            for (expression, expected) in doc.examples {
+                let (query, rows) = match group {
+                    "Aggregates" => (
+                        format!(
+                            "SELECT {expression} AS x FROM t GROUP BY TumblingWindow(Duration(minute, 1), Offset(second, 30))"
+                        ),
+                        column.as_str(),
+                    ),
+                    _ => (format!("SELECT {expression} AS x FROM t"), EXAMPLE_ROW),
+                };
+                let found = result(&query, rows).unwrap_or_else(|e| panic!("{expression}: {e}"));
+                let expected: Value = serde_json::from_str(expected).unwrap();
+                let same_instant = || Some(instant(&found)? == instant(&expected)?);
+                assert!(
+                    found == expected || same_instant() == Some(true),
+                    "{expression} gives {found}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// arrow's writer prints as many fractional digits as there are; ours prints seven.
+fn instant(value: &Value) -> Option<DateTime<Utc>> {
+    value.as_str()?.parse().ok()
+}
+
+#[test]
+fn the_reference_page_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/functions.md");
+    if std::env::var_os("TIDEMILL_UPDATE").is_some() {
+        fs::write(&path, function_reference()).unwrap();
+    }
+    let page = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        page == function_reference(),
+        "docs/functions.md is stale: TIDEMILL_UPDATE=1 cargo test -p tidemill-queries"
+    );
+}
+
+/// The built-in functions of ASA's reference, by name: each is planned, or refused by name.
+#[test]
+fn no_function_of_the_language_is_missing() {
+    for name in include_str!("asa_functions.txt").lines() {
+        let error = result(&format!("SELECT {name}() AS x FROM t"), EXAMPLE_ROW).err().unwrap_or_default();
+        assert!(!error.contains("unknown function"), "{name} is missing");
+    }
+}
