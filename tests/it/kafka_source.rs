@@ -18,8 +18,8 @@ use rdkafka::{
 use tidemill_connectors::{
     formats::encode::JsonEncoder,
     kafka::{
-        Isolation, KafkaConnection, KafkaInput, KafkaSink, KafkaSource, OnRejected, Security, SinkSettings,
-        SourceSettings, Start,
+        Fetch, Isolation, KafkaConnection, KafkaInput, KafkaSink, OnRejected, Security, SinkSettings, SourceSettings,
+        Start,
     },
 };
 use tidemill_engine::{
@@ -52,7 +52,7 @@ fn connection(broker: &Broker) -> KafkaConnection {
     KafkaConnection { brokers: vec![broker.bootstrap().to_owned()], security: Security::None }
 }
 
-fn settings(broker: &Broker, topic: &str) -> SourceSettings {
+fn settings(fetch: Fetch, broker: &Broker, topic: &str) -> SourceSettings {
     SourceSettings {
         input: "clicks".into(),
         connection: connection(broker),
@@ -60,7 +60,14 @@ fn settings(broker: &Broker, topic: &str) -> SourceSettings {
         isolation: Isolation::ReadCommitted,
         accept_create_time: false,
         queue_kib: 16_384,
+        fetch,
+        rack: None,
     }
+}
+
+/// Both implementations share a broker, not a topic.
+fn topic_of(fetch: Fetch, name: &str) -> String {
+    format!("{name}-{fetch:?}").to_lowercase()
 }
 
 fn connect(settings: SourceSettings) -> Result<KafkaInput, EngineError> {
@@ -69,6 +76,29 @@ fn connect(settings: SourceSettings) -> Result<KafkaInput, EngineError> {
 
 fn numbered(partition: i32, range: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
     range.map(move |n| Record::new(partition, n.to_string()))
+}
+
+/// Every test of the source runs on both implementations.
+macro_rules! on_both_paths {
+    ($($test:ident,)*) => {
+        mod own {
+            $(#[test] fn $test() { super::$test(super::Fetch::Own); })*
+        }
+        mod librdkafka {
+            $(#[test] fn $test() { super::$test(super::Fetch::Librdkafka); })*
+        }
+    };
+}
+
+on_both_paths! {
+    every_compression_is_read_with_the_brokers_timestamps,
+    a_create_time_topic_is_refused_with_the_command_that_fixes_it,
+    records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste,
+    a_start_by_time_is_the_first_record_then_or_later,
+    positions_count_past_control_and_aborted_records,
+    a_new_partition_is_read_from_its_beginning,
+    a_deleted_topic_stops_the_job_by_name,
+    a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it,
 }
 
 /// What a source reported, without its topologies.
@@ -83,7 +113,7 @@ enum Seen {
 }
 
 /// Polls in turns until `done` likes what was seen, at most for [`PATIENCE`].
-fn poll_until(sources: &mut [KafkaSource], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
+fn poll_until(sources: &mut [Box<dyn Source>], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
     let start = Instant::now();
     let mut seen = Vec::new();
     while !done(&seen) {
@@ -119,7 +149,7 @@ fn poll_until(sources: &mut [KafkaSource], done: impl Fn(&[Seen]) -> bool) -> Re
 /// Reads a topic from `starts` to its end, bounded, and gives the records.
 fn read_bounded(input: &KafkaInput, starts: &[i64]) -> Result<Vec<Seen>, EngineError> {
     let ends = input.end_offsets()?;
-    let mut sources = input.open(1, starts, Some(&ends))?;
+    let mut sources = input.open(1, starts, Some(&ends), false)?;
     let seen = poll_until(&mut sources, |seen| {
         seen.iter().filter(|event| matches!(event, Seen::Finished(_))).count() == ends.len()
     })?;
@@ -133,62 +163,62 @@ fn message(error: &EngineError) -> (ErrorKind, &str) {
     }
 }
 
-#[test]
-fn every_compression_is_read_with_the_brokers_timestamps() {
+fn every_compression_is_read_with_the_brokers_timestamps(fetch: Fetch) {
     let kafka = shared();
-    kafka.create_topic("source-codecs", 1, &[]).unwrap();
+    let topic = &topic_of(fetch, "source-codecs");
+    kafka.create_topic(topic, 1, &[]).unwrap();
     for (index, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().enumerate() {
         let first = index as i64 * 100;
         let records = numbered(0, first..first + 100);
-        kafka.produce_with(&[("compression.type", codec)], "source-codecs", records).unwrap();
+        kafka.produce_with(&[("compression.type", codec)], topic, records).unwrap();
     }
-    let input = connect(settings(kafka, "source-codecs")).unwrap();
+    let input = connect(settings(fetch, kafka, topic)).unwrap();
     let expected: Vec<_> = (0..500).map(|n| Seen::Record(0, n, n.to_string())).collect();
     assert_eq!(read_bounded(&input, &[0]).unwrap(), expected);
 }
 
-#[test]
-fn a_create_time_topic_is_refused_with_the_command_that_fixes_it() {
+fn a_create_time_topic_is_refused_with_the_command_that_fixes_it(fetch: Fetch) {
     let kafka = shared();
-    kafka.create_topic("source-create-time", 1, &[("message.timestamp.type", "CreateTime")]).unwrap();
-    let refused = connect(settings(kafka, "source-create-time")).unwrap_err();
+    let topic = &topic_of(fetch, "source-create-time");
+    kafka.create_topic(topic, 1, &[("message.timestamp.type", "CreateTime")]).unwrap();
+    let refused = connect(settings(fetch, kafka, topic)).unwrap_err();
     let text = format!(
-        "topic `source-create-time` carries the producers' timestamps (CreateTime); let the broker stamp its records \
-         with: kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name source-create-time \
+        "topic `{topic}` carries the producers' timestamps (CreateTime); let the broker stamp its records \
+         with: kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} \
          --add-config message.timestamp.type=LogAppendTime; or accept them with `timestamp: create_time`",
         kafka.bootstrap()
     );
     assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
-    connect(SourceSettings { accept_create_time: true, ..settings(kafka, "source-create-time") }).unwrap();
+    connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
 }
 
-#[test]
-fn records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste() {
+fn records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste(fetch: Fetch) {
     let kafka = shared();
-    let topic = "source-switched";
+    let topic = &topic_of(fetch, "source-switched");
     kafka.create_topic(topic, 3, &[("message.timestamp.type", "CreateTime")]).unwrap();
     kafka.produce(topic, numbered(0, 0..137).chain(numbered(1, 0..9))).unwrap();
     kafka.configure_topic(topic, &[("message.timestamp.type", "LogAppendTime")]).unwrap();
     kafka.produce(topic, numbered(0, 137..300).chain(numbered(2, 0..5))).unwrap();
-    let input = connect(settings(kafka, topic)).unwrap();
+    let input = connect(settings(fetch, kafka, topic)).unwrap();
     let refused = read_bounded(&input, &[100, 9, 0]).unwrap_err();
-    let text = "record 100 of topic `source-switched` partition 0 carries its producer's timestamp (CreateTime): it is \
-                older than the topic's switch to LogAppendTime; the first LogAppendTime offset is 137: begin there with \
-                `start: {offsets: {0: 137, 1: 9, 2: 0}}`";
-    assert_eq!(message(&refused), (ErrorKind::User, text));
+    let text = format!(
+        "record 100 of topic `{topic}` partition 0 carries its producer's timestamp (CreateTime): it is \
+         older than the topic's switch to LogAppendTime; the first LogAppendTime offset is 137: begin there with \
+         `start: {{offsets: {{0: 137, 1: 9, 2: 0}}}}`"
+    );
+    assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
     let pasted = Start::Offsets([(0, 137), (1, 9), (2, 0)].into());
     let starts = input.resolve_start(&pasted, &BTreeMap::new()).unwrap();
     assert_eq!(read_bounded(&input, &starts).unwrap().len(), 163 + 5);
 }
 
-#[test]
-fn a_start_by_time_is_the_first_record_then_or_later() {
+fn a_start_by_time_is_the_first_record_then_or_later(fetch: Fetch) {
     let kafka = shared();
-    let topic = "source-time";
+    let topic = &topic_of(fetch, "source-time");
     kafka.create_topic(topic, 2, &[("message.timestamp.type", "CreateTime")]).unwrap();
     let at = |n: i64| Record { timestamp_ms: Some(1_700_000_000_000 + n * 1_000), ..Record::new(0, n.to_string()) };
     kafka.produce(topic, (0..10).map(at)).unwrap();
-    let input = connect(SourceSettings { accept_create_time: true, ..settings(kafka, topic) }).unwrap();
+    let input = connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
     let start = |micros: i64| {
         let time = Start::Time(EventTime(1_700_000_000_000_000 + micros));
         input.resolve_start(&time, &BTreeMap::new()).unwrap()
@@ -211,10 +241,9 @@ fn send(producer: &BaseProducer, topic: &str, value: &str) {
     producer.flush(PATIENCE).unwrap();
 }
 
-#[test]
-fn positions_count_past_control_and_aborted_records() {
+fn positions_count_past_control_and_aborted_records(fetch: Fetch) {
     let kafka = shared();
-    let topic = "source-transactions";
+    let topic = &topic_of(fetch, "source-transactions");
     kafka.create_topic(topic, 1, &[]).unwrap();
     let producer = transaction(kafka, topic);
     let commit = |value: &str| {
@@ -228,12 +257,12 @@ fn positions_count_past_control_and_aborted_records() {
     producer.abort_transaction(PATIENCE).unwrap(); // marker at 3
     commit("b"); // offset 4, marker at 5
     let committed = [Seen::Record(0, 0, "a".into()), Seen::Record(0, 4, "b".into())];
-    let input = connect(settings(kafka, topic)).unwrap();
+    let input = connect(settings(fetch, kafka, topic)).unwrap();
     assert_eq!(input.end_offsets().unwrap(), [6]);
     assert_eq!(read_bounded(&input, &[0]).unwrap(), committed);
     // Unbounded: the position stands behind the last marker, where the leader attests the end.
-    let unbounded = connect(settings(kafka, topic)).unwrap();
-    let mut sources = unbounded.open(1, &[0], None).unwrap();
+    let unbounded = connect(settings(fetch, kafka, topic)).unwrap();
+    let mut sources = unbounded.open(1, &[0], None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::Position(0, 6)) && seen.contains(&Seen::End(0, 6))).unwrap();
     // An open transaction: a bounded read ends before it, and the evidence is the high watermark behind it.
     producer.begin_transaction().unwrap();
@@ -249,19 +278,19 @@ fn positions_count_past_control_and_aborted_records() {
     })
     .unwrap();
     // All records are there for those who want them.
-    let all = connect(SourceSettings { isolation: Isolation::ReadUncommitted, ..settings(kafka, topic) }).unwrap();
+    let all =
+        connect(SourceSettings { isolation: Isolation::ReadUncommitted, ..settings(fetch, kafka, topic) }).unwrap();
     assert_eq!(read_bounded(&all, &[0]).unwrap().len(), 4);
 }
 
-#[test]
-fn a_new_partition_is_read_from_its_beginning() {
+fn a_new_partition_is_read_from_its_beginning(fetch: Fetch) {
     let kafka = shared();
-    let topic = "source-grows";
+    let topic = &topic_of(fetch, "source-grows");
     kafka.create_topic(topic, 1, &[]).unwrap();
     kafka.produce(topic, numbered(0, 0..5)).unwrap();
-    let input = connect(settings(kafka, topic)).unwrap();
+    let input = connect(settings(fetch, kafka, topic)).unwrap();
     let starts = input.resolve_start(&Start::Latest, &BTreeMap::new()).unwrap();
-    let mut sources = input.open(2, &starts, None).unwrap();
+    let mut sources = input.open(2, &starts, None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 5))).unwrap();
     kafka.grow_topic(topic, 3).unwrap();
     kafka.produce(topic, numbered(1, 0..7).chain(numbered(2, 0..8))).unwrap();
@@ -279,20 +308,20 @@ fn a_new_partition_is_read_from_its_beginning() {
     assert_eq!(partitions.iter().map(|p| (p.id.0, p.number)).collect::<Vec<_>>(), [(0, 0), (1, 1), (2, 2)]);
 }
 
-#[test]
-fn a_deleted_topic_stops_the_job_by_name() {
+fn a_deleted_topic_stops_the_job_by_name(fetch: Fetch) {
     let kafka = shared();
-    kafka.create_topic("source-deleted", 1, &[]).unwrap();
-    let input = connect(settings(kafka, "source-deleted")).unwrap();
-    let mut sources = input.open(1, &[0], None).unwrap();
+    let topic = &topic_of(fetch, "source-deleted");
+    kafka.create_topic(topic, 1, &[]).unwrap();
+    let input = connect(settings(fetch, kafka, topic)).unwrap();
+    let mut sources = input.open(1, &[0], None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 0))).unwrap();
-    kafka.delete_topic("source-deleted").unwrap();
+    kafka.delete_topic(topic).unwrap();
     let gone = poll_until(&mut sources, |_| false).unwrap_err();
-    assert_eq!(message(&gone), (ErrorKind::User, "topic `source-deleted` was deleted while the job ran"));
+    assert_eq!(message(&gone), (ErrorKind::User, &format!("topic `{topic}` was deleted while the job ran")[..]));
 }
 
 /// Polls until nothing came for `quiet`, then gives what had come.
-fn poll_until_quiet(source: &mut KafkaSource, quiet: Duration) -> usize {
+fn poll_until_quiet(source: &mut dyn Source, quiet: Duration) -> usize {
     let (mut events, mut last) = (0, Instant::now());
     while last.elapsed() < quiet {
         let before = events;
@@ -309,21 +338,20 @@ fn poll_until_quiet(source: &mut KafkaSource, quiet: Duration) -> usize {
     events
 }
 
-#[test]
-fn a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it() {
+fn a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it(fetch: Fetch) {
     let kafka = Broker::start(BrokerOptions::default()).unwrap();
     kafka.create_topic("t", 1, &[]).unwrap();
     kafka.produce("t", numbered(0, 0..3)).unwrap();
-    let input = connect(settings(&kafka, "t")).unwrap();
-    let mut sources = input.open(1, &[0], None).unwrap();
+    let input = connect(settings(fetch, &kafka, "t")).unwrap();
+    let mut sources = input.open(1, &[0], None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 3))).unwrap();
     // Quiet for longer than three ticks: without the pause, each tick attests the end.
     kafka.pause().unwrap();
-    poll_until_quiet(&mut sources[0], Duration::from_secs(2));
+    poll_until_quiet(sources[0].as_mut(), Duration::from_secs(2));
     kafka.resume().unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 3))).unwrap();
     kafka.kill().unwrap();
-    poll_until_quiet(&mut sources[0], Duration::from_secs(2));
+    poll_until_quiet(sources[0].as_mut(), Duration::from_secs(2));
     kafka.restart().unwrap();
     kafka.produce("t", numbered(0, 3..5)).unwrap();
     let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 5))).unwrap();

@@ -15,7 +15,10 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::fault::{Cause, Fault};
+use super::{
+    fault::{Cause, Fault},
+    wire::Address,
+};
 
 /// What is known about the brokers of one input or output; its clients share it.
 #[derive(Debug)]
@@ -68,6 +71,17 @@ impl Brokers {
         if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
             tracing::info!("{}: Kafka answers again", self.owner);
         }
+    }
+
+    /// A connection of ours to a broker, or a question over it, failed.
+    pub(super) fn failed(&self, broker: &Address, cause: &Cause) {
+        tracing::debug!(%broker, %cause, "a connection failed");
+        self.failures().insert(broker.to_string(), cause.clone());
+    }
+
+    /// A broker answered a question of ours.
+    pub(super) fn succeeded(&self, broker: &Address) {
+        self.failures().remove(&broker.to_string());
     }
 
     fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {

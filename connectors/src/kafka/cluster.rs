@@ -2,18 +2,20 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::Duration,
 };
 
+use kafka_protocol::{error::ResponseError, messages::metadata_response::MetadataResponsePartition};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ConfigResourceResult, ResourceSpecifier},
     bindings::rd_kafka_resp_err_t as Code,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
+    topic_partition_list::TopicPartitionListElem,
 };
 use tidemill_engine::Clock;
 
@@ -21,8 +23,10 @@ use super::{
     client::{Brokers, Reporter},
     config::{Isolation, KafkaConnection},
     fault::{Cause, Fault},
+    input::Own,
     partition::Partition,
     range::deadline,
+    wire::{Address, Client, OffsetQuestion},
 };
 
 /// How long one question may take after the first contact.
@@ -35,7 +39,7 @@ const CONTACT_TRY: Duration = Duration::from_millis(500);
 const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(1);
 
 /// What a broker says of a topic.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TopicAnswer {
     /// Its partitions in order: number and leader (-1: none at the moment).
     Partitions(Vec<(i32, i32)>),
@@ -45,16 +49,38 @@ pub(super) enum TopicAnswer {
     NotYet,
 }
 
-/// A client that asks and does not read.
+/// Asks and does not read. Over our own connections, or over librdkafka where those do not reach.
 pub(super) struct Cluster {
     connection: KafkaConnection,
-    consumer: BaseConsumer<Reporter>,
     brokers: Arc<Brokers>,
+    asker: Asker,
+}
+
+enum Asker {
+    Own(Mutex<Client>),
+    Librdkafka(BaseConsumer<Reporter>),
 }
 
 impl Cluster {
-    /// A client; ends of logs are the last stable offsets when `isolation` is read_committed, else high watermarks.
-    pub(super) fn new(
+    /// A client of our own; ends of logs are the last stable offsets when `isolation` is read_committed, else high
+    /// watermarks.
+    pub(super) fn own(shared: &Own, isolation: Isolation) -> Self {
+        let Own { connection, protection, clock, brokers, topology } = shared;
+        let bootstrap = connection.brokers.iter().map(|broker| Address::parse(broker)).collect();
+        let client = Client::new(
+            bootstrap,
+            protection.clone(),
+            isolation,
+            Arc::clone(clock),
+            Arc::clone(brokers),
+            Arc::clone(topology),
+        );
+        let asker = Asker::Own(Mutex::new(client));
+        Self { connection: connection.clone(), brokers: Arc::clone(brokers), asker }
+    }
+
+    /// The same, on librdkafka.
+    pub(super) fn librdkafka(
         connection: &KafkaConnection,
         isolation: Isolation,
         brokers: Arc<Brokers>,
@@ -62,7 +88,7 @@ impl Cluster {
         let mut config = connection.client_config();
         config.set("isolation.level", isolation.as_str());
         let consumer = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
-        Ok(Self { connection: connection.clone(), consumer, brokers })
+        Ok(Self { connection: connection.clone(), brokers, asker: Asker::Librdkafka(consumer) })
     }
 
     pub(super) fn connection(&self) -> &KafkaConnection {
@@ -81,31 +107,38 @@ impl Cluster {
     ) -> Result<Vec<Vec<(i32, i32)>>, Fault> {
         let end = deadline(clock, wait);
         let mut missing_until = None;
-        let mut leaderless = false;
-        let mut found = Vec::with_capacity(topics.len());
-        while let Some(topic) = topics.get(found.len()) {
-            let answer = self.topic(topic, CONTACT_TRY.min(wait));
+        loop {
+            let answers = self.topics(topics, CONTACT_TRY.min(wait));
             self.serve_callbacks();
-            match answer {
-                Ok(TopicAnswer::Partitions(partitions)) => {
-                    found.push(partitions);
-                    continue;
-                }
-                Ok(TopicAnswer::Unknown) => {
-                    let until = *missing_until.get_or_insert_with(|| deadline(clock, UNKNOWN_TOPIC_GRACE));
-                    if clock.monotonic() >= until {
-                        return Err(self.unknown_topic(topic));
+            let mut leaderless = None;
+            match answers {
+                Ok(answers) => {
+                    let mut found = Vec::with_capacity(topics.len());
+                    for (topic, answer) in topics.iter().zip(answers) {
+                        match answer {
+                            TopicAnswer::Partitions(partitions) => found.push(partitions),
+                            TopicAnswer::NotYet => leaderless = Some(topic),
+                            TopicAnswer::Unknown => {
+                                let until = *missing_until.get_or_insert_with(|| deadline(clock, UNKNOWN_TOPIC_GRACE));
+                                if clock.monotonic() >= until {
+                                    return Err(self.unknown_topic(topic));
+                                }
+                            }
+                        }
+                    }
+                    if found.len() == topics.len() {
+                        self.brokers.contacted();
+                        return Ok(found);
                     }
                 }
-                Ok(TopicAnswer::NotYet) => leaderless = true,
-                Err(Fault::Request { .. }) => leaderless = false,
+                Err(Fault::Request { .. }) => {}
                 Err(fault) => return Err(fault),
             }
             if let Some(refusal) = self.brokers.refusal() {
                 return Err(refusal);
             }
             if clock.monotonic() >= end {
-                if leaderless {
+                if let Some(topic) = leaderless {
                     return Err(Fault::Leaderless { topic: topic.clone() });
                 }
                 let answers = self.brokers.answers(&self.connection.brokers);
@@ -113,77 +146,70 @@ impl Cluster {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        self.brokers.contacted();
-        Ok(found)
     }
 
-    /// Asks a broker about one topic.
-    pub(super) fn topic(&self, topic: &str, within: Duration) -> Result<TopicAnswer, Fault> {
-        let named = || format!("topic `{topic}`");
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), within)
-            .map_err(|error| Fault::request("read the topic's partitions", &named(), &error))?;
-        let Some(answer) = metadata.topics().iter().find(|answer| answer.name() == topic) else {
-            return Ok(TopicAnswer::Unknown);
-        };
-        match answer.error() {
-            None => {
-                let mut partitions: Vec<_> = answer.partitions().iter().map(|p| (p.id(), p.leader())).collect();
-                partitions.sort_unstable();
-                Ok(if partitions.is_empty() { TopicAnswer::NotYet } else { TopicAnswer::Partitions(partitions) })
+    /// Asks a broker about topics; answers in their order.
+    pub(super) fn topics(&self, topics: &[String], within: Duration) -> Result<Vec<TopicAnswer>, Fault> {
+        match &self.asker {
+            Asker::Own(client) => own_topics(&mut lock(client), topics, within),
+            Asker::Librdkafka(consumer) => {
+                topics.iter().map(|topic| librdkafka_topic(consumer, topic, within)).collect()
             }
-            Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(TopicAnswer::Unknown),
-            Some(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(Fault::NotAllowed { what: named() }),
-            Some(Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => Ok(TopicAnswer::NotYet),
-            Some(code) => Err(Fault::Request { doing: "read the topic's partitions", code: code.into() }),
         }
     }
 
     fn unknown_topic(&self, topic: &str) -> Fault {
-        let all = self.consumer.fetch_metadata(None, ANSWER_WITHIN);
-        let names = all.iter().flat_map(|all| all.topics()).map(|topic| topic.name().to_owned());
-        let near = nearest(topic, names.filter(|name| !name.starts_with("__")));
+        let names: Vec<String> = match &self.asker {
+            Asker::Own(client) => {
+                let all = lock(client).metadata(None, ANSWER_WITHIN).map(|all| all.topics).unwrap_or_default();
+                all.into_iter().filter_map(|topic| Some(topic.name?.0.to_string())).collect()
+            }
+            Asker::Librdkafka(consumer) => {
+                let all = consumer.fetch_metadata(None, ANSWER_WITHIN);
+                all.iter().flat_map(|all| all.topics()).map(|topic| topic.name().to_owned()).collect()
+            }
+        };
+        let near = nearest(topic, names.into_iter().filter(|name| !name.starts_with("__")));
         Fault::UnknownTopic { topic: topic.to_owned(), near, bootstrap: self.connection.bootstrap() }
     }
 
-    /// Asks the leaders for offsets: [`Offset::Beginning`], [`Offset::End`], or [`Offset::Offset`] with a time in
-    /// milliseconds, for its first record then or later ([`Offset::End`] comes back where there is none). One request a
-    /// leader; answers in the order of the questions.
-    pub(super) fn offsets<'t>(
+    /// Asks the leaders for offsets, one request a leader; answers in the order of the questions, `None` where there is no
+    /// record of that time or later.
+    pub(super) fn offsets(
         &self,
-        questions: impl IntoIterator<Item = (&'t str, i32, Offset)>,
+        questions: &[(&str, i32, OffsetQuestion)],
         within: Duration,
-    ) -> Result<Vec<Offset>, Fault> {
-        let mut list = TopicPartitionList::new();
-        for (topic, number, question) in questions {
-            list.add_partition_offset(topic, number, question).map_err(Fault::Client)?;
+    ) -> Result<Vec<Option<i64>>, Fault> {
+        match &self.asker {
+            Asker::Own(client) => lock(client).offsets(questions, within),
+            Asker::Librdkafka(consumer) => librdkafka_offsets(consumer, questions, within),
         }
-        if list.count() == 0 {
-            return Ok(Vec::new());
-        }
-        let doing = "ask for offsets";
-        let list = self
-            .consumer
-            .offsets_for_times(list, within)
-            .map_err(|error| Fault::request(doing, "the topic", &error))?;
-        list.elements()
-            .iter()
-            .map(|answer| match answer.error() {
-                Ok(()) => Ok(answer.offset()),
-                Err(error) => Err(Fault::request(doing, &format!("topic `{}`", answer.topic()), &error)),
-            })
-            .collect()
     }
 
     /// Like [`Cluster::offsets`] for a question that every partition answers with a number: its beginning or its end.
-    pub(super) fn bounds(&self, partitions: &[Arc<Partition>], question: Offset) -> Result<Vec<i64>, Fault> {
-        let questions = partitions.iter().map(|p| (&*p.topic, p.number, question));
-        self.offsets(questions, ANSWER_WITHIN)?.into_iter().map(number).collect()
+    pub(super) fn bounds(&self, partitions: &[Arc<Partition>], question: OffsetQuestion) -> Result<Vec<i64>, Fault> {
+        let questions: Vec<_> = partitions.iter().map(|p| (&*p.topic, p.number, question)).collect();
+        self.offsets(&questions, ANSWER_WITHIN)?.into_iter().map(number).collect()
     }
 
     /// A setting of each topic; `None` where we may not see it or no answer comes.
     pub(super) fn settings(
+        &self,
+        topics: &[String],
+        name: &'static str,
+        within: Duration,
+    ) -> Result<Vec<Option<String>>, Fault> {
+        let within = within.min(SETTINGS_WITHIN);
+        match &self.asker {
+            Asker::Own(client) => {
+                let unseen = || vec![None; topics.len()];
+                Ok(lock(client).settings(topics, name, within).unwrap_or_else(|_| unseen()))
+            }
+            Asker::Librdkafka(_) => self.librdkafka_settings(topics, name, within),
+        }
+    }
+
+    fn librdkafka_settings(
         &self,
         topics: &[String],
         name: &str,
@@ -193,7 +219,7 @@ impl Cluster {
         let admin: AdminClient<Reporter> =
             config.create_with_context(Reporter(self.brokers.clone())).map_err(Fault::Client)?;
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(within.min(SETTINGS_WITHIN)));
+        let options = AdminOptions::new().request_timeout(Some(within));
         let Ok(answers) = wait_for(admin.describe_configs(&resources, &options)) else {
             return Ok(vec![None; topics.len()]);
         };
@@ -203,16 +229,95 @@ impl Cluster {
 
     /// Lets librdkafka's log and error callbacks run. Without a wait, a poll would return after the first of them.
     pub(super) fn serve_callbacks(&self) {
-        while self.consumer.poll(Duration::from_millis(2)).is_some() {}
+        if let Asker::Librdkafka(consumer) = &self.asker {
+            while consumer.poll(Duration::from_millis(2)).is_some() {}
+        }
     }
 }
 
-/// An answer that must be a number.
-pub(super) fn number(answer: Offset) -> Result<i64, Fault> {
-    match answer {
-        Offset::Offset(offset) => Ok(offset),
-        _ => Err(Fault::Request { doing: "ask for offsets", code: RDKafkaErrorCode::OffsetNotAvailable }),
+fn lock(client: &Mutex<Client>) -> MutexGuard<'_, Client> {
+    client.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const READ_PARTITIONS: &str = "read the topic's partitions";
+const ASK_OFFSETS: &str = "ask for offsets";
+
+fn own_topics(client: &mut Client, topics: &[String], within: Duration) -> Result<Vec<TopicAnswer>, Fault> {
+    let metadata = client.metadata(Some(topics), within)?;
+    let answer_of = |name: &String| {
+        let answer = metadata.topics.iter().find(|topic| topic.name.as_ref().is_some_and(|n| *n.0 == **name));
+        let Some(answer) = answer else { return Ok(TopicAnswer::Unknown) };
+        match ResponseError::try_from_code(answer.error_code) {
+            None => {
+                let of = |p: &MetadataResponsePartition| (p.partition_index, p.leader_id.0);
+                let mut partitions: Vec<_> = answer.partitions.iter().map(of).collect();
+                partitions.sort_unstable();
+                Ok(if partitions.is_empty() { TopicAnswer::NotYet } else { TopicAnswer::Partitions(partitions) })
+            }
+            Some(ResponseError::UnknownTopicOrPartition) => Ok(TopicAnswer::Unknown),
+            Some(ResponseError::LeaderNotAvailable) => Ok(TopicAnswer::NotYet),
+            Some(error) => Err(Fault::request_refused(READ_PARTITIONS, name, error)),
+        }
+    };
+    topics.iter().map(answer_of).collect()
+}
+
+fn librdkafka_topic(consumer: &BaseConsumer<Reporter>, topic: &str, within: Duration) -> Result<TopicAnswer, Fault> {
+    let named = || format!("topic `{topic}`");
+    let metadata = consumer
+        .fetch_metadata(Some(topic), within)
+        .map_err(|error| Fault::request(READ_PARTITIONS, &named(), &error))?;
+    let Some(answer) = metadata.topics().iter().find(|answer| answer.name() == topic) else {
+        return Ok(TopicAnswer::Unknown);
+    };
+    match answer.error() {
+        None => {
+            let mut partitions: Vec<_> = answer.partitions().iter().map(|p| (p.id(), p.leader())).collect();
+            partitions.sort_unstable();
+            Ok(if partitions.is_empty() { TopicAnswer::NotYet } else { TopicAnswer::Partitions(partitions) })
+        }
+        Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(TopicAnswer::Unknown),
+        Some(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(Fault::NotAllowed { what: named() }),
+        Some(Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => Ok(TopicAnswer::NotYet),
+        Some(code) => {
+            let cause = Cause::Unnamed(RDKafkaErrorCode::from(code).to_string());
+            Err(Fault::Request { doing: READ_PARTITIONS, cause })
+        }
     }
+}
+
+fn librdkafka_offsets(
+    consumer: &BaseConsumer<Reporter>,
+    questions: &[(&str, i32, OffsetQuestion)],
+    within: Duration,
+) -> Result<Vec<Option<i64>>, Fault> {
+    let mut list = TopicPartitionList::new();
+    for &(topic, number, question) in questions {
+        let question = match question {
+            OffsetQuestion::Earliest => Offset::Beginning,
+            OffsetQuestion::End => Offset::End,
+            OffsetQuestion::At(ms) => Offset::Offset(ms),
+        };
+        list.add_partition_offset(topic, number, question).map_err(Fault::Client)?;
+    }
+    if list.count() == 0 {
+        return Ok(Vec::new());
+    }
+    let answers =
+        consumer.offsets_for_times(list, within).map_err(|error| Fault::request(ASK_OFFSETS, "the topic", &error))?;
+    let offset = |answer: &TopicPartitionListElem<'_>| match answer.error() {
+        Ok(()) => Ok(match answer.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }),
+        Err(error) => Err(Fault::request(ASK_OFFSETS, &format!("topic `{}`", answer.topic()), &error)),
+    };
+    answers.elements().iter().map(offset).collect()
+}
+
+/// An answer that must be a number.
+pub(super) fn number(answer: Option<i64>) -> Result<i64, Fault> {
+    answer.ok_or(Fault::Request { doing: ASK_OFFSETS, cause: Cause::Answered(ResponseError::OffsetNotAvailable) })
 }
 
 /// At most five names, the nearest to `wanted` first.
@@ -244,9 +349,7 @@ fn wait_for<F: Future>(future: F) -> F::Output {
 /// Why a request failed, for the one warning about a broker that went away.
 pub(super) fn cause_of(fault: &Fault) -> Cause {
     match fault {
-        Fault::Request { code: RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut, .. } => {
-            Cause::NoAnswer
-        }
+        Fault::Request { cause, .. } => cause.clone(),
         other => Cause::Unnamed(other.to_string()),
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use tidemill_engine::EventTime;
 
+use super::wire::Protection;
+
 /// librdkafka's own limit of a batch; Kafka's default limit of a record is a little more.
 const BATCH_BYTES: usize = 1_000_000;
 
@@ -31,6 +33,13 @@ impl KafkaConnection {
     #[must_use]
     pub fn bootstrap(&self) -> String {
         self.brokers.join(",")
+    }
+
+    /// How our own connections are protected.
+    pub(super) fn protection(&self) -> Protection {
+        match self.security {
+            Security::None => Protection::default(),
+        }
     }
 
     /// What every client of this cluster has in common.
@@ -97,8 +106,24 @@ pub struct SourceSettings {
     /// Whether records that the producer stamped are accepted. Otherwise a topic or a record without LogAppendTime is
     /// refused.
     pub accept_create_time: bool,
-    /// KiB that librdkafka may fetch ahead for each worker; one fetch answer may go beyond it.
+    /// KiB that may be fetched ahead for each worker; one fetch answer may go beyond it.
     pub queue_kib: usize,
+    /// Which implementation fetches.
+    pub fetch: Fetch,
+    /// Where we are, as the brokers' `broker.rack` says it: records are read from the nearest replica.
+    pub rack: Option<String>,
+}
+
+/// Which implementation fetches records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fetch {
+    /// Ours, and librdkafka where ours does not reach; the log says why.
+    #[default]
+    Auto,
+    /// Our own fetch requests.
+    Own,
+    /// librdkafka.
+    Librdkafka,
 }
 
 impl SourceSettings {
@@ -115,6 +140,7 @@ impl SourceSettings {
             // The default makes fetching sleep a second whenever the queue is full.
             .set("fetch.queue.backoff.ms", "1")
             .set("fetch.wait.max.ms", "50")
+            .set("client.rack", self.rack.as_deref().unwrap_or_default())
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", self.queue_kib.clamp(64, 2_097_151).to_string());
         config

@@ -16,10 +16,7 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    Offset,
-    consumer::{BaseConsumer, Consumer},
-};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use tidemill_engine::{Monotonic, source::PartitionId};
 
 use super::{
@@ -30,6 +27,7 @@ use super::{
     input::Shared,
     partition::Partition,
     source::Join,
+    wire::OffsetQuestion,
 };
 
 /// Events that may wait for a worker: some ticks' ends of a hundred partitions. A worker that is behind needs no more, for
@@ -57,14 +55,14 @@ pub(super) enum ControlEvent {
 /// The way to a worker.
 pub(super) struct Worker {
     events: SyncSender<ControlEvent>,
-    /// The client of its source, which must know a partition before it can read it.
-    client: Arc<BaseConsumer<Reporter>>,
+    /// librdkafka's client of its source, which must know a partition before it can read it.
+    client: Option<Arc<BaseConsumer<Reporter>>>,
     /// What must not be lost and found no room yet.
     waiting: VecDeque<ControlEvent>,
 }
 
 impl Worker {
-    pub(super) fn new(client: Arc<BaseConsumer<Reporter>>) -> (Self, Receiver<ControlEvent>) {
+    pub(super) fn new(client: Option<Arc<BaseConsumer<Reporter>>>) -> (Self, Receiver<ControlEvent>) {
         let (events, receiver) = sync_channel(EVENTS);
         (Self { events, client, waiting: VecDeque::new() }, receiver)
     }
@@ -106,12 +104,12 @@ impl Drop for ControlThread {
     }
 }
 
-/// Starts the thread.
-pub(super) fn start(shared: Arc<Shared>, workers: Vec<Worker>) -> Result<Arc<ControlThread>, Fault> {
+/// Starts the thread. With a `bounded` input it only follows the leaders.
+pub(super) fn start(shared: Arc<Shared>, workers: Vec<Worker>, bounded: bool) -> Result<Arc<ControlThread>, Fault> {
     // High watermarks, whatever the job's isolation: an open transaction's records would come in behind its stable end.
-    let connection = &shared.settings.connection;
-    let cluster = Cluster::new(connection, Isolation::ReadUncommitted, shared.brokers.clone())?;
-    let mut control = Control { shared, cluster, workers, leaders: Leaders::new(), unknown_ticks: HashMap::new() };
+    let cluster = shared.cluster_of(Isolation::ReadUncommitted)?;
+    let (leaders, unknown_ticks) = (Leaders::new(), HashMap::new());
+    let mut control = Control { shared, cluster, workers, bounded, leaders, unknown_ticks };
     let (stop, stopped) = sync_channel(1);
     let thread = thread::spawn(move || {
         while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
@@ -130,6 +128,7 @@ struct Control {
     shared: Arc<Shared>,
     cluster: Cluster,
     workers: Vec<Worker>,
+    bounded: bool,
     leaders: Leaders,
     /// For each topic that is unknown at the moment, for how many ticks.
     unknown_ticks: HashMap<Arc<str>, u32>,
@@ -168,7 +167,7 @@ impl Control {
             let worker = worker_of(partition.id, self.workers.len());
             self.workers[worker].offer(ControlEvent::End { partition: partition.id, leader, asked, end_offset });
         }
-        if self.deliver() && complete {
+        if self.deliver() && complete && !self.bounded {
             self.workers.iter_mut().for_each(|worker| worker.offer(ControlEvent::Topology { asked }));
         }
         self.cluster.serve_callbacks();
@@ -192,8 +191,8 @@ impl Control {
         let mut failure = None;
         for (leader, partitions) in by_leader {
             let asked = self.shared.clock.monotonic();
-            let questions = partitions.iter().map(|p| (&*p.topic, p.number, Offset::End));
-            match self.cluster.offsets(questions, ANSWER_WITHIN) {
+            let questions: Vec<_> = partitions.iter().map(|p| (&*p.topic, p.number, OffsetQuestion::End)).collect();
+            match self.cluster.offsets(&questions, ANSWER_WITHIN) {
                 Ok(answers) => ends.extend(partitions.into_iter().zip(answers).filter_map(|(partition, answer)| {
                     Some(End { partition, leader, asked, end_offset: number(answer).ok()? })
                 })),
@@ -207,9 +206,11 @@ impl Control {
     /// the answers is known now.
     fn ask_topology(&mut self) -> Result<bool, Fault> {
         let mut complete = true;
-        for topic in self.shared.settings.topics.clone() {
+        let topics = self.shared.settings.topics.clone();
+        let answers = self.cluster.topics(&topics, ANSWER_WITHIN)?;
+        for (topic, answer) in topics.into_iter().zip(answers) {
             let topic: Arc<str> = topic.into();
-            match self.cluster.topic(&topic, ANSWER_WITHIN)? {
+            match answer {
                 TopicAnswer::Partitions(partitions) => {
                     self.unknown_ticks.remove(&topic);
                     for (number, leader) in partitions {
@@ -232,7 +233,7 @@ impl Control {
 
     /// Remembers a partition's leader and lets it join if it is new. Returns whether it is known now.
     fn note_partition(&mut self, topic: &Arc<str>, number: i32, leader: i32) -> bool {
-        if self.shared.table.contains(topic, number) {
+        if self.bounded || self.shared.table.contains(topic, number) {
             self.leaders.insert((topic.clone(), number), leader);
             return true;
         }
@@ -247,14 +248,15 @@ impl Control {
 
     /// A new partition is read from its beginning, whatever the start position was.
     fn join(&mut self, topic: &Arc<str>, number: i32) -> Result<(), Fault> {
-        let answers = self.cluster.offsets([(&**topic, number, Offset::Beginning)], ANSWER_WITHIN)?;
+        let answers = self.cluster.offsets(&[(&**topic, number, OffsetQuestion::Earliest)], ANSWER_WITHIN)?;
         let start_offset = answers.into_iter().try_fold(0, |_, answer| super::cluster::number(answer))?;
         let worker = worker_of(self.shared.table.next_id(), self.workers.len());
         let worker = &mut self.workers[worker];
-        worker
-            .client
-            .fetch_metadata(Some(topic), ANSWER_WITHIN)
-            .map_err(|error| Fault::request("read the topic's partitions", "the topic", &error))?;
+        if let Some(client) = &worker.client {
+            client
+                .fetch_metadata(Some(topic), ANSWER_WITHIN)
+                .map_err(|error| Fault::request("read the topic's partitions", "the topic", &error))?;
+        }
         let partition = self.shared.table.add(topic.clone(), number);
         partition.read_to(start_offset);
         tracing::info!(%topic, number, start_offset, "new partition");

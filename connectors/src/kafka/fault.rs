@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use kafka_protocol::error::ResponseError;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tidemill_engine::{EngineError, ErrorKind};
 
@@ -20,14 +21,38 @@ pub enum Cause {
     WrongProtocol,
     /// TLS was spoken to a plain-text listener.
     PlaintextListener,
-    /// The certificate of the broker was not accepted.
+    /// The certificate of the broker was not accepted; librdkafka does not say why.
     CertificateNotVerified,
+    /// The certificate of the broker was signed by nobody whom we trust.
+    UnknownIssuer,
+    /// The certificate of the broker is for another name; the text has both.
+    WrongName(String),
+    /// The certificate of the broker was valid once.
+    CertificateExpired,
+    /// The certificate of the broker is not valid yet.
+    CertificateNotYetValid,
     /// The broker wants a certificate of ours and got none that it trusts.
     CertificateWanted,
     /// Wrong user or password.
     WrongCredentials,
     /// The broker does not offer the mechanism.
-    MechanismRefused,
+    MechanismRefused {
+        /// The one that was asked for; empty when librdkafka asked.
+        mechanism: String,
+        /// What it offers, if it said so.
+        offered: Vec<String>,
+    },
+    /// The broker speaks no version of a request that we do.
+    TooOld {
+        /// The request's name.
+        request: String,
+        /// Its lowest and highest version.
+        offered: (i16, i16),
+        /// Ours.
+        needed: (i16, i16),
+    },
+    /// The broker answered with an error.
+    Answered(ResponseError),
     /// None of the above, in librdkafka's words.
     Unnamed(String),
 }
@@ -43,7 +68,7 @@ impl Cause {
             (&["certificate verify failed", "could not be verified"], Self::CertificateNotVerified),
             (&["certificate required", "bad certificate", "alert handshake failure"], Self::CertificateWanted),
             (&["SASL authentication error", "Authentication failed"], Self::WrongCredentials),
-            (&["Unsupported SASL mechanism"], Self::MechanismRefused),
+            (&["Unsupported SASL mechanism"], Self::MechanismRefused { mechanism: String::new(), offered: Vec::new() }),
             (&["timed out", "Timed out", "setup time"], Self::NoAnswer),
             (&["SSL listener", "Invalid response size", "in state APIVERSION_QUERY"], Self::WrongProtocol),
             (&["Disconnected", "Connection reset", "Broken pipe"], Self::Disconnected),
@@ -61,9 +86,14 @@ impl Cause {
             self,
             Self::PlaintextListener
                 | Self::CertificateNotVerified
+                | Self::UnknownIssuer
+                | Self::WrongName(_)
+                | Self::CertificateExpired
+                | Self::CertificateNotYetValid
                 | Self::CertificateWanted
                 | Self::WrongCredentials
-                | Self::MechanismRefused
+                | Self::MechanismRefused { .. }
+                | Self::TooOld { .. }
         )
     }
 }
@@ -78,9 +108,24 @@ impl fmt::Display for Cause {
             Self::WrongProtocol => "closed the connection at the first request: a TLS listener, or not a Kafka broker",
             Self::PlaintextListener => "a plain-text listener, but the job says TLS",
             Self::CertificateNotVerified => "its certificate is not trusted: check `ca`, the host name, the dates",
+            Self::UnknownIssuer => "its certificate was signed by nobody in `ca`: check that `ca` is this cluster's",
+            Self::WrongName(text) => return write!(f, "its certificate is for another host: {text}"),
+            Self::CertificateExpired => "its certificate has expired",
+            Self::CertificateNotYetValid => "its certificate is not valid yet: check the clocks",
             Self::CertificateWanted => "it wants a client certificate that it trusts: check `certificate` and `key`",
             Self::WrongCredentials => "wrong user or password",
-            Self::MechanismRefused => "it does not offer this mechanism",
+            Self::MechanismRefused { offered, .. } if offered.is_empty() => "it does not offer this mechanism",
+            Self::MechanismRefused { mechanism, offered } => {
+                return write!(f, "it does not offer `{mechanism}`, only {}", offered.join(", "));
+            }
+            Self::TooOld { request, offered, needed } => {
+                return write!(
+                    f,
+                    "it speaks versions {} to {} of `{request}`, needed is one of {} to {}: set `fetch: rdkafka`",
+                    offered.0, offered.1, needed.0, needed.1
+                );
+            }
+            Self::Answered(error) => return write!(f, "{error}"),
             Self::Unnamed(text) => text,
         })
     }
@@ -130,6 +175,28 @@ pub enum Fault {
     Leaderless {
         /// Its name.
         topic: String,
+    },
+    /// The topic was deleted and made again under the job: its offsets are others' now.
+    #[error("topic `{topic}` was deleted and made again while the job ran; start anew with `--from-start`")]
+    TopicReplaced {
+        /// Its name.
+        topic: String,
+    },
+    /// The log of a partition lost records that were read from it.
+    #[error(
+        "topic `{topic}` partition {number} lost records that were read already (unclean leader election): its log was cut at \
+         offset {log_end}, read was up to {read_to}; what was computed from them stays, start anew with `--from-start` for a \
+         result without them"
+    )]
+    Truncated {
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        number: i32,
+        /// Where the log ended when it was cut.
+        log_end: i64,
+        /// The offset that was to be read next.
+        read_to: i64,
     },
     /// The topic was deleted under the job.
     #[error("topic `{topic}` was deleted while the job ran")]
@@ -211,13 +278,16 @@ pub enum Fault {
         text: String,
     },
     /// A request failed for now.
-    #[error("cannot {doing}: {code}")]
+    #[error("cannot {doing}: {cause}")]
     Request {
         /// What was tried.
         doing: &'static str,
-        /// The broker's or librdkafka's code.
-        code: RDKafkaErrorCode,
+        /// Why it failed.
+        cause: Cause,
     },
+    /// The operating system refused something.
+    #[error("the operating system refused to wait for sockets: {0}")]
+    Io(String),
     /// librdkafka did not take a setting of ours.
     #[error("librdkafka refused its settings: {0}")]
     Client(KafkaError),
@@ -257,8 +327,17 @@ impl Fault {
             Some(
                 Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed,
             ) => Self::NotAllowed { what: what.to_owned() },
-            Some(code) => Self::Request { doing, code },
+            Some(Code::OperationTimedOut | Code::RequestTimedOut) => Self::Request { doing, cause: Cause::NoAnswer },
+            Some(code) => Self::Request { doing, cause: Cause::Unnamed(code.to_string()) },
             None => Self::Client(error.clone()),
+        }
+    }
+
+    /// Makes a fault of an error in an answer about `topic`.
+    pub(super) fn request_refused(doing: &'static str, topic: &str, error: ResponseError) -> Self {
+        match error {
+            ResponseError::TopicAuthorizationFailed => Self::NotAllowed { what: format!("topic `{topic}`") },
+            error => Self::Request { doing, cause: Cause::Answered(error) },
         }
     }
 
@@ -267,7 +346,7 @@ impl Fault {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Unreachable { .. } | Self::Leaderless { .. } | Self::Request { .. } => ErrorKind::Unavailable,
-            Self::Client(_) => ErrorKind::Bug,
+            Self::Client(_) | Self::Io(_) => ErrorKind::Bug,
             _ => ErrorKind::User,
         }
     }
@@ -313,7 +392,7 @@ mod tests {
             ("SASL authentication error: Authentication failed: Invalid username or password", Cause::WrongCredentials),
             (
                 "SASL handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: ",
-                Cause::MechanismRefused,
+                Cause::MechanismRefused { mechanism: String::new(), offered: Vec::new() },
             ),
             (
                 "h:1: Disconnected: connection closed by peer (after 0ms in state APIVERSION_QUERY)",

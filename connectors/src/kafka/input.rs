@@ -2,22 +2,36 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use rdkafka::Offset;
-use tidemill_engine::{Clock, Result, source::PartitionId};
+use tidemill_engine::{
+    Clock, EngineError, Result,
+    source::{PartitionId, Source},
+};
 
 use super::{
     batch::Fetcher,
     client::Brokers,
     cluster::{self, ANSWER_WITHIN, Cluster},
-    config::{SourceSettings, Start},
+    config::{Fetch, Isolation, KafkaConnection, SourceSettings, Start},
     control::{self, Worker, worker_of},
-    fault::Fault,
+    fault::{Cause, Fault},
+    fetch::{FetchOptions, FetchSource},
     group::{Committed, Group},
     partition::{Partition, PartitionTable},
     range::{Range, deadline, read_ranges},
-    source::{Join, KafkaSource},
+    source::{Join, KafkaSource, ReadTerms},
     timestamp_type,
+    wire::{OffsetQuestion, Protection, Topology},
 };
+
+/// What our own connections of an input have in common.
+#[derive(Clone)]
+pub(super) struct Own {
+    pub(super) connection: KafkaConnection,
+    pub(super) protection: Protection,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) brokers: Arc<Brokers>,
+    pub(super) topology: Arc<Topology>,
+}
 
 /// What the parts of an input have in common.
 pub(super) struct Shared {
@@ -25,6 +39,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) brokers: Arc<Brokers>,
     pub(super) table: Arc<PartitionTable>,
+    /// `None`: librdkafka reads.
+    pub(super) own: Option<Own>,
     /// Asks for ends as the job's isolation sees them.
     pub(super) cluster: Cluster,
 }
@@ -32,18 +48,78 @@ pub(super) struct Shared {
 impl Shared {
     /// First offset and end of each partition.
     pub(super) fn bounds(&self, partitions: &[Arc<Partition>]) -> Result<Vec<(i64, i64)>, Fault> {
-        let earliest = self.cluster.bounds(partitions, Offset::Beginning)?;
-        let ends = self.cluster.bounds(partitions, Offset::End)?;
+        let earliest = self.cluster.bounds(partitions, OffsetQuestion::Earliest)?;
+        let ends = self.cluster.bounds(partitions, OffsetQuestion::End)?;
         Ok(earliest.into_iter().zip(ends).collect())
     }
 
     /// First offset and end of one partition.
     pub(super) fn bounds_of(&self, partition: &Partition) -> Result<(i64, i64), Fault> {
         let of = |question| {
-            let answers = self.cluster.offsets([(&*partition.topic, partition.number, question)], ANSWER_WITHIN)?;
+            let answers = self.cluster.offsets(&[(&*partition.topic, partition.number, question)], ANSWER_WITHIN)?;
             answers.into_iter().try_fold(0, |_, answer| cluster::number(answer))
         };
-        Ok((of(Offset::Beginning)?, of(Offset::End)?))
+        Ok((of(OffsetQuestion::Earliest)?, of(OffsetQuestion::End)?))
+    }
+
+    /// Another client that asks.
+    pub(super) fn cluster_of(&self, isolation: Isolation) -> Result<Cluster, Fault> {
+        match &self.own {
+            Some(own) => Ok(Cluster::own(own, isolation)),
+            None => Cluster::librdkafka(&self.settings.connection, isolation, self.brokers.clone()),
+        }
+    }
+
+    /// A bounded source of these stretches alone, whoever stamped their records.
+    pub(super) fn range_source(shared: &Arc<Self>, ranges: &[Range]) -> Result<Box<dyn Source>> {
+        let join = |range: &Range| Join {
+            partition: range.partition.clone(),
+            start_offset: range.from,
+            end_offset: Some(range.to),
+        };
+        let terms = ReadTerms { accept_create_time: true, with_headers: false };
+        let joins = vec![ranges.iter().map(join).collect()];
+        let sources = Self::sources(shared, joins, true, terms);
+        let mut sources = sources.map_err(|fault| fault.of_input(&shared.settings.input))?;
+        Ok(sources.remove(0))
+    }
+
+    /// One source for each worker's partitions.
+    fn sources(
+        shared: &Arc<Self>,
+        joins: Vec<Vec<Join>>,
+        bounded: bool,
+        terms: ReadTerms,
+    ) -> Result<Vec<Box<dyn Source>>, Fault> {
+        match &shared.own {
+            Some(own) => {
+                let (told, events): (Vec<_>, Vec<_>) = joins.iter().map(|_| Worker::new(None)).unzip();
+                let control = control::start(shared.clone(), told, bounded)?;
+                let pairs = joins.into_iter().zip(events);
+                let source = |(joins, events)| {
+                    let options = FetchOptions { joins, events, bounded, terms };
+                    let source = FetchSource::new(shared.clone(), own.clone(), options, control.clone());
+                    source.map(|source| Box::new(source) as Box<dyn Source>).map_err(|e| Fault::Io(e.to_string()))
+                };
+                pairs.map(source).collect()
+            }
+            None => {
+                let mut sources = Vec::with_capacity(joins.len());
+                let mut told = Vec::with_capacity(joins.len());
+                for joins in joins {
+                    let fetcher = Fetcher::new(&shared.settings, shared.brokers.clone())?;
+                    let (worker_side, events) = Worker::new(Some(fetcher.consumer().clone()));
+                    told.push(worker_side);
+                    let events = (!bounded).then_some(events);
+                    sources.push(KafkaSource::new(shared.clone(), fetcher, joins, events, terms));
+                }
+                if !bounded {
+                    let control = control::start(shared.clone(), told, bounded)?;
+                    sources.iter_mut().for_each(|source| source.hold(control.clone()));
+                }
+                Ok(sources.into_iter().map(|source| Box::new(source) as Box<dyn Source>).collect())
+            }
+        }
     }
 }
 
@@ -61,19 +137,42 @@ impl fmt::Debug for KafkaInput {
 
 impl KafkaInput {
     /// Contacts the cluster: its brokers answer, the topics exist, and they carry LogAppendTime unless the settings accept
-    /// CreateTime.
+    /// CreateTime. Over our own connections, unless the settings say librdkafka or, with [`Fetch::Auto`], the brokers are too
+    /// old for them.
     ///
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]: of kind `Unavailable` when no broker answered within `wait`, saying what
     /// each said; of kind `User` for an unknown topic, a missing right, a CreateTime topic.
     pub fn connect(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration) -> Result<Self> {
         let input = settings.input.clone();
-        Self::contact(settings, clock, wait).map_err(|fault| fault.of_input(&input))
+        let contact = |own| Self::contact(settings.clone(), clock.clone(), wait, own);
+        let contacted = match settings.fetch {
+            Fetch::Librdkafka => contact(false),
+            Fetch::Own => contact(true),
+            Fetch::Auto => match contact(true) {
+                Err(Fault::Refused { cause: cause @ Cause::TooOld { .. }, .. }) => {
+                    tracing::info!("input `{input}`: librdkafka reads, because of the broker: {cause}");
+                    contact(false)
+                }
+                contacted => contacted,
+            },
+        };
+        contacted.map_err(|fault| fault.of_input(&input))
     }
 
-    fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration) -> Result<Self, Fault> {
+    fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration, own: bool) -> Result<Self, Fault> {
         let brokers = Brokers::new(format!("input `{}`", settings.input));
-        let cluster = Cluster::new(&settings.connection, settings.isolation, brokers.clone())?;
+        let own = own.then(|| Own {
+            connection: settings.connection.clone(),
+            protection: settings.connection.protection(),
+            clock: clock.clone(),
+            brokers: brokers.clone(),
+            topology: Arc::default(),
+        });
+        let cluster = match &own {
+            Some(own) => Cluster::own(own, settings.isolation),
+            None => Cluster::librdkafka(&settings.connection, settings.isolation, brokers.clone())?,
+        };
         let layouts = cluster.contact(&settings.topics, &*clock, wait)?;
         if !settings.accept_create_time {
             timestamp_type::check_topics(&cluster, &settings.topics, wait)?;
@@ -85,7 +184,13 @@ impl KafkaInput {
                 table.add(topic.clone(), number);
             }
         }
-        Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, cluster }) })
+        Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, own, cluster }) })
+    }
+
+    /// Whether our own fetch requests read it; otherwise librdkafka does.
+    #[must_use]
+    pub fn reads_by_own_fetch(&self) -> bool {
+        self.shared.own.is_some()
     }
 
     /// All partitions known so far, by [`PartitionId`]: those of the first contact and those that joined since.
@@ -136,13 +241,11 @@ impl KafkaInput {
             Start::Time(time) => {
                 // The first millisecond that is not before the time.
                 let ms = time.0.div_euclid(1_000) + i64::from(time.0.rem_euclid(1_000) > 0);
-                let questions = partitions.iter().map(|p| (&*p.topic, p.number, Offset::Offset(ms.max(0))));
-                let answers = self.shared.cluster.offsets(questions, ANSWER_WITHIN)?;
-                let offset = |(answer, (_, end)): (Offset, (i64, i64))| match answer {
-                    Offset::Offset(offset) => offset,
-                    _ => end,
-                };
-                Ok(answers.into_iter().zip(bounds).map(offset).collect())
+                let question = OffsetQuestion::At(ms.max(0));
+                let questions: Vec<_> = partitions.iter().map(|p| (&*p.topic, p.number, question)).collect();
+                let answers = self.shared.cluster.offsets(&questions, ANSWER_WITHIN)?;
+                let pairs = answers.into_iter().zip(bounds);
+                Ok(pairs.map(|(answer, (_, end))| answer.unwrap_or(end)).collect())
             }
         }
     }
@@ -153,7 +256,7 @@ impl KafkaInput {
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]: no answer.
     pub fn end_offsets(&self) -> Result<Vec<i64>> {
-        self.shared.cluster.bounds(&self.partitions(), Offset::End).map_err(|fault| self.error(fault))
+        self.shared.cluster.bounds(&self.partitions(), OffsetQuestion::End).map_err(|fault| self.error(fault))
     }
 
     /// Payloads from the beginning and the end of each partition, about `records` in all, for inference; fewer when the
@@ -162,16 +265,11 @@ impl KafkaInput {
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]: no answer, unreadable records.
     pub fn sample(&self, records: usize, within: Duration) -> Result<Vec<Vec<u8>>> {
-        self.read_sample(records, within).map_err(|fault| self.error(fault))
-    }
-
-    fn read_sample(&self, records: usize, within: Duration) -> Result<Vec<Vec<u8>>, Fault> {
-        let Shared { settings, clock, brokers, .. } = &*self.shared;
-        let until = deadline(&**clock, within);
+        let clock = &*self.shared.clock;
+        let until = deadline(clock, within);
         let partitions = self.partitions();
-        let bounds = self.shared.bounds(&partitions)?;
+        let bounds = self.shared.bounds(&partitions).map_err(|fault| self.error(fault))?;
         let share = records.div_ceil(2 * partitions.len().max(1));
-        let mut fetcher = Fetcher::new(settings, brokers.clone())?;
         let mut payloads = Vec::new();
         let ranges = |of: &dyn Fn(i64, i64) -> (i64, i64)| {
             let pairs = partitions.iter().zip(&bounds).map(|(partition, &(earliest, end))| {
@@ -187,8 +285,9 @@ impl KafkaInput {
             ranges(&|earliest, end| (near_end(earliest, end), end)),
         ];
         for ranges in stretches {
-            read_ranges(&mut fetcher, &ranges, &**clock, until, |_, message| {
-                payloads.extend(message.value().map(<[u8]>::to_vec));
+            let mut source = Shared::range_source(&self.shared, &ranges)?;
+            read_ranges(source.as_mut(), &ranges, clock, until, |record| {
+                payloads.extend(record.value.map(<[u8]>::to_vec));
             })?;
         }
         Ok(payloads)
@@ -197,43 +296,30 @@ impl KafkaInput {
     /// One source for each of `workers`, partition `id` for worker `id % workers`, reading from `starts` (by partition).
     /// With `ends` (by partition) each partition is [`tidemill_engine::source::SourceEvent::Finished`] there. Without, the
     /// control thread runs until the last source is dropped: it asks for ends and hands out new partitions. The sources
-    /// of one call at a time: they share the [`Partition`]s.
+    /// of one call at a time: they share the [`Partition`]s. Records come with their headers only if asked for: only where a
+    /// query names them.
     ///
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`] when a client cannot be made.
-    pub fn open(&self, workers: usize, starts: &[i64], ends: Option<&[i64]>) -> Result<Vec<KafkaSource>> {
-        self.sources(workers.max(1), starts, ends).map_err(|fault| self.error(fault))
+    pub fn open(
+        &self,
+        workers: usize,
+        starts: &[i64],
+        ends: Option<&[i64]>,
+        with_headers: bool,
+    ) -> Result<Vec<Box<dyn Source>>> {
+        let workers = workers.max(1);
+        let mut joins: Vec<Vec<Join>> = (0..workers).map(|_| Vec::new()).collect();
+        for (index, (partition, &start_offset)) in self.partitions().into_iter().zip(starts).enumerate() {
+            partition.read_to(start_offset);
+            let end_offset = ends.map(|ends| ends[index]);
+            joins[worker_of(partition.id, workers)].push(Join { partition, start_offset, end_offset });
+        }
+        let terms = ReadTerms { accept_create_time: self.shared.settings.accept_create_time, with_headers };
+        Shared::sources(&self.shared, joins, ends.is_some(), terms).map_err(|fault| self.error(fault))
     }
 
-    fn sources(&self, workers: usize, starts: &[i64], ends: Option<&[i64]>) -> Result<Vec<KafkaSource>, Fault> {
-        let Shared { settings, brokers, .. } = &*self.shared;
-        let mut sources = Vec::with_capacity(workers);
-        let mut told = Vec::with_capacity(workers);
-        for worker in 0..workers {
-            let fetcher = Fetcher::new(settings, brokers.clone())?;
-            let (worker_side, events) = Worker::new(fetcher.consumer().clone());
-            told.push(worker_side);
-            let own = self.partitions().into_iter().zip(starts).enumerate();
-            let own = own.filter(|(_, (partition, _))| worker_of(partition.id, workers) == worker);
-            let joins = own.map(|(index, (partition, &start_offset))| {
-                partition.read_to(start_offset);
-                Join { partition, start_offset, end_offset: ends.map(|ends| ends[index]) }
-            });
-            sources.push(KafkaSource::new(
-                self.shared.clone(),
-                fetcher,
-                joins.collect(),
-                ends.is_none().then_some(events),
-            ));
-        }
-        if ends.is_none() {
-            let control = control::start(self.shared.clone(), told)?;
-            sources.iter_mut().for_each(|source| source.hold(control.clone()));
-        }
-        Ok(sources)
-    }
-
-    fn error(&self, fault: Fault) -> tidemill_engine::EngineError {
+    fn error(&self, fault: Fault) -> EngineError {
         fault.of_input(&self.shared.settings.input)
     }
 }

@@ -1,12 +1,14 @@
-//! Kafka as input and output, on librdkafka.
+//! Kafka as input and output: records are read by our own fetch requests, everything else is librdkafka's.
 //!
 //! [`KafkaInput::connect`] makes the first contact and answers everything that a start needs: partitions, offsets, the
-//! committed positions of a group, a sample of payloads. [`KafkaInput::open`] then gives each worker a [`KafkaSource`],
-//! which borrows payloads straight from librdkafka's fetch buffers ([`batch`], the one place with `unsafe`), and starts
-//! the control thread ([`control`]), which asks the leaders where their logs end and finds new partitions.
+//! committed positions of a group, a sample of payloads. [`KafkaInput::open`] then gives each worker a source and starts the
+//! control thread ([`control`]), which follows the leaders and finds new partitions. A source is a [`fetch::FetchSource`] over
+//! connections of our own ([`wire`]), which walks record batches where they lie in an answer ([`records`]); or, for what
+//! those do not reach and as the oracle of their tests, a [`source::KafkaSource`] that borrows payloads from librdkafka's
+//! fetch buffers ([`batch`], the one place with `unsafe`).
 //! [`KafkaSink`] writes rows and counts acknowledgements.
 //!
-//! librdkafka's errors are classified once, in [`fault`]: callers see a [`Fault`] with its cause, or the engine's error
+//! Errors are classified once, in [`fault`]: callers see a [`Fault`] with its cause, or the engine's error
 //! made from it, never a bare `BrokerTransportFailure`.
 
 mod batch;
@@ -16,21 +18,24 @@ mod config;
 mod control;
 pub mod embedded;
 mod fault;
+mod fetch;
 mod group;
 mod input;
 mod partition;
 mod range;
+pub mod records;
 mod sink;
 mod source;
 mod timestamp_type;
+mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Isolation, KafkaConnection, Security, SinkSettings, SourceSettings, Start};
+pub use config::{Fetch, Isolation, KafkaConnection, Security, SinkSettings, SourceSettings, Start};
 pub use fault::{Cause, Fault};
+pub use fetch::answer;
 pub use group::{Committed, Group};
 pub use input::KafkaInput;
 pub use partition::Partition;
 pub use sink::{KafkaSink, KeepRejected, OnRejected, RejectedRow};
-pub use source::KafkaSource;

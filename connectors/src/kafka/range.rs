@@ -1,15 +1,13 @@
 //! Reading stretches of partitions once, beside the job: for samples and for probing single records.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tidemill_engine::{Clock, Monotonic};
-
-use super::{
-    batch::{Fetcher, Message, Said},
-    fault::Fault,
-    partition::Partition,
-    source::passes,
+use tidemill_engine::{
+    Clock, Monotonic, Result,
+    source::{PartitionId, Record, Source, SourceEvent},
 };
+
+use super::partition::Partition;
 
 /// Records of a partition from `from` to before `to`, at most so many.
 pub(super) struct Range {
@@ -19,8 +17,8 @@ pub(super) struct Range {
     pub(super) at_most: usize,
 }
 
-/// Messages taken in one call; a stretch is short.
-const BATCH: usize = 1_000;
+/// How long one poll waits.
+const POLL: Duration = Duration::from_millis(50);
 
 /// When a clock will be past `within` from now.
 pub(super) fn deadline(clock: &dyn Clock, within: Duration) -> Monotonic {
@@ -28,48 +26,32 @@ pub(super) fn deadline(clock: &dyn Clock, within: Duration) -> Monotonic {
     Monotonic(clock.monotonic().0.saturating_add(micros))
 }
 
-/// Reads stretches of different partitions and hands over their records with the stretch's index. Returns whether all
-/// were read to their end before the deadline.
+/// Hands over the records of stretches of different partitions from a bounded source that reads just these. Returns whether
+/// all were read to their end before the deadline.
 pub(super) fn read_ranges(
-    fetcher: &mut Fetcher,
+    source: &mut dyn Source,
     ranges: &[Range],
     clock: &dyn Clock,
     deadline: Monotonic,
-    mut each: impl FnMut(usize, &Message<'_>),
-) -> Result<bool, Fault> {
-    let mut left: Vec<usize> =
-        ranges.iter().map(|range| if range.from < range.to { range.at_most } else { 0 }).collect();
-    for (range, _) in ranges.iter().zip(&left).filter(|(_, left)| **left > 0) {
-        fetcher.start(&range.partition.topic, range.partition.number, range.from)?;
-    }
-    while left.iter().any(|&left| left > 0) && clock.monotonic() < deadline {
-        let batch = fetcher.receive(BATCH, Duration::from_millis(50));
-        for message in batch.messages() {
-            let of = |range: &Range| {
-                range.partition.number == message.number() && range.partition.topic.as_bytes() == message.topic()
-            };
-            let Some(index) = ranges.iter().position(of) else { continue };
-            let range = &ranges[index];
-            match message.said() {
-                Said::Record if left[index] > 0 && message.offset() < range.to => {
-                    each(index, message);
-                    left[index] = if message.offset() + 1 < range.to { left[index] - 1 } else { 0 };
+    mut each: impl FnMut(&Record<'_>),
+) -> Result<bool> {
+    let left = |range: &Range| if range.from < range.to { range.at_most } else { 0 };
+    let mut left: HashMap<PartitionId, usize> = ranges.iter().map(|range| (range.partition.id, left(range))).collect();
+    let any_left = |left: &HashMap<PartitionId, usize>| left.values().any(|&left| left > 0);
+    while any_left(&left) && !source.finished() && clock.monotonic() < deadline {
+        source.poll(POLL, &mut |event| {
+            match event {
+                SourceEvent::Records { partition, records, .. } => {
+                    let left = left.entry(partition).or_default();
+                    let wanted = &records[..records.len().min(*left)];
+                    wanted.iter().for_each(&mut each);
+                    *left -= wanted.len();
                 }
-                Said::Record | Said::EndOfPartition => left[index] = 0,
-                Said::Error(code, _) if passes(code) => {}
-                Said::Error(_, text) => {
-                    return Err(Fault::Unreadable {
-                        topic: range.partition.topic.to_string(),
-                        number: range.partition.number,
-                        offset: message.offset(),
-                        text,
-                    });
-                }
+                SourceEvent::Finished { partition } => drop(left.insert(partition, 0)),
+                _ => {}
             }
-        }
+            Ok(())
+        })?;
     }
-    for range in ranges {
-        fetcher.stop(&range.partition.topic, range.partition.number);
-    }
-    Ok(left.iter().all(|&left| left == 0))
+    Ok(source.finished() || !any_left(&left))
 }

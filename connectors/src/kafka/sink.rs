@@ -108,7 +108,7 @@ impl KafkaSink {
         let brokers = Brokers::new(format!("output `{}`", settings.output));
         let contact = || {
             // Asked through a consumer, because a producer's question could create the topic.
-            let cluster = Cluster::new(&settings.connection, Isolation::ReadUncommitted, brokers.clone())?;
+            let cluster = Cluster::librdkafka(&settings.connection, Isolation::ReadUncommitted, brokers.clone())?;
             let topics = std::slice::from_ref(&settings.topic);
             cluster.contact(topics, clock, wait)?;
             let limit = cluster.settings(topics, "max.message.bytes", wait)?.into_iter().flatten().next();

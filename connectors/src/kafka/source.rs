@@ -15,7 +15,6 @@ use tidemill_engine::{
 
 use super::{
     batch::{Fetcher, Message, Said},
-    config::SourceSettings,
     control::{ControlEvent, ControlThread},
     fault::Fault,
     input::Shared,
@@ -34,10 +33,21 @@ pub(super) struct Join {
     pub(super) end_offset: Option<i64>,
 }
 
-/// Reads its partitions through one client of its own.
-pub struct KafkaSource {
+/// How records are to be handed over.
+#[derive(Clone, Copy)]
+pub(super) struct ReadTerms {
+    /// Whether records that their producer stamped are handed over, or end the job.
+    pub(super) accept_create_time: bool,
+    /// Whether records come with their headers. Only where a query names them: reading them costs librdkafka an allocation a
+    /// record, a quarter of a stateless job.
+    pub(super) with_headers: bool,
+}
+
+/// Reads its partitions through one client of librdkafka.
+pub(super) struct KafkaSource {
     shared: Arc<Shared>,
     fetcher: Fetcher,
+    accept_create_time: bool,
     /// Partitions not announced yet.
     joins: Vec<Join>,
     slots: Vec<Slot>,
@@ -63,17 +73,12 @@ impl KafkaSource {
         fetcher: Fetcher,
         joins: Vec<Join>,
         events: Option<Receiver<ControlEvent>>,
+        terms: ReadTerms,
     ) -> Self {
-        let (slots, slot_of, buffers) = (Vec::new(), HashMap::new(), Buffers::default());
-        Self { shared, fetcher, joins, slots, slot_of, events, buffers, control: None }
-    }
-
-    /// Hands records over with their headers. Only where a query names them: reading them costs librdkafka an allocation a
-    /// record, a quarter of a stateless job.
-    #[must_use]
-    pub fn with_headers(mut self) -> Self {
-        self.buffers.with_headers = true;
-        self
+        let ReadTerms { accept_create_time, with_headers } = terms;
+        let (slots, slot_of) = (Vec::new(), HashMap::new());
+        let buffers = Buffers { with_headers, ..Buffers::default() };
+        Self { shared, fetcher, accept_create_time, joins, slots, slot_of, events, buffers, control: None }
     }
 
     /// Holds the control thread for as long as this source lives.
@@ -120,8 +125,7 @@ impl KafkaSource {
 
     /// Takes a batch and reports its runs of messages of one partition.
     fn report_batch(&mut self, wait: Duration, visit: &mut Visit<'_>) -> Result<()> {
-        let Self { shared, fetcher, slots, slot_of, buffers, .. } = self;
-        let settings = &shared.settings;
+        let Self { shared, fetcher, accept_create_time, slots, slot_of, buffers, .. } = self;
         let mut trouble = None;
         let batch = fetcher.receive(BATCH, wait);
         let received = shared.clock.monotonic();
@@ -137,7 +141,7 @@ impl KafkaSource {
             let wrong = match first.said() {
                 Said::Record => {
                     let run = slot.wanted(run);
-                    let refused = slot.hand_over(run, received, settings, buffers, visit)?;
+                    let refused = slot.hand_over(run, received, *accept_create_time, buffers, visit)?;
                     slot.finish_if_read(run.len() < length, visit)?;
                     refused.map(|offset| (offset, Trouble::CreateTime))
                 }
@@ -267,7 +271,7 @@ impl Slot {
         &mut self,
         run: &[Message<'_>],
         received: Monotonic,
-        settings: &SourceSettings,
+        accept_create_time: bool,
         buffers: &mut Buffers,
         visit: &mut Visit<'_>,
     ) -> Result<Option<i64>> {
@@ -292,9 +296,7 @@ impl Slot {
             Record { offset, timestamp_ms, timestamp_kind, key, value, headers }
         }));
         let unfit = |record: &&Record<'_>| record.timestamp_kind != TimestampKind::LogAppend;
-        if !settings.accept_create_time
-            && let Some(record) = records.iter().find(unfit)
-        {
+        if !accept_create_time && let Some(record) = records.iter().find(unfit) {
             return Ok(Some(record.offset));
         }
         let live_from = Some(first.broker()).filter(|&broker| mem::take(&mut self.live) && broker >= 0);
@@ -334,7 +336,7 @@ struct Buffers {
 }
 
 /// An empty vector in the allocation of another, whose items may have borrowed something else: a collect in place.
-fn emptied<A, B>(mut items: Vec<A>) -> Vec<B> {
+pub(super) fn emptied<A, B>(mut items: Vec<A>) -> Vec<B> {
     items.clear();
     items.into_iter().map(|_| unreachable!("the vector is empty")).collect()
 }

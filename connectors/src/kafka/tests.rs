@@ -51,14 +51,41 @@ impl Clock for MachineClock {
     }
 }
 
+/// Every test of the source runs on both implementations.
+macro_rules! on_both_paths {
+    ($($test:ident,)*) => {
+        mod own {
+            $(#[test] fn $test() { super::$test(super::Fetch::Own); })*
+        }
+        mod librdkafka {
+            $(#[test] fn $test() { super::$test(super::Fetch::Librdkafka); })*
+        }
+    };
+}
+
+on_both_paths! {
+    a_bounded_run_reads_each_partition_to_its_end_and_no_further,
+    the_end_of_an_idle_partition_is_attested_by_its_leader,
+    a_broker_that_is_away_attests_nothing_and_is_waited_for,
+    latest_starts_behind_the_last_record_and_committed_offsets_count_more,
+    offsets_that_are_not_there_are_refused,
+    keys_headers_and_tombstones_come_through,
+    a_record_with_its_producers_timestamp_stops_the_job,
+    a_sample_comes_from_both_ends_of_each_partition,
+    an_unknown_topic_is_named_with_its_neighbours,
+    a_topic_that_is_deleted_stops_the_job,
+    brokers_that_refuse_are_named_within_the_wait,
+}
+
 /// A broker with one topic `t`.
 struct Broker {
+    fetch: Fetch,
     cluster: MockCluster<'static, DefaultProducerContext>,
     producer: BaseProducer,
 }
 
 impl Broker {
-    fn new(partitions: i32) -> Self {
+    fn new(partitions: i32, fetch: Fetch) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", partitions, 1).unwrap();
         let producer = ClientConfig::new()
@@ -66,7 +93,7 @@ impl Broker {
             .set("linger.ms", "0")
             .create()
             .unwrap();
-        Self { cluster, producer }
+        Self { fetch, cluster, producer }
     }
 
     fn connection(&self) -> KafkaConnection {
@@ -88,6 +115,8 @@ impl Broker {
             isolation: Isolation::ReadCommitted,
             accept_create_time: true,
             queue_kib: 16_384,
+            fetch: self.fetch,
+            rack: None,
         }
     }
 
@@ -108,7 +137,7 @@ enum Seen {
 }
 
 /// Polls the sources in turns until `done` likes what was seen.
-fn poll_until(sources: &mut [KafkaSource], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
+fn poll_until(sources: &mut [Box<dyn Source>], done: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>, EngineError> {
     let clock = machine_clock();
     let mut seen = Vec::new();
     while !done(&seen) {
@@ -164,9 +193,8 @@ fn numbered(range: std::ops::Range<i64>) -> impl Iterator<Item = String> {
     range.map(|n| n.to_string())
 }
 
-#[test]
-fn a_bounded_run_reads_each_partition_to_its_end_and_no_further() {
-    let broker = Broker::new(4);
+fn a_bounded_run_reads_each_partition_to_its_end_and_no_further(fetch: Fetch) {
+    let broker = Broker::new(4, fetch);
     for partition in [0, 1, 3] {
         broker.produce(partition, numbered(0..1_000));
     }
@@ -175,10 +203,10 @@ fn a_bounded_run_reads_each_partition_to_its_end_and_no_further() {
     let ends = input.end_offsets().unwrap();
     assert_eq!((&starts[..], &ends[..]), (&[0, 400, 0, 0][..], &[1_000, 1_000, 0, 1_000][..]));
     broker.produce(0, numbered(1_000..1_100));
-    let mut sources = input.open(3, &starts, Some(&ends)).unwrap();
+    let mut sources = input.open(3, &starts, Some(&ends), false).unwrap();
     let seen =
         poll_until(&mut sources, |seen| seen.iter().filter(|s| matches!(s, Seen::Finished(_))).count() == 4).unwrap();
-    assert!(sources.iter().all(Source::finished));
+    assert!(sources.iter().all(|source| source.finished()));
     for (id, start) in [(0, 0), (1, 400), (2, 0), (3, 0)] {
         let joined = seen.iter().position(|s| *s == Seen::Joined(id, start)).unwrap();
         let first = seen.iter().position(|s| matches!(s, Seen::Record { partition, .. } if *partition == id));
@@ -195,14 +223,13 @@ fn a_bounded_run_reads_each_partition_to_its_end_and_no_further() {
     .unwrap();
 }
 
-#[test]
-fn the_end_of_an_idle_partition_is_attested_by_its_leader() {
-    let broker = Broker::new(2);
+fn the_end_of_an_idle_partition_is_attested_by_its_leader(fetch: Fetch) {
+    let broker = Broker::new(2, fetch);
     broker.produce(0, numbered(0..10));
     let input = broker.input();
     let starts = input.resolve_start(&Start::Earliest, &BTreeMap::new()).unwrap();
-    let mut sources = input.open(2, &starts, None).unwrap();
-    let wanted = [Seen::Position(0, 10), Seen::End(0, 10), Seen::Position(1, 0), Seen::End(1, 0)];
+    let mut sources = input.open(2, &starts, None, false).unwrap();
+    let wanted = [Seen::Position(0, 10), Seen::End(0, 10), Seen::End(1, 0)];
     let seen = poll_until(&mut sources, |seen| {
         wanted.iter().all(|wanted| seen.contains(wanted))
             && seen.iter().filter(|event| **event == Seen::Topology).count() > 3
@@ -218,12 +245,11 @@ fn the_end_of_an_idle_partition_is_attested_by_its_leader() {
     assert_eq!((partition.next_offset(), partition.log_end()), (11, 11));
 }
 
-#[test]
-fn a_broker_that_is_away_attests_nothing_and_is_waited_for() {
-    let broker = Broker::new(1);
+fn a_broker_that_is_away_attests_nothing_and_is_waited_for(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     broker.produce(0, numbered(0..1));
     let input = broker.input();
-    let mut sources = input.open(1, &[0], None).unwrap();
+    let mut sources = input.open(1, &[0], None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 1))).unwrap();
     broker.cluster.broker_down(-1).unwrap();
     // What was under way arrives; then nothing does for more than two ticks of the control thread.
@@ -247,9 +273,8 @@ fn a_broker_that_is_away_attests_nothing_and_is_waited_for() {
     poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 2))).unwrap();
 }
 
-#[test]
-fn latest_starts_behind_the_last_record_and_committed_offsets_count_more() {
-    let broker = Broker::new(2);
+fn latest_starts_behind_the_last_record_and_committed_offsets_count_more(fetch: Fetch) {
+    let broker = Broker::new(2, fetch);
     broker.produce(0, numbered(0..5));
     let input = broker.input();
     let group = input.group("clicks-per-minute").unwrap();
@@ -264,9 +289,8 @@ fn latest_starts_behind_the_last_record_and_committed_offsets_count_more() {
     assert_eq!(input.resolve_start(&Start::Latest, &committed).unwrap(), [3, 0]);
 }
 
-#[test]
-fn offsets_that_are_not_there_are_refused() {
-    let broker = Broker::new(1);
+fn offsets_that_are_not_there_are_refused(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     broker.produce(0, numbered(0..5));
     let input = broker.input();
     let gone = "offset 9 of topic `t` partition 0 is not in the log, which has 0 to 5; start elsewhere with \
@@ -277,14 +301,13 @@ fn offsets_that_are_not_there_are_refused() {
     let unknown = "`start` gives an offset for partition 4; the input has partitions 0 to 0";
     assert_eq!(source_message(&refused), (ErrorKind::User, unknown));
     // The same when the log loses them while it is read.
-    let mut sources = input.open(1, &[9], None).unwrap();
+    let mut sources = input.open(1, &[9], None, false).unwrap();
     let refused = poll_until(&mut sources, |_| false).unwrap_err();
     assert_eq!(source_message(&refused), (ErrorKind::User, gone));
 }
 
-#[test]
-fn keys_headers_and_tombstones_come_through() {
-    let broker = Broker::new(1);
+fn keys_headers_and_tombstones_come_through(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     let headers = OwnedHeaders::new()
         .insert(NewHeader { key: "trace", value: Some("abc") })
         .insert(NewHeader { key: "empty", value: None::<&str> });
@@ -294,7 +317,7 @@ fn keys_headers_and_tombstones_come_through() {
     broker.producer.flush(PATIENCE).unwrap();
     let settings = broker.settings();
     let input = KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap();
-    let mut source = input.open(1, &[0], Some(&[2])).unwrap().remove(0).with_headers();
+    let mut source = input.open(1, &[0], Some(&[2]), true).unwrap().remove(0);
     let mut records = 0;
     while !source.finished() {
         source
@@ -320,15 +343,14 @@ fn keys_headers_and_tombstones_come_through() {
     assert_eq!(records, 2);
 }
 
-#[test]
-fn a_record_with_its_producers_timestamp_stops_the_job() {
-    let broker = Broker::new(2);
+fn a_record_with_its_producers_timestamp_stops_the_job(fetch: Fetch) {
+    let broker = Broker::new(2, fetch);
     broker.produce(0, numbered(0..5));
     broker.produce(1, numbered(0..7));
     // The mock answers no question about the topic's configuration: the records tell.
     let settings = SourceSettings { accept_create_time: false, ..broker.settings() };
     let input = KafkaInput::connect(settings, machine_clock(), Duration::from_secs(1)).unwrap();
-    let mut sources = input.open(1, &[2, 7], None).unwrap();
+    let mut sources = input.open(1, &[2, 7], None, false).unwrap();
     let refused = poll_until(&mut sources, |_| false).unwrap_err();
     let text = "record 2 of topic `t` partition 0 carries its producer's timestamp (CreateTime): it is older than the \
                 topic's switch to LogAppendTime; the first LogAppendTime offset is 5: begin there with `start: {offsets: \
@@ -336,9 +358,8 @@ fn a_record_with_its_producers_timestamp_stops_the_job() {
     assert_eq!(source_message(&refused), (ErrorKind::User, text));
 }
 
-#[test]
-fn a_sample_comes_from_both_ends_of_each_partition() {
-    let broker = Broker::new(2);
+fn a_sample_comes_from_both_ends_of_each_partition(fetch: Fetch) {
+    let broker = Broker::new(2, fetch);
     let input = broker.input();
     assert_eq!(input.sample(100, PATIENCE).unwrap(), Vec::<Vec<u8>>::new());
     broker.produce(0, numbered(0..100));
@@ -350,9 +371,8 @@ fn a_sample_comes_from_both_ends_of_each_partition() {
     assert_eq!(found, (0..5).chain(95..100).chain(500..503).collect());
 }
 
-#[test]
-fn an_unknown_topic_is_named_with_its_neighbours() {
-    let broker = Broker::new(1);
+fn an_unknown_topic_is_named_with_its_neighbours(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     broker.cluster.create_topic("clicks", 1, 1).unwrap();
     let settings = SourceSettings { topics: vec!["t".into(), "cliks".into()], ..broker.settings() };
     let refused = KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap_err();
@@ -364,20 +384,18 @@ fn an_unknown_topic_is_named_with_its_neighbours() {
     );
 }
 
-#[test]
-fn a_topic_that_is_deleted_stops_the_job() {
-    let broker = Broker::new(1);
+fn a_topic_that_is_deleted_stops_the_job(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     let input = broker.input();
-    let mut sources = input.open(1, &[0], None).unwrap();
+    let mut sources = input.open(1, &[0], None, false).unwrap();
     poll_until(&mut sources, |seen| seen.contains(&Seen::Topology)).unwrap();
     broker.cluster.topic_error("t", Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
     let gone = poll_until(&mut sources, |_| false).unwrap_err();
     assert_eq!(source_message(&gone), (ErrorKind::User, "topic `t` was deleted while the job ran"));
 }
 
-#[test]
-fn brokers_that_refuse_are_named_within_the_wait() {
-    let broker = Broker::new(1);
+fn brokers_that_refuse_are_named_within_the_wait(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
     // Closes each connection at its first byte, as a TLS listener does to a client that speaks plain text.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let closing = listener.local_addr().unwrap().to_string();
@@ -416,7 +434,7 @@ fn sink(broker: &Broker, on_rejected: OnRejected) -> KafkaSink {
 
 #[test]
 fn rows_are_acknowledged_and_keys_land_where_java_puts_them() {
-    let broker = Broker::new(7);
+    let broker = Broker::new(7, Fetch::Auto);
     let mut sink = sink(&broker, OnRejected::Stop);
     // Hashes from the tests of Kafka's own murmur2.
     let hashes = [("21", -973_932_308), ("foobar", -790_332_482), ("abc", 479_470_107_i32)];
@@ -426,7 +444,7 @@ fn rows_are_acknowledged_and_keys_land_where_java_puts_them() {
     let input = broker.input();
     let ends = input.end_offsets().unwrap();
     assert_eq!(ends.iter().sum::<i64>(), 4);
-    let mut sources = input.open(1, &[0; 7], Some(&ends)).unwrap();
+    let mut sources = input.open(1, &[0; 7], Some(&ends), false).unwrap();
     let mut found = BTreeMap::new();
     while !sources[0].finished() {
         sources[0]
@@ -451,7 +469,7 @@ fn rows_are_acknowledged_and_keys_land_where_java_puts_them() {
 
 #[test]
 fn a_row_that_is_too_large_stops_the_job_or_goes_to_the_dead_letters() {
-    let broker = Broker::new(1);
+    let broker = Broker::new(1, Fetch::Auto);
     // Refused twice: in its batch, and alone.
     let too_large = [Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2];
     let mut stopping = sink(&broker, OnRejected::Stop);
@@ -475,7 +493,7 @@ fn a_row_that_is_too_large_stops_the_job_or_goes_to_the_dead_letters() {
 
 #[test]
 fn rows_that_are_refused_for_a_neighbour_are_sent_again_alone() {
-    let broker = Broker::new(1);
+    let broker = Broker::new(1, Fetch::Auto);
     let mut sink = sink(&broker, OnRejected::Stop);
     broker.cluster.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     sink.write(&rows(&[Some("ann"), Some("bob"), None])).unwrap();
@@ -485,7 +503,7 @@ fn rows_that_are_refused_for_a_neighbour_are_sent_again_alone() {
 
 #[test]
 fn a_key_column_must_exist() {
-    let broker = Broker::new(1);
+    let broker = Broker::new(1, Fetch::Auto);
     let mut sink = sink(&broker, OnRejected::Stop);
     let nameless = RecordBatch::try_from_iter([("clicks", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
     let refused = sink.write(&nameless).unwrap_err();

@@ -1,12 +1,11 @@
 //! Who stamped the records: LogAppendTime is checked at the topic's configuration and at each record, because batches
 //! from before a switch keep their CreateTime.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tidemill_engine::source::TimestampKind;
+use tidemill_engine::{EngineError, source::TimestampKind};
 
 use super::{
-    batch::Fetcher,
     cluster::Cluster,
     fault::Fault,
     input::Shared,
@@ -34,7 +33,7 @@ pub(super) fn check_topics(cluster: &Cluster, topics: &[String], within: Duratio
 }
 
 /// The fault of a CreateTime record, with the offsets at which its topic's partitions were switched.
-pub(super) fn create_time_record(shared: &Shared, partition: &Partition, offset: i64) -> Fault {
+pub(super) fn create_time_record(shared: &Arc<Shared>, partition: &Partition, offset: i64) -> Fault {
     let mut offsets = switches(shared, &partition.topic).unwrap_or_else(|fault| {
         tracing::debug!(%fault, "the switch to LogAppendTime was not found");
         Vec::new()
@@ -53,21 +52,21 @@ pub(super) fn create_time_record(shared: &Shared, partition: &Partition, offset:
 }
 
 /// For each partition of a topic, the first offset from which on no record is CreateTime, if found in time.
-fn switches(shared: &Shared, topic: &str) -> Result<Vec<(i32, Option<i64>)>, Fault> {
+fn switches(shared: &Arc<Shared>, topic: &str) -> Result<Vec<(i32, Option<i64>)>, EngineError> {
     let clock = &*shared.clock;
     let until = deadline(clock, SEARCH_WITHIN);
     let partitions: Vec<_> = shared.table.all().into_iter().filter(|p| *p.topic == *topic).collect();
-    let bounds = shared.bounds(&partitions)?;
-    let mut fetcher = Fetcher::new(&shared.settings, shared.brokers.clone())?;
+    let bounds = shared.bounds(&partitions).map_err(|fault| fault.of_input(&shared.settings.input))?;
     let mut found = Vec::with_capacity(partitions.len());
     for (partition, (earliest, end)) in partitions.iter().zip(bounds) {
         let probe = |from, to| {
             let mut record = None;
-            let range = Range { partition: partition.clone(), from, to, at_most: 1 };
-            let complete = read_ranges(&mut fetcher, &[range], clock, until, |_, message| {
-                record = Some((message.offset(), message.timestamp().1));
+            let ranges = [Range { partition: partition.clone(), from, to, at_most: 1 }];
+            let mut source = Shared::range_source(shared, &ranges)?;
+            let complete = read_ranges(source.as_mut(), &ranges, clock, until, |read| {
+                record = Some((read.offset, read.timestamp_kind));
             })?;
-            Ok(complete.then_some(record))
+            Ok::<_, EngineError>(complete.then_some(record))
         };
         found.push((partition.number, switch_offset(earliest, end, probe)?));
     }

@@ -14,7 +14,7 @@ use tidemill_connectors::{
         infer::SchemaSample,
         json::{self, JsonDecoder},
     },
-    kafka::{Group, Isolation, KafkaConnection, KafkaInput, KafkaSource, Security, SourceSettings, Start},
+    kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings, Start},
 };
 use tidemill_engine::{
     EngineError, ErrorKind,
@@ -36,7 +36,7 @@ const SAMPLE_RECORDS: usize = 1_000;
 const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
 /// How often an empty topic is looked at again.
 const EMPTY_RETRY: Duration = Duration::from_millis(500);
-/// One part in this many of the job's memory is for records that librdkafka has fetched ahead, over all inputs and
+/// One part in this many of the job's memory is for records that were fetched ahead, over all inputs and
 /// workers: decode buffers, state and sinks share the rest.
 const QUEUE_SHARE: u64 = 8;
 /// KiB fetched ahead for a worker at most: more does not make it faster.
@@ -70,6 +70,12 @@ impl ConnectedInput {
                     },
                     accept_create_time: matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
                     queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
+                    fetch: match kafka.fetch {
+                        spec::Fetch::Auto => Fetch::Auto,
+                        spec::Fetch::Own => Fetch::Own,
+                        spec::Fetch::Rdkafka => Fetch::Librdkafka,
+                    },
+                    rack: kafka.rack.clone(),
                 };
                 let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
                 let start = match &kafka.start {
@@ -257,10 +263,8 @@ fn sources(
     Ok(match &input.transport {
         Transport::Kafka { input, .. } => {
             let ends = options.bounded.then(|| input.end_offsets()).transpose()?;
-            let sources = input.open(workers, starts, ends.as_deref())?;
-            let headers = columns.metadata.contains(&MetadataColumn::Headers);
-            let source = |source: KafkaSource| if headers { source.with_headers() } else { source };
-            sources.into_iter().map(|s| Box::new(source(s)) as Box<dyn Source>).collect()
+            let with_headers = columns.metadata.contains(&MetadataColumn::Headers);
+            input.open(workers, starts, ends.as_deref(), with_headers)?
         }
         Transport::File { files } => (0..workers)
             .map(|worker| {

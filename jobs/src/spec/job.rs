@@ -93,8 +93,10 @@ pub struct KafkaInput {
     pub group: String,
     /// Which records of transactions are read.
     pub isolation: Isolation,
-    /// Which implementation fetches; never [`Fetch::Own`] yet.
+    /// Which implementation fetches.
     pub fetch: Fetch,
+    /// Where we are, as the brokers' `broker.rack` says it.
+    pub rack: Option<String>,
     /// How the connection is secured.
     pub security: Security,
     /// Whose timestamp is a record's arrival.

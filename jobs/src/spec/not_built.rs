@@ -5,7 +5,6 @@ use tidemill_certs::SecretRef;
 
 use super::{
     check::Check,
-    job::Fetch,
     problem::Path,
     raw::{Delivery, Mechanism, Protocol, RawFormat, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
 };
@@ -58,9 +57,6 @@ fn refuse_one(check: &mut Check<'_>, path: &Path, what: &str, instead: &str) {
 fn refuse_input(input: &RawInput, path: &Path, check: &mut Check<'_>) {
     if let Some(kafka) = &input.kafka {
         let path = path.key("kafka");
-        if kafka.fetch == Fetch::Own {
-            refuse_one(check, &path.key("fetch"), "`own`", "available: auto, rdkafka");
-        }
         refuse_security(kafka.security.as_ref(), &path, check);
     }
     let available = if input.file.is_some() { "json, csv" } else { "json" };

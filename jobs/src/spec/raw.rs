@@ -109,6 +109,9 @@ pub(super) struct RawKafkaInput {
     /// Which implementation fetches.
     #[serde(default)]
     pub(super) fetch: Fetch,
+    /// Where this job runs, as the brokers' `broker.rack` says it: records are read from the nearest replica. Default: from
+    /// the leaders.
+    pub(super) rack: Option<String>,
     /// How connections are secured. Default: not at all.
     pub(super) security: Option<RawSecurity>,
 }

@@ -79,6 +79,7 @@ fn kafka_input(
         group: group?,
         isolation: raw.isolation,
         fetch: raw.fetch,
+        rack: raw.rack.clone(),
         security: Security::None,
         timestamp,
         idle_margin: input.idle_margin.unwrap_or(IDLE_MARGIN),

@@ -1,0 +1,107 @@
+//! Authentication by SASL over Kafka's own frames: `SaslHandshake` names the mechanism, `SaslAuthenticate` carries its messages.
+
+use std::{fmt, sync::Arc};
+
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{SaslAuthenticateRequest, SaslHandshakeRequest},
+    protocol::StrBytes,
+};
+use rsasl::{
+    callback::{Context, Request, SessionCallback, SessionData},
+    config::SASLConfig,
+    mechname::Mechname,
+    prelude::{MessageSent, SASLClient, SessionError, State},
+    property::OAuthBearerToken,
+};
+use tidemill_certs::Secret;
+
+use super::connection::Connection;
+use crate::kafka::fault::Cause;
+
+/// Gives a token that is valid now; called for each connection.
+pub(in crate::kafka) type TokenSource = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// Who we are.
+#[derive(Clone)]
+#[expect(dead_code, reason = "a spec cannot describe it yet")]
+pub(in crate::kafka) enum Credentials {
+    /// A user and a password, by PLAIN or SCRAM.
+    Password { mechanism: &'static str, username: String, password: Secret },
+    /// OAUTHBEARER.
+    Token(TokenSource),
+}
+
+impl Credentials {
+    /// Its name at Kafka.
+    pub(in crate::kafka) fn mechanism(&self) -> &'static str {
+        match self {
+            Self::Password { mechanism, .. } => mechanism,
+            Self::Token(_) => "OAUTHBEARER",
+        }
+    }
+
+    fn config(&self) -> Result<Arc<SASLConfig>, Cause> {
+        let config = match self {
+            Self::Password { username, password, .. } => {
+                let password = password.expose_str().ok_or_else(|| sasl(&"the password is not UTF-8"))?;
+                SASLConfig::with_credentials(None, username.clone(), password.to_owned())
+            }
+            Self::Token(token) => {
+                let token = token().map_err(Cause::Unnamed)?;
+                SASLConfig::builder().with_default_mechanisms().with_callback(Bearer(token))
+            }
+        };
+        config.map_err(|error| sasl(&error))
+    }
+}
+
+struct Bearer(String);
+
+impl SessionCallback for Bearer {
+    fn callback(&self, _: &SessionData, _: &Context<'_>, request: &mut Request<'_>) -> Result<(), SessionError> {
+        request.satisfy::<OAuthBearerToken>(&self.0)?;
+        Ok(())
+    }
+}
+
+/// Authenticates. Returns for how many milliseconds that holds; 0: for ever.
+pub(super) fn authenticate(connection: &mut Connection, credentials: &Credentials) -> Result<i64, Cause> {
+    let mechanism = credentials.mechanism();
+    let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
+    let answer = connection.ask(&handshake)?;
+    if answer.error_code != 0 {
+        let offered = answer.mechanisms.iter().map(|name| name.to_string()).collect();
+        return Err(Cause::MechanismRefused { mechanism: mechanism.to_owned(), offered });
+    }
+    let name = Mechname::parse(mechanism.as_bytes()).map_err(|error| sasl(&error))?;
+    let client = SASLClient::new(credentials.config()?);
+    let mut session = client.start_suggested(&[name]).map_err(|error| sasl(&error))?;
+    let mut said: Option<Vec<u8>> = None;
+    let mut lifetime_ms = 0;
+    loop {
+        let mut message = Vec::new();
+        // A server that does not know our password cannot prove that it does: the step fails.
+        let state = session.step(said.as_deref(), &mut message).map_err(|_| Cause::WrongCredentials)?;
+        if state == State::Finished(MessageSent::No) {
+            return Ok(lifetime_ms);
+        }
+        let answer = connection.ask(&SaslAuthenticateRequest::default().with_auth_bytes(message.into()))?;
+        match ResponseError::try_from_code(answer.error_code) {
+            None => {}
+            Some(ResponseError::SaslAuthenticationFailed) => return Err(Cause::WrongCredentials),
+            Some(other) => return Err(sasl(&other)),
+        }
+        lifetime_ms = answer.session_lifetime_ms;
+        // To a good token the server has nothing to say.
+        let accepted = matches!(credentials, Credentials::Token(_)) && answer.auth_bytes.is_empty();
+        if accepted || state == State::Finished(MessageSent::Yes) {
+            return Ok(lifetime_ms);
+        }
+        said = Some(answer.auth_bytes.to_vec());
+    }
+}
+
+fn sasl(error: &impl fmt::Display) -> Cause {
+    Cause::Unnamed(format!("SASL: {error}"))
+}
