@@ -2,7 +2,8 @@
 //!
 //! A spec never holds a secret, only a [`SecretRef`]: `{env: NAME}`, `{file: PATH}` or `{key_vault: NAME}`. What a
 //! reference leads to is a [`Secret`], which cannot be printed and wipes its bytes when it goes. Connectors resolve
-//! references when they connect; validation never does, so that a spec can be checked on a machine without the secrets.
+//! references through a [`SecretStore`] when they connect; validation never does, so that a spec can be checked on a machine
+//! without the secrets. A [`KeyVault`] is asked through Azure's own crates, by an identity named in the spec.
 //!
 //! [`TlsMaterial`] is what certificates and keys become: parsed, repaired where that is safe, checked, and ready for
 //! rustls (DER) and for librdkafka (PEM). It knows when each of its certificates ends ([`Expiry`]).
@@ -10,11 +11,15 @@
 //! Errors name the reference and what was found, never the value. The clock is handed in.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod key_vault;
 mod material;
 mod reference;
 mod secret;
+mod store;
 
+pub use key_vault::{AzureIdentity, KeyVault, KeyVaultSettings, VaultError};
 pub use material::{CertificateFacts, Expiry, Identity, MaterialError, MaterialSecrets, Note, Part, TlsMaterial};
 pub use reference::{SecretError, SecretRef};
 pub use rustls::pki_types::UnixTime;
 pub use secret::Secret;
+pub use store::SecretStore;

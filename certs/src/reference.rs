@@ -5,10 +5,11 @@ use std::{fmt, fs, io, path::Path, path::PathBuf};
 use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use crate::Secret;
+use crate::{Secret, VaultError};
 
 /// The text for somebody who wrote the secret itself.
-const BY_REFERENCE: &str = "a secret is given by reference, never in the spec: write `{env: NAME}` or `{file: PATH}`";
+const BY_REFERENCE: &str =
+    "a secret is given by reference, never in the spec: write `{env: NAME}`, `{file: PATH}` or `{key_vault: NAME}`";
 
 /// A reference to a secret: `{env: NAME}`, `{file: PATH}` or `{key_vault: NAME}`.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
@@ -18,7 +19,8 @@ pub enum SecretRef {
     Env(String),
     /// The content of this file, without a closing line break; relative to the spec's directory.
     File(PathBuf),
-    /// The secret of this name in the job's key vault.
+    /// The secret of this name in the job's key vault, `NAME/VERSION` for one version of it. A certificate's name gives the
+    /// certificate with its key.
     KeyVault(String),
 }
 
@@ -43,9 +45,17 @@ pub enum SecretError {
     /// The file has no content.
     #[error("secret file `{}` is empty", .0.display())]
     EmptyFile(PathBuf),
-    /// Key vaults are not built yet.
-    #[error("`{{key_vault: {0}}}` is not built yet; available: env, file")]
-    KeyVault(String),
+    /// The job names no key vault.
+    #[error("`{{key_vault: {0}}}` needs a vault: give the job `key_vault: {{vault: NAME}}`")]
+    NoVault(String),
+    /// The key vault did not give it.
+    #[error("`{{key_vault: {name}}}`: {source}")]
+    Vault {
+        /// The secret's name.
+        name: String,
+        /// Why.
+        source: VaultError,
+    },
 }
 
 impl SecretRef {
@@ -55,18 +65,6 @@ impl SecretRef {
         match self {
             Self::File(path) => Self::File(dir.join(path)),
             other => other,
-        }
-    }
-
-    /// Fetches the secret.
-    ///
-    /// # Errors
-    /// When it is absent, empty or cannot be read.
-    pub fn resolve(&self) -> Result<Secret, SecretError> {
-        match self {
-            Self::Env(name) => from_environment(name),
-            Self::File(path) => from_file(path),
-            Self::KeyVault(name) => Err(SecretError::KeyVault(name.clone())),
         }
     }
 }
@@ -81,7 +79,7 @@ impl fmt::Display for SecretRef {
     }
 }
 
-fn from_environment(name: &str) -> Result<Secret, SecretError> {
+pub(crate) fn from_environment(name: &str) -> Result<Secret, SecretError> {
     use std::os::unix::ffi::OsStringExt;
     let value = std::env::var_os(name).ok_or_else(|| SecretError::NotSet(name.to_owned()))?;
     if value.is_empty() {
@@ -90,7 +88,7 @@ fn from_environment(name: &str) -> Result<Secret, SecretError> {
     Ok(Secret::new(value.into_vec()))
 }
 
-fn from_file(path: &Path) -> Result<Secret, SecretError> {
+pub(crate) fn from_file(path: &Path) -> Result<Secret, SecretError> {
     let mut bytes = fs::read(path).map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();

@@ -49,7 +49,7 @@ impl Clock for MachineClock {
 }
 
 fn connection(broker: &Broker) -> KafkaConnection {
-    KafkaConnection { brokers: vec![broker.bootstrap().to_owned()], security: Security::None }
+    KafkaConnection { brokers: vec![broker.bootstrap().to_owned()], security: Security::default() }
 }
 
 fn settings(fetch: Fetch, broker: &Broker, topic: &str) -> SourceSettings {

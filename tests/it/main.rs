@@ -10,3 +10,4 @@ mod house;
 mod jobs;
 mod kafka_source;
 mod replay;
+mod security;

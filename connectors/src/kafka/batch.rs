@@ -1,4 +1,4 @@
-//! librdkafka's batch call: many records in one call, borrowed from its fetch buffers. The only `unsafe` of this crate.
+//! librdkafka's batch call: many records in one call, borrowed from its fetch buffers.
 //!
 //! A [`Fetcher`] is a consumer without a group that reads given partitions into one queue (librdkafka's "simple
 //! consumer"); its [`Fetcher::receive`] hands over a [`MessageBatch`] that gives the buffers back when it is dropped. That
@@ -49,7 +49,8 @@ impl Fetcher {
     /// A client of its own; it connects in the background.
     pub(super) fn new(settings: &SourceSettings, brokers: Arc<Brokers>) -> Result<Self, Fault> {
         let consumer: BaseConsumer<Reporter> =
-            settings.fetch_config().create_with_context(Reporter(brokers)).map_err(Fault::Client)?;
+            settings.fetch_config().create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
+        brokers.authenticate(consumer.client().native_ptr())?;
         // SAFETY: the client is alive; the queue is released in `drop`.
         let queue = unsafe { native::rd_kafka_queue_new(consumer.client().native_ptr()) };
         Ok(Self { queue, topics: Vec::new(), started: Vec::new(), messages: Vec::new(), consumer: Arc::new(consumer) })

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -10,13 +11,17 @@ use std::{
 
 use rdkafka::{
     ClientContext,
+    bindings::rd_kafka_t,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
 
 use super::{
+    config::KafkaConnection,
     fault::{Cause, Fault},
+    token::{self, TokenSource},
     wire::Address,
 };
 
@@ -32,12 +37,32 @@ pub(super) struct Brokers {
     disconnected: AtomicBool,
     /// That no broker answers has been said.
     away: AtomicBool,
+    /// Where tokens come from, if they are used.
+    tokens: Option<Arc<dyn TokenSource>>,
 }
 
 impl Brokers {
-    pub(super) fn new(owner: String) -> Arc<Self> {
+    pub(super) fn new(owner: String, connection: &KafkaConnection) -> Arc<Self> {
         let [contacted, disconnected, away] = [false; 3].map(AtomicBool::new);
-        Arc::new(Self { owner, failures: Mutex::default(), contacted, disconnected, away })
+        let tokens = connection.security.tokens().cloned();
+        Arc::new(Self { owner, failures: Mutex::default(), contacted, disconnected, away, tokens })
+    }
+
+    /// Gives a new client of ours its token, where tokens are used.
+    pub(super) fn authenticate(&self, client: *mut rd_kafka_t) -> Result<(), Fault> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let set = tokens.token().and_then(|token| token::set_token(client, &token));
+        set.map_err(|error| Fault::NoToken { why: error.explain() })
+    }
+
+    /// Another token, as librdkafka wants it.
+    fn renewed_token(&self) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("no tokens are used")?;
+        let token = tokens.token().inspect_err(|error| {
+            tracing::warn!("{}: the token for Kafka was not renewed: {}", self.owner, error.explain());
+        })?;
+        let value = token.value.expose_str().ok_or("the token is not text")?.trim().to_owned();
+        Ok(OAuthToken { token: value, principal_name: token.principal, lifetime_ms: token.expires_ms })
     }
 
     /// What each of `brokers` said last; those never heard of gave no answer.
@@ -118,6 +143,12 @@ fn broker_of(text: &str) -> Option<(&str, &str)> {
 pub(super) struct Reporter(pub(super) Arc<Brokers>);
 
 impl ClientContext for Reporter {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.0.renewed_token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         tracing::debug!(target: "librdkafka", ?level, facility, "{text}");
         self.0.note(text);
@@ -153,7 +184,7 @@ mod tests {
 
     #[test]
     fn answers_name_every_broker_asked() {
-        let brokers = Brokers::new("input `x`".into());
+        let brokers = Brokers::new("input `x`".into(), &KafkaConnection::default());
         brokers.note("a:1/bootstrap: Connect failed: Connection refused");
         let answers = brokers.answers(&["a:1".into(), "b:1".into()]);
         assert_eq!(answers, [("a:1".into(), Cause::Refused), ("b:1".into(), Cause::NoAnswer)]);

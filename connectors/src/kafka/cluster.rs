@@ -87,7 +87,8 @@ impl Cluster {
     ) -> Result<Self, Fault> {
         let mut config = connection.client_config();
         config.set("isolation.level", isolation.as_str());
-        let consumer = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
+        let consumer: BaseConsumer<_> = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
+        brokers.authenticate(consumer.client().native_ptr())?;
         Ok(Self { connection: connection.clone(), brokers, asker: Asker::Librdkafka(consumer) })
     }
 
@@ -218,6 +219,7 @@ impl Cluster {
         let config = self.connection.client_config();
         let admin: AdminClient<Reporter> =
             config.create_with_context(Reporter(self.brokers.clone())).map_err(Fault::Client)?;
+        self.brokers.authenticate(admin.inner().native_ptr())?;
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(within));
         let Ok(answers) = wait_for(admin.describe_configs(&resources, &options)) else {

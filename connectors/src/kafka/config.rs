@@ -5,27 +5,18 @@ use std::collections::BTreeMap;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use tidemill_engine::EventTime;
 
-use super::wire::Protection;
+use super::security::Security;
 
 /// librdkafka's own limit of a batch; Kafka's default limit of a record is a little more.
 const BATCH_BYTES: usize = 1_000_000;
 
 /// Where a cluster is and how to talk to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct KafkaConnection {
     /// `host:port` of brokers to ask first.
     pub brokers: Vec<String>,
     /// How the connection is protected.
     pub security: Security,
-}
-
-/// How connections are protected.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Security {
-    /// Plain text, no authentication.
-    #[default]
-    None,
 }
 
 impl KafkaConnection {
@@ -35,19 +26,10 @@ impl KafkaConnection {
         self.brokers.join(",")
     }
 
-    /// How our own connections are protected.
-    pub(super) fn protection(&self) -> Protection {
-        match self.security {
-            Security::None => Protection::default(),
-        }
-    }
-
     /// What every client of this cluster has in common.
     pub(super) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        match self.security {
-            Security::None => config.set("security.protocol", "plaintext"),
-        };
+        self.security.configure(&mut config);
         config
             .set("bootstrap.servers", self.bootstrap())
             .set("client.id", "tidemill")

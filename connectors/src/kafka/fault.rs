@@ -150,6 +150,15 @@ pub enum Fault {
         /// Why.
         cause: Cause,
     },
+    /// The connection cannot be protected as it was asked for.
+    #[error("{0}")]
+    Protection(String),
+    /// There is no token to authenticate with.
+    #[error("no token for Kafka: {why}")]
+    NoToken {
+        /// Why.
+        why: String,
+    },
     /// The principal lacks a right.
     #[error("not allowed to use {what}: ask for the right (ACL) on it")]
     NotAllowed {

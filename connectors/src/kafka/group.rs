@@ -50,7 +50,8 @@ impl Group {
     ) -> Result<Self, Fault> {
         let mut config = settings.connection.client_config();
         config.set("group.id", name).set("enable.auto.commit", "false");
-        let consumer = config.create_with_context(Reporter(brokers)).map_err(Fault::Client)?;
+        let consumer: BaseConsumer<_> = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
+        brokers.authenticate(consumer.client().native_ptr())?;
         Ok(Self { name: name.to_owned(), input: settings.input.clone(), table, consumer })
     }
 

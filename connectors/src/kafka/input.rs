@@ -138,7 +138,7 @@ impl fmt::Debug for KafkaInput {
 impl KafkaInput {
     /// Contacts the cluster: its brokers answer, the topics exist, and they carry LogAppendTime unless the settings accept
     /// CreateTime. Over our own connections, unless the settings say librdkafka or, with [`Fetch::Auto`], the brokers are too
-    /// old for them.
+    /// old for them or the mechanism is librdkafka's alone.
     ///
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]: of kind `Unavailable` when no broker answered within `wait`, saying what
@@ -149,6 +149,7 @@ impl KafkaInput {
         let contacted = match settings.fetch {
             Fetch::Librdkafka => contact(false),
             Fetch::Own => contact(true),
+            Fetch::Auto if settings.connection.security.takes_librdkafka() => contact(false),
             Fetch::Auto => match contact(true) {
                 Err(Fault::Refused { cause: cause @ Cause::TooOld { .. }, .. }) => {
                     tracing::info!("input `{input}`: librdkafka reads, because of the broker: {cause}");
@@ -161,14 +162,17 @@ impl KafkaInput {
     }
 
     fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration, own: bool) -> Result<Self, Fault> {
-        let brokers = Brokers::new(format!("input `{}`", settings.input));
-        let own = own.then(|| Own {
-            connection: settings.connection.clone(),
-            protection: settings.connection.protection(),
-            clock: clock.clone(),
-            brokers: brokers.clone(),
-            topology: Arc::default(),
-        });
+        let brokers = Brokers::new(format!("input `{}`", settings.input), &settings.connection);
+        let own = match own {
+            true => Some(Own {
+                connection: settings.connection.clone(),
+                protection: Protection::of(&settings.connection.security)?,
+                clock: clock.clone(),
+                brokers: brokers.clone(),
+                topology: Arc::default(),
+            }),
+            false => None,
+        };
         let cluster = match &own {
             Some(own) => Cluster::own(own, settings.isolation),
             None => Cluster::librdkafka(&settings.connection, settings.isolation, brokers.clone())?,

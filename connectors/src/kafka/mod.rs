@@ -5,7 +5,7 @@
 //! control thread ([`control`]), which follows the leaders and finds new partitions. A source is a [`fetch::FetchSource`] over
 //! connections of our own ([`wire`]), which walks record batches where they lie in an answer ([`records`]); or, for what
 //! those do not reach and as the oracle of their tests, a [`source::KafkaSource`] that borrows payloads from librdkafka's
-//! fetch buffers ([`batch`], the one place with `unsafe`).
+//! fetch buffers ([`batch`]; `unsafe` is there and in [`token`] alone).
 //! [`KafkaSink`] writes rows and counts acknowledgements.
 //!
 //! Errors are classified once, in [`fault`]: callers see a [`Fault`] with its cause, or the engine's error
@@ -24,18 +24,22 @@ mod input;
 mod partition;
 mod range;
 pub mod records;
+mod security;
 mod sink;
 mod source;
 mod timestamp_type;
+mod token;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{Fetch, Isolation, KafkaConnection, Security, SinkSettings, SourceSettings, Start};
+pub use config::{Fetch, Isolation, KafkaConnection, SinkSettings, SourceSettings, Start};
 pub use fault::{Cause, Fault};
 pub use fetch::answer;
 pub use group::{Committed, Group};
 pub use input::KafkaInput;
 pub use partition::Partition;
+pub use security::{HAS_GSSAPI, Sasl, SaslSettings, ScramHash, Security, SecurityError, SecuritySettings, TlsSettings};
 pub use sink::{KafkaSink, KeepRejected, OnRejected, RejectedRow};
+pub use token::{Token, TokenError, TokenSource};

@@ -1,6 +1,7 @@
 //! Rows as records of a topic, at least once: a flush returns when the cluster has acknowledged them all.
 
 use std::{
+    error::Error,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +18,7 @@ use arrow::{
 };
 use rdkafka::{
     ClientConfig, ClientContext, Message,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
@@ -105,7 +107,7 @@ impl KafkaSink {
         clock: &dyn Clock,
         wait: Duration,
     ) -> Result<Self> {
-        let brokers = Brokers::new(format!("output `{}`", settings.output));
+        let brokers = Brokers::new(format!("output `{}`", settings.output), &settings.connection);
         let contact = || {
             // Asked through a consumer, because a producer's question could create the topic.
             let cluster = Cluster::librdkafka(&settings.connection, Isolation::ReadUncommitted, brokers.clone())?;
@@ -303,7 +305,9 @@ impl Deliveries {
     fn producer(config: &ClientConfig, brokers: &Arc<Brokers>) -> Result<BaseProducer<Self>, Fault> {
         let reporter = Reporter(brokers.clone());
         let deliveries = Self { reporter, waiting: AtomicUsize::new(0), failures: Mutex::default() };
-        config.create_with_context(deliveries).map_err(Fault::Client)
+        let producer: BaseProducer<Self> = config.create_with_context(deliveries).map_err(Fault::Client)?;
+        brokers.authenticate(producer.client().native_ptr())?;
+        Ok(producer)
     }
 
     /// Whether every row was acknowledged, or taken up as a failure.
@@ -321,6 +325,12 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.reporter.generate_oauth_token(config)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.reporter.log(level, facility, text);
     }

@@ -97,7 +97,7 @@ impl Broker {
     }
 
     fn connection(&self) -> KafkaConnection {
-        KafkaConnection { brokers: vec![self.cluster.bootstrap_servers()], security: Security::None }
+        KafkaConnection { brokers: vec![self.cluster.bootstrap_servers()], security: Security::default() }
     }
 
     fn produce(&self, partition: i32, values: impl IntoIterator<Item = String>) {
@@ -401,7 +401,7 @@ fn brokers_that_refuse_are_named_within_the_wait(fetch: Fetch) {
     let closing = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || listener.incoming().for_each(|stream| drop(stream.unwrap().read(&mut [0; 1_000]))));
     let brokers = vec!["127.0.0.1:1".into(), "no-such-host.invalid:9092".into(), closing.clone()];
-    let connection = KafkaConnection { brokers, security: Security::None };
+    let connection = KafkaConnection { brokers, security: Security::default() };
     let settings = SourceSettings { connection, ..broker.settings() };
     let clock = machine_clock();
     let refused = KafkaInput::connect(settings, clock.clone(), Duration::from_secs(2)).unwrap_err();

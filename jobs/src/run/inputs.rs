@@ -7,6 +7,7 @@ use std::{
 };
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files::{self, FileSource, list_files},
     formats::{
@@ -14,7 +15,7 @@ use tidemill_connectors::{
         infer::SchemaSample,
         json::{self, JsonDecoder},
     },
-    kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings, Start},
+    kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, SourceSettings, Start},
 };
 use tidemill_engine::{
     EngineError, ErrorKind,
@@ -27,7 +28,13 @@ use tidemill_engine::{
 };
 use tidemill_queries::{DeclaredTable, InputTable, Script};
 
-use super::{RunOptions, error::RunError, late_action, pinned, resume::Begin};
+use super::{
+    RunOptions,
+    error::RunError,
+    late_action, pinned,
+    resume::Begin,
+    security::{self, Owner},
+};
 use crate::spec::{self, Check, InputFormat, InputTransport, Job, Timestamp};
 
 /// Records that a schema is inferred from, at most.
@@ -54,15 +61,22 @@ pub(super) enum Transport {
 }
 
 impl ConnectedInput {
-    pub(super) fn connect(job: &Job, spec: &spec::Input, options: &RunOptions) -> Result<Self, RunError> {
+    pub(super) fn connect(
+        job: &Job,
+        spec: &spec::Input,
+        secrets: &Arc<SecretStore>,
+        options: &RunOptions,
+    ) -> Result<Self, RunError> {
         let transport = match &spec.transport {
             InputTransport::File(file) => Transport::File { files: list_files(&spec.name, &file.path)? },
             InputTransport::Kafka(kafka) => {
                 let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
                 let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
+                let owner = Owner::Input(&spec.name);
+                let security = security::resolve(owner, &kafka.security, secrets, options.clock.as_ref())?;
                 let settings = SourceSettings {
                     input: spec.name.clone(),
-                    connection: KafkaConnection { brokers: kafka.brokers.clone(), security: Security::None },
+                    connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
                     topics: kafka.topics.clone(),
                     isolation: match kafka.isolation {
                         spec::Isolation::ReadCommitted => Isolation::ReadCommitted,

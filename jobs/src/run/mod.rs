@@ -11,6 +11,7 @@ mod outputs;
 mod pinned;
 mod pipeline;
 mod resume;
+mod security;
 mod status;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use tidemill_certs::SecretStore;
 use tidemill_connectors::dead_letters::DeadLetterFile;
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime,
@@ -122,9 +124,10 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     check(job).map_err(query_error)?; // what can be said without a connection is said before one is made
 
     let read = script.inputs();
+    let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
     let mut connected = vec![];
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
-        connected.push(ConnectedInput::connect(job, input, options)?);
+        connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
     }
     let Some(tables) = inputs::tables(job, &script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
@@ -137,7 +140,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let run_id = run_id(options.clock.as_ref());
     let letters = DeadLetterFile::open(&job.dead_letters, &job.name, &run_id, Arc::clone(&options.clock))?;
     let letters: Arc<Mutex<dyn DeadLetters>> = Arc::new(Mutex::new(letters));
-    let outputs = outputs::open(job, &run_id, options, &letters)?;
+    let outputs = outputs::open(job, &run_id, &secrets, options, &letters)?;
 
     let begin = resume::begin(&connected, &dataflow, options)?;
     let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers(job, options), options, &letters)?;

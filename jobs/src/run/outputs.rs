@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     discard::DiscardSink,
     files::{FileSink, OutputFormat, Rolling},
     formats::encode::JsonEncoder,
-    kafka::{KafkaConnection, KafkaSink, OnRejected, RejectedRow, Security, SinkSettings},
+    kafka::{KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings},
     stdout::StdoutSink,
 };
 use tidemill_engine::{
@@ -16,7 +17,11 @@ use tidemill_engine::{
     sink::Sink,
 };
 
-use super::{RunOptions, error::RunError};
+use super::{
+    RunOptions,
+    error::RunError,
+    security::{self, Owner},
+};
 use crate::spec::{self, FileFormat, Job, KafkaOutput, OnOutputError, OutputTransport};
 
 /// One part in this many of the job's memory holds rows on their way to a Kafka output.
@@ -25,6 +30,7 @@ const SINK_SHARE: u64 = 16;
 pub(super) fn open(
     job: &Job,
     run_id: &str,
+    secrets: &Arc<SecretStore>,
     options: &RunOptions,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Vec<Output>, RunError> {
@@ -43,7 +49,7 @@ pub(super) fn open(
                 let clock = Arc::clone(&options.clock);
                 Box::new(FileSink::open(&output.name, run_id, &file.path, format, rolling, clock)?)
             }
-            OutputTransport::Kafka(kafka) => Box::new(open_kafka(job, output, kafka, options, letters)?),
+            OutputTransport::Kafka(kafka) => Box::new(open_kafka(job, output, kafka, secrets, options, letters)?),
         };
         let rows = options.stats.add_output(&output.name);
         outputs.push(Output { sink, rows });
@@ -55,12 +61,15 @@ fn open_kafka(
     job: &Job,
     output: &spec::Output,
     kafka: &KafkaOutput,
+    secrets: &Arc<SecretStore>,
     options: &RunOptions,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<KafkaSink, RunError> {
+    let owner = Owner::Output(&output.name);
+    let security = security::resolve(owner, &kafka.security, secrets, options.clock.as_ref())?;
     let settings = SinkSettings {
         output: output.name.clone(),
-        connection: KafkaConnection { brokers: kafka.brokers.clone(), security: Security::None },
+        connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
         topic: kafka.topic.clone(),
         key: kafka.key.clone(),
         queue_kib: usize::try_from(job.memory.bytes() / SINK_SHARE / 1024).unwrap_or(usize::MAX),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tidemill_certs::SecretRef;
+
 use super::{
     problem::{Path, Position, Problem, source_line},
     yaml::{Node, Value},
@@ -109,6 +111,11 @@ impl Check<'_> {
     /// Reports what a check of syntax found; `None` when it did.
     pub(super) fn holds(&mut self, path: &Path, result: Result<(), String>) -> Option<()> {
         result.map_err(|message| self.problem(path, message)).ok()
+    }
+
+    /// A reference with the path of a file put below the spec's directory.
+    pub(super) fn below(&self, reference: &SecretRef) -> SecretRef {
+        reference.clone().below(self.directory)
     }
 
     /// The path in the field `path` of `parent`, resolved.

@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidemill_certs::KeyVaultSettings;
+use tidemill_connectors::kafka::SecuritySettings;
 use tidemill_engine::EventTime;
 use tidemill_queries::Script;
 
@@ -26,6 +28,8 @@ pub struct Job {
     pub inputs: Vec<Input>,
     /// The outputs in the order of the spec; at least one.
     pub outputs: Vec<Output>,
+    /// Where `{key_vault: NAME}` references lead.
+    pub key_vault: Option<KeyVaultSettings>,
     /// The directory of the dead letters.
     pub dead_letters: PathBuf,
     /// The policies for `TIMESTAMP BY`.
@@ -98,7 +102,7 @@ pub struct KafkaInput {
     /// Where we are, as the brokers' `broker.rack` says it.
     pub rack: Option<String>,
     /// How the connection is secured.
-    pub security: Security,
+    pub security: Box<SecuritySettings>,
     /// Whose timestamp is a record's arrival.
     pub timestamp: Timestamp,
     /// How far the watermark of an idle partition stays behind the broker's clock.
@@ -124,15 +128,6 @@ pub enum Start {
     /// At these offsets by partition, each not negative; partitions that are not named are read from their beginning.
     /// There is one topic.
     Offsets(BTreeMap<i32, i64>),
-}
-
-/// How the connections to a cluster are secured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Security {
-    /// Not at all.
-    #[default]
-    None,
 }
 
 /// Whose timestamp is a record's arrival.
@@ -204,7 +199,7 @@ pub struct KafkaOutput {
     /// The column whose value is the record's key; `None`: no key.
     pub key: Option<String>,
     /// How the connection is secured.
-    pub security: Security,
+    pub security: Box<SecuritySettings>,
 }
 
 /// Files as an output.

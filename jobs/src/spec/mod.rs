@@ -23,6 +23,7 @@ mod problem;
 mod query;
 mod raw;
 mod reference;
+mod security;
 mod syntax;
 mod transport;
 mod units;
@@ -34,7 +35,7 @@ use std::{fs::File, io::Read, path::Path as FilePath};
 pub use job::{
     Check, CsvOptions, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, Isolation, Job,
     JsonOptions, KafkaInput, KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query,
-    Security, Start, State, Time, Timestamp,
+    Start, State, Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};

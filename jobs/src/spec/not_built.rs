@@ -1,12 +1,12 @@
 //! What a spec may say (DESIGN 9) and this version cannot do yet: refused by name, never ignored. All of it is here; when
 //! something gets built, its lines go.
 
-use tidemill_certs::SecretRef;
+use tidemill_connectors::kafka::HAS_GSSAPI;
 
 use super::{
     check::Check,
     problem::Path,
-    raw::{Delivery, Mechanism, Protocol, RawFormat, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
+    raw::{Delivery, Mechanism, RawFormat, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
 };
 
 /// Reports each thing that is not built.
@@ -19,7 +19,6 @@ pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
         refuse_output(output, &root.key("outputs").key(name), check);
     }
     let mut fields = vec![
-        (job.key_vault.is_some(), root.key("key_vault"), "`key_vault`", "secrets come from `env` and `file`"),
         (job.schedule.is_some(), root.key("schedule"), "`schedule`", "start the job with `tidemill run`"),
         (
             job.range.is_some(),
@@ -90,39 +89,14 @@ fn refuse_format(format: Option<&RawFormat>, available: &str, path: &Path, check
     }
 }
 
-/// Each field by itself, so that a spec for a later version is read to its end.
 fn refuse_security(security: Option<&RawSecurity>, path: &Path, check: &mut Check<'_>) {
-    let Some(security) = security else { return };
-    let path = path.key("security");
-    let protocol = match security.protocol {
-        Protocol::None => None,
-        Protocol::SaslPlaintext => Some("`sasl_plaintext`"),
-        Protocol::SaslSsl => Some("`sasl_ssl`"),
-        Protocol::Mtls => Some("`mtls`"),
-    };
-    if let Some(protocol) = protocol {
-        refuse_one(check, &path.key("protocol"), protocol, "available: none");
-    }
-    if let Some(Mechanism::Gssapi) = security.mechanism {
-        refuse_one(check, &path.key("mechanism"), "`GSSAPI`", "available: none");
-    }
-    let secrets = [
-        ("password", &security.password),
-        ("ca", &security.ca),
-        ("certificate", &security.certificate),
-        ("key", &security.key),
-        ("key_password", &security.key_password),
-    ];
-    let mut fields = vec![("mechanism", security.mechanism.is_some()), ("username", security.username.is_some())];
-    for (field, secret) in secrets {
-        fields.push((field, secret.is_some()));
-        if let Some(SecretRef::KeyVault(_)) = secret {
-            refuse_one(check, &path.key(field), "`key_vault`", "available: env, file");
+    let path = path.key("security").key("mechanism");
+    let instead = "available: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, GSSAPI";
+    match security.and_then(|security| security.mechanism) {
+        Some(Mechanism::AwsMskIam) => refuse_one(check, &path, "`AWS_MSK_IAM`", instead),
+        Some(Mechanism::Gssapi) if !HAS_GSSAPI => {
+            check.problem(&path, "this build lacks GSSAPI (Kerberos); rebuild with `cargo build --features gssapi`");
         }
-    }
-    if protocol.is_none() {
-        for (field, _) in fields.into_iter().filter(|(_, given)| *given) {
-            check.problem(&path.key(field), format!("`{field}` has no effect without a security `protocol`"));
-        }
+        _ => {}
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct RawJob {
     /// What the query writes, by the name it has in the query.
     #[serde(default)]
     pub(super) outputs: Named<RawOutput>,
-    /// The Azure key vault of `{key_vault: NAME}` references. Not built yet.
+    /// The Azure key vault of `{key_vault: NAME}` references.
     pub(super) key_vault: Option<RawKeyVault>,
     /// Where records go that could not be processed. Default: the directory `./dead-letters`.
     pub(super) dead_letters: Option<RawDeadLetters>,
@@ -157,36 +157,52 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
-/// How connections are secured.
+/// How connections are secured. A broker's certificate is always checked: that cannot be switched off.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
 #[schemars(rename = "Security")]
 pub(super) struct RawSecurity {
-    /// Only `none` is built.
-    #[serde(default)]
-    pub(super) protocol: Protocol,
-    /// The SASL mechanism. Not built yet.
+    /// What is spoken. Default: `none`.
+    pub(super) protocol: Option<Protocol>,
+    /// The SASL mechanism, for `sasl_plaintext` and `sasl_ssl`.
     pub(super) mechanism: Option<Mechanism>,
-    /// The SASL user. Not built yet.
+    /// The user, for `PLAIN` and `SCRAM`.
     pub(super) username: Option<String>,
-    /// The SASL password, by reference. Not built yet.
+    /// The user's password, by reference.
     pub(super) password: Option<SecretRef>,
-    /// The authorities that the brokers' certificates are checked against, as PEM. Not built yet.
+    /// The authorities that the brokers' certificates are checked against, as PEM. Default: those of the system.
     pub(super) ca: Option<SecretRef>,
-    /// Our certificate for `mtls`, as PEM. Not built yet.
+    /// Our certificate with its issuers, as PEM or PKCS#12; for `mtls`, and for `sasl_ssl` where brokers want both.
     pub(super) certificate: Option<SecretRef>,
-    /// The certificate's key for `mtls`, as PEM. Not built yet.
+    /// The certificate's key, as PEM. Default: the one that `certificate` holds.
     pub(super) key: Option<SecretRef>,
-    /// The password of `key`. Not built yet.
+    /// The password of `key`, or of a `certificate` that is PKCS#12.
     pub(super) key_password: Option<SecretRef>,
+    /// The token (JWT) for `OAUTHBEARER`, by reference; fetched again when it nears its end.
+    pub(super) token: Option<SecretRef>,
+    /// For `GSSAPI`.
+    pub(super) kerberos: Option<RawKerberos>,
+}
+
+/// Options of `GSSAPI`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Kerberos")]
+pub(super) struct RawKerberos {
+    /// The service part of the brokers' principals.
+    #[serde(default = "kerberos_service")]
+    pub(super) service: String,
+    /// Who we are. Default: who the machine is logged in as.
+    pub(super) principal: Option<String>,
+    /// The file of the principal's key, relative to the spec. Default: the machine's own.
+    pub(super) keytab: Option<String>,
 }
 
 /// The security protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Protocol {
     /// Plain text, no authentication.
-    #[default]
     None,
     /// SASL over plain text.
     SaslPlaintext,
@@ -197,18 +213,24 @@ pub(super) enum Protocol {
 }
 
 /// The SASL mechanism.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub(super) enum Mechanism {
+    /// User and password, sent as they are.
     #[serde(rename = "PLAIN")]
     Plain,
+    /// User and password, proved without being sent.
     #[serde(rename = "SCRAM-SHA-256")]
     ScramSha256,
+    /// The same with a longer hash.
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
+    /// A token.
     #[serde(rename = "OAUTHBEARER")]
     OauthBearer,
+    /// AWS' own. Not built yet.
     #[serde(rename = "AWS_MSK_IAM")]
     AwsMskIam,
+    /// Kerberos; takes a build with the feature `gssapi`.
     #[serde(rename = "GSSAPI")]
     Gssapi,
 }
@@ -437,13 +459,12 @@ impl Default for RawState {
     }
 }
 
-/// The key vault. Not built yet.
+/// The key vault.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
 #[schemars(rename = "KeyVault")]
-#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
 pub(super) struct RawKeyVault {
-    /// The vault's name or address.
+    /// The vault's name, or its address, `https://my-vault.vault.azure.net`.
     #[schemars(required)]
     pub(super) vault: Option<String>,
     /// Who we are there. Default: `system`.
@@ -455,7 +476,6 @@ pub(super) struct RawKeyVault {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Identity")]
-#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
 pub(super) enum RawIdentity {
     /// The machine's own managed identity.
     #[default]
@@ -484,6 +504,10 @@ pub(super) struct RawSchedule {
     pub(super) every: Option<Duration>,
     /// The zone of `cron`, `Europe/Paris`. Default: UTC.
     pub(super) zone: Option<String>,
+}
+
+fn kerberos_service() -> String {
+    "kafka".to_owned()
 }
 
 fn clock_uncertainty() -> Duration {

@@ -33,6 +33,45 @@ pub(super) fn job_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A key vault: its name, or its address.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn key_vault(vault: &str) -> Result<(), String> {
+    if let Some((scheme, rest)) = vault.split_once("://") {
+        let host = rest.trim_end_matches('/');
+        let is_host = host.contains('.') && host.chars().all(|c| is_word(c) || c == ':');
+        return match (scheme, is_host) {
+            ("https", true) => Ok(()),
+            ("https", false) => Err(format!("`{vault}` is no key vault: expected `https://NAME.vault.azure.net`")),
+            _ => Err(format!("`{vault}` is no key vault: expected `https`, found `{scheme}`")),
+        };
+    }
+    let is_name = (3..=24).contains(&vault.len()) && vault.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if is_name {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{vault}` is no key vault: expected its name, 3 to 24 letters, digits and `-`, or `https://NAME.vault.azure.net`"
+        ))
+    }
+}
+
+/// A secret of a key vault: its name, and a version behind `/`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn key_vault_secret(secret: &str) -> Result<(), String> {
+    let (name, version) = secret.split_once('/').map_or((secret, None), |(name, version)| (name, Some(version)));
+    let is_name =
+        |name: &str| (1..=127).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if is_name(name) && version.is_none_or(is_name) {
+        Ok(())
+    } else {
+        Err(format!("`{secret}` is no secret of a key vault: expected letters, digits and `-`, or NAME/VERSION"))
+    }
+}
+
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }

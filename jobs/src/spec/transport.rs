@@ -10,7 +10,7 @@ use super::{
     columns::{ColumnType, fields},
     job::{
         CsvOptions, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, JsonOptions, KafkaInput,
-        KafkaOutput, Output, OutputTransport, Security, Start, Timestamp,
+        KafkaOutput, Output, OutputTransport, Start, Timestamp,
     },
     named::Named,
     problem::Path,
@@ -18,7 +18,7 @@ use super::{
         RawCsv, RawFileInput, RawFileOutput, RawFormat, RawInput, RawJob, RawJson, RawKafkaInput, RawKafkaOutput,
         RawOutput, RawStart, RawTimestamp,
     },
-    syntax,
+    security, syntax,
     units::Duration,
 };
 
@@ -66,6 +66,7 @@ fn kafka_input(
     if raw.group.as_deref() == Some("") {
         check.problem(&path.key("group"), "expected a consumer group, found an empty text");
     }
+    let security = security::security(check, &path, raw.security.as_ref(), job);
     let timestamp = match input.timestamp {
         None | Some(RawTimestamp::LogAppendTime) => Timestamp::LogAppendTime,
         Some(RawTimestamp::CreateTime) => {
@@ -80,7 +81,7 @@ fn kafka_input(
         isolation: raw.isolation,
         fetch: raw.fetch,
         rack: raw.rack.clone(),
-        security: Security::None,
+        security: Box::new(security?),
         timestamp,
         idle_margin: input.idle_margin.unwrap_or(IDLE_MARGIN),
     })
@@ -153,13 +154,13 @@ fn file_input(check: &mut Check<'_>, parent: &Path, raw: &RawFileInput, input: &
 }
 
 /// An output.
-pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOutput) -> Option<Output> {
+pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOutput, job: &RawJob) -> Option<Output> {
     let (kafka, file) = (("kafka", raw.kafka.is_some()), ("file", raw.file.is_some()));
     check.exactly_one(path, &[kafka, file, ("stdout", raw.stdout.is_some()), ("discard", raw.discard.is_some())]);
     let transport = match raw {
         RawOutput { kafka: Some(kafka), .. } => {
             plain_json(check, path, raw.format.as_ref());
-            kafka_output(check, &path.key("kafka"), kafka).map(OutputTransport::Kafka)
+            kafka_output(check, &path.key("kafka"), kafka, job).map(OutputTransport::Kafka)
         }
         RawOutput { file: Some(file), .. } => file_output(check, path, file, raw).map(OutputTransport::File),
         RawOutput { stdout: Some(_), .. } => {
@@ -175,7 +176,7 @@ pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOu
     Some(Output { name: name.to_owned(), transport: transport?, on_output_error: raw.on_output_error })
 }
 
-fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput) -> Option<KafkaOutput> {
+fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput, job: &RawJob) -> Option<KafkaOutput> {
     let brokers = brokers(check, path, &raw.brokers);
     let topic = check.required(raw.topic.as_ref(), path, "topic");
     if let Some(topic) = topic {
@@ -184,7 +185,8 @@ fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput) -> Opt
     if raw.key.as_deref() == Some("") {
         check.problem(&path.key("key"), "expected a column, found an empty text");
     }
-    Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key: raw.key.clone(), security: Security::None })
+    let security = security::security(check, path, raw.security.as_ref(), job);
+    Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key: raw.key.clone(), security: Box::new(security?) })
 }
 
 fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput, output: &RawOutput) -> Option<FileOutput> {

@@ -10,7 +10,7 @@ use super::{
     problem::Path,
     query,
     raw::RawJob,
-    syntax, transport,
+    security, syntax, transport,
     units::Duration,
 };
 
@@ -24,7 +24,10 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
     if let Some(inputs) = &inputs {
         own_offsets(check, &root.key("inputs"), inputs);
     }
-    let outputs = named(check, &root.key("outputs"), "output", &raw.outputs, transport::output);
+    let outputs = named(check, &root.key("outputs"), "output", &raw.outputs, |check, path, alias, output| {
+        transport::output(check, path, alias, output, raw)
+    });
+    let key_vault = security::key_vault(check, &root, raw.key_vault.as_ref());
     let dead_letters = dead_letters(check, &root, raw);
     let state = state(check, &root, raw);
     let workers = workers(check, &root, raw);
@@ -36,6 +39,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         name: name?,
         inputs: inputs?,
         outputs: outputs?,
+        key_vault: key_vault?,
         dead_letters: dead_letters?,
         time: Time {
             late_arrival: raw.time.late_arrival,

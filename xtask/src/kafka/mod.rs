@@ -4,6 +4,10 @@
 //! holds them). It takes some 5 s to start and 500 MB, so a test process shares one, [`shared`], and each test makes
 //! topics of its own. A broker ends with its owner however that ends, a SIGKILL included, and leaves nothing behind.
 //!
+//! It has a listener for each way to secure connections ([`Listener`]), with certificates made for it ([`Certificates`]).
+//! Who comes without a name, `alice`, and the client certificate's owner may do everything; `bob` only what
+//! [`Broker::allow`] says.
+//!
 //! ```no_run
 //! use xtask::kafka::{Record, shared};
 //!
@@ -14,9 +18,12 @@
 //! # anyhow::Ok(())
 //! ```
 
+mod acl;
 mod admin;
 mod jars;
+mod listeners;
 mod records;
+mod security;
 mod server;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,7 +31,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
+pub use self::acl::{Operation, Resource};
+pub use self::listeners::Listener;
 pub use self::records::Record;
+pub use self::security::{Certificates, PASSWORD, unsigned_token};
 use self::server::Server;
 
 /// How a broker differs from the usual one.
@@ -79,14 +89,24 @@ impl Broker {
     /// the end of its log.
     pub fn start(options: BrokerOptions) -> Result<Self> {
         let server = Server::start(&options)?;
-        let broker = Self { bootstrap: server.address(), server: Mutex::new(server) };
+        let broker = Self { bootstrap: server.address(Listener::Plaintext), server: Mutex::new(server) };
         broker.wait_until_ready()?;
         Ok(broker)
     }
 
-    /// `host:port` of its one listener, without security.
+    /// `host:port` of its listener without security.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// `host:port` of a listener.
+    pub fn address(&self, listener: Listener) -> String {
+        self.server().address(listener)
+    }
+
+    /// The certificates and keys of its listeners and their clients.
+    pub fn certificates(&self) -> Certificates {
+        Certificates::in_directory(self.server().directory())
     }
 
     /// Stops the whole process where it stands (SIGSTOP): connections stay open and nothing answers.

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{BrokerOptions, jars};
+use super::{BrokerOptions, jars, listeners::Listener, security};
 
 /// Any constant does: a cluster of one that nobody joins.
 const CLUSTER_ID: &str = "dGlkZW1pbGwta2Fma2EtMQ";
@@ -33,7 +33,8 @@ kill $watch
 /// One broker: its directory (settings, records, log) and the process that runs on it.
 #[derive(Debug)]
 pub(super) struct Server {
-    port: u16,
+    /// Of each listener.
+    ports: [u16; Listener::ALL.len()],
     // Before `dir`: fields are dropped in this order, and the process goes before its directory.
     process: Process,
     dir: TempDir,
@@ -43,22 +44,24 @@ impl Server {
     /// Writes the settings, formats the storage and starts the process; it does not answer yet.
     pub(super) fn start(options: &BrokerOptions) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("tidemill-kafka-").tempdir()?;
-        let [port, controller_port] = free_ports()?;
-        fs::write(dir.path().join("server.properties"), properties(options, port, controller_port, dir.path())?)?;
+        let [controller_port] = free_ports()?;
+        let ports = free_ports()?;
+        security::write_certificates(dir.path())?;
+        fs::write(dir.path().join("server.properties"), properties(options, &ports, controller_port, dir.path())?)?;
         let format = java(dir.path())?
             .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"])
+            .args(security::scram_users().iter().flat_map(|user| ["--add-scram", user]))
             .stdin(Stdio::null())
             .output()
             .context("cannot run `java` (Debian package `default-jre-headless`)")?;
         ensure!(format.status.success(), "cannot format the storage:\n{}", String::from_utf8_lossy(&format.stderr));
-        Ok(Self { port, process: Process::start(dir.path())?, dir })
+        Ok(Self { ports, process: Process::start(dir.path())?, dir })
     }
 
-    pub(super) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    pub(super) fn address(&self, listener: Listener) -> String {
+        format!("127.0.0.1:{}", self.ports[listener as usize])
     }
 
-    #[cfg(test)]
     pub(super) fn directory(&self) -> &Path {
         self.dir.path()
     }
@@ -151,19 +154,30 @@ fn java(dir: &Path) -> Result<Command> {
 }
 
 /// Ports that were free a moment ago; held together, so that they differ.
-fn free_ports() -> Result<[u16; 2]> {
-    let [a, b] = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
-    Ok([a.local_addr()?.port(), b.local_addr()?.port()])
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
 }
 
 /// `server.properties` of a single node that is broker and controller.
-fn properties(options: &BrokerOptions, port: u16, controller_port: u16, dir: &Path) -> Result<String> {
+fn properties(options: &BrokerOptions, ports: &[u16], controller_port: u16, dir: &Path) -> Result<String> {
     let timestamp_type = if options.log_append_time { "LogAppendTime" } else { "CreateTime" };
+    let listeners: Vec<_> = Listener::ALL
+        .iter()
+        .zip(ports)
+        .map(|(listener, port)| format!("{}://127.0.0.1:{port}", listener.name()))
+        .collect();
     let mut text = format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+listeners={},CONTROLLER://127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
@@ -178,8 +192,10 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 ",
+        listeners.join(","),
         dir.join("records").display()
     );
+    text += &security::properties(dir);
     for (name, value) in &options.properties {
         writeln!(text, "{name}={value}")?;
     }

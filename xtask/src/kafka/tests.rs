@@ -1,5 +1,6 @@
 //! The harness itself, against the real broker.
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, Timestamp};
 
 use super::*;
@@ -59,4 +60,46 @@ fn a_refused_record_and_an_unknown_topic_are_errors() {
     let refused = kafka.produce("small", [Record::new(0, vec![b'x'; 1_000])]).unwrap_err();
     assert!(format!("{refused:#}").contains("`small` refused a record"), "{refused:#}");
     assert!(kafka.read("nowhere").is_err());
+}
+
+#[test]
+fn every_listener_takes_its_clients() {
+    let kafka = shared();
+    let Certificates { ca, certificate, key, .. } = kafka.certificates();
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    let tls = [("ssl.ca.location", path(ca))];
+    let mtls = [("ssl.certificate.location", path(certificate)), ("ssl.key.location", path(key))];
+    let user = |mechanism: &str| {
+        [
+            ("sasl.mechanism", mechanism.to_owned()),
+            ("sasl.username", "alice".to_owned()),
+            ("sasl.password", PASSWORD.to_owned()),
+        ]
+    };
+    let mut cases = vec![
+        (Listener::Plaintext, "plaintext", vec![]),
+        (Listener::Tls, "ssl", tls.to_vec()),
+        (Listener::Mtls, "ssl", [&tls[..], &mtls[..]].concat()),
+    ];
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        cases.push((Listener::SaslPlaintext, "sasl_plaintext", user(mechanism).to_vec()));
+        cases.push((Listener::SaslTls, "sasl_ssl", [&tls[..], &user(mechanism)[..]].concat()));
+    }
+    for (listener, protocol, settings) in cases {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", kafka.address(listener)).set("security.protocol", protocol);
+        for (name, value) in &settings {
+            config.set(*name, value);
+        }
+        let client: BaseConsumer = config.create().unwrap();
+        let answer = client.fetch_metadata(None, std::time::Duration::from_secs(20));
+        assert!(answer.is_ok(), "{listener:?} {settings:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_right_is_given_to_one_user() {
+    let kafka = shared();
+    kafka.create_topic("for-bob", 1, &[]).unwrap();
+    kafka.allow("bob", Operation::Describe, Resource::Topic("for-bob")).unwrap();
 }

@@ -17,19 +17,18 @@ use rsasl::{
 use tidemill_certs::Secret;
 
 use super::connection::Connection;
-use crate::kafka::fault::Cause;
+use crate::kafka::{fault::Cause, token::Token};
 
 /// Gives a token that is valid now; called for each connection.
-pub(in crate::kafka) type TokenSource = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+pub(in crate::kafka) type Tokens = Arc<dyn Fn() -> Result<Token, String> + Send + Sync>;
 
 /// Who we are.
 #[derive(Clone)]
-#[expect(dead_code, reason = "a spec cannot describe it yet")]
 pub(in crate::kafka) enum Credentials {
     /// A user and a password, by PLAIN or SCRAM.
     Password { mechanism: &'static str, username: String, password: Secret },
     /// OAUTHBEARER.
-    Token(TokenSource),
+    Token(Tokens),
 }
 
 impl Credentials {
@@ -48,7 +47,7 @@ impl Credentials {
                 SASLConfig::with_credentials(None, username.clone(), password.to_owned())
             }
             Self::Token(token) => {
-                let token = token().map_err(Cause::Unnamed)?;
+                let token = token().map_err(Cause::Unnamed)?.value;
                 SASLConfig::builder().with_default_mechanisms().with_callback(Bearer(token))
             }
         };
@@ -56,11 +55,13 @@ impl Credentials {
     }
 }
 
-struct Bearer(String);
+struct Bearer(Secret);
 
 impl SessionCallback for Bearer {
     fn callback(&self, _: &SessionData, _: &Context<'_>, request: &mut Request<'_>) -> Result<(), SessionError> {
-        request.satisfy::<OAuthBearerToken>(&self.0)?;
+        if let Some(token) = self.0.expose_str() {
+            request.satisfy::<OAuthBearerToken>(token.trim())?;
+        }
         Ok(())
     }
 }

@@ -1,0 +1,173 @@
+//! `security` of inputs and outputs, and the job's `key_vault`: the part of [`super::validate`] about connections.
+
+use tidemill_certs::{AzureIdentity, KeyVaultSettings, SecretRef};
+use tidemill_connectors::kafka::{SaslSettings, ScramHash, SecuritySettings, TlsSettings};
+
+use super::{
+    check::Check,
+    problem::Path,
+    raw::{Mechanism, Protocol, RawIdentity, RawJob, RawKeyVault, RawSecurity},
+    syntax,
+};
+
+/// Mechanisms, as a spec writes them.
+const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, GSSAPI";
+
+/// How the connections of the input or output at `parent` are secured.
+pub(super) fn security(
+    check: &mut Check<'_>,
+    parent: &Path,
+    raw: Option<&RawSecurity>,
+    job: &RawJob,
+) -> Option<SecuritySettings> {
+    let Some(raw) = raw else { return Some(SecuritySettings::default()) };
+    let path = parent.key("security");
+    let protocol = match raw.protocol {
+        Some(protocol) => protocol,
+        None if check.given(&path.key("protocol")) => return None, // and reported
+        None => Protocol::None,
+    };
+    without_effect(check, &path, protocol, raw);
+    for (field, reference) in references(raw) {
+        if let Some(SecretRef::KeyVault(name)) = reference {
+            let field = path.key(field);
+            check.holds(&field, syntax::key_vault_secret(name));
+            if job.key_vault.is_none() {
+                check.problem(&field, "`key_vault` references need a vault: give the job `key_vault: {vault: NAME}`");
+            }
+        }
+    }
+    let tls = match protocol {
+        Protocol::None | Protocol::SaslPlaintext => None,
+        Protocol::SaslSsl | Protocol::Mtls => Some(TlsSettings {
+            ca: raw.ca.as_ref().map(|ca| check.below(ca)),
+            certificate: raw.certificate.as_ref().map(|certificate| check.below(certificate)),
+            key: raw.key.as_ref().map(|key| check.below(key)),
+            key_password: raw.key_password.as_ref().map(|password| check.below(password)),
+        }),
+    };
+    if protocol == Protocol::Mtls || protocol == Protocol::SaslSsl && raw.key.is_some() {
+        check.required(raw.certificate.as_ref(), &path, "certificate");
+    }
+    let sasl = match protocol {
+        Protocol::None | Protocol::Mtls => None,
+        Protocol::SaslPlaintext | Protocol::SaslSsl => Some(sasl(check, &path, raw)?),
+    };
+    Some(SecuritySettings { tls, sasl })
+}
+
+fn references(raw: &RawSecurity) -> [(&'static str, Option<&SecretRef>); 6] {
+    [
+        ("password", raw.password.as_ref()),
+        ("ca", raw.ca.as_ref()),
+        ("certificate", raw.certificate.as_ref()),
+        ("key", raw.key.as_ref()),
+        ("key_password", raw.key_password.as_ref()),
+        ("token", raw.token.as_ref()),
+    ]
+}
+
+/// What is written and means nothing beside the rest is a mistake: somebody relies on it.
+fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &RawSecurity) {
+    const TLS: [&str; 4] = ["ca", "certificate", "key", "key_password"];
+    let others = [
+        ("mechanism", raw.mechanism.is_some()),
+        ("username", raw.username.is_some()),
+        ("kerberos", raw.kerberos.is_some()),
+    ];
+    let references = references(raw).map(|(field, reference)| (field, reference.is_some()));
+    let of_other_mechanisms: &[&str] = match raw.mechanism {
+        Some(Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha512) => &["token", "kerberos"],
+        Some(Mechanism::OauthBearer) => &["username", "password", "kerberos"],
+        Some(Mechanism::Gssapi) => &["username", "password", "token"],
+        Some(Mechanism::AwsMskIam) | None => &[],
+    };
+    for (field, _) in others.into_iter().chain(references).filter(|(_, is_given)| *is_given) {
+        let why = match protocol {
+            Protocol::None => "without a security `protocol`",
+            Protocol::SaslPlaintext if TLS.contains(&field) => {
+                "with `sasl_plaintext`, which is not TLS; did you mean `sasl_ssl`?"
+            }
+            Protocol::Mtls if !TLS.contains(&field) => {
+                "with `mtls`, where the certificate says who we are; did you mean `sasl_ssl`?"
+            }
+            Protocol::SaslPlaintext | Protocol::SaslSsl if of_other_mechanisms.contains(&field) => {
+                "with this `mechanism`"
+            }
+            _ => continue,
+        };
+        check.problem(&path.key(field), format!("`{field}` has no effect {why}"));
+    }
+}
+
+fn sasl(check: &mut Check<'_>, path: &Path, raw: &RawSecurity) -> Option<SaslSettings> {
+    let Some(mechanism) = raw.mechanism else {
+        if !check.given(&path.key("mechanism")) {
+            check.problem(path, format!("`mechanism` is missing: one of {MECHANISMS}"));
+        }
+        return None;
+    };
+    match mechanism {
+        Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha512 => {
+            let username = check.required(raw.username.as_ref(), path, "username").cloned();
+            let password = check.required(raw.password.as_ref(), path, "password");
+            if username.as_deref() == Some("") {
+                check.problem(&path.key("username"), "expected a user, found an empty text");
+            }
+            let password = password.map(|password| check.below(password));
+            let (username, password) = (username?, password?);
+            let scram = |hash, username, password| SaslSettings::Scram { hash, username, password };
+            Some(match mechanism {
+                Mechanism::ScramSha256 => scram(ScramHash::Sha256, username, password),
+                Mechanism::ScramSha512 => scram(ScramHash::Sha512, username, password),
+                _ => SaslSettings::Plain { username, password },
+            })
+        }
+        Mechanism::OauthBearer => {
+            let token = check.required(raw.token.as_ref(), path, "token")?;
+            Some(SaslSettings::OauthBearer { token: check.below(token) })
+        }
+        Mechanism::Gssapi => {
+            let kerberos = raw.kerberos.as_ref();
+            let keytab = kerberos.and_then(|kerberos| kerberos.keytab.as_deref());
+            let keytab_path = path.key("kerberos").key("keytab");
+            Some(SaslSettings::Gssapi {
+                service: kerberos.map_or_else(|| "kafka".to_owned(), |kerberos| kerberos.service.clone()),
+                principal: kerberos.and_then(|kerberos| kerberos.principal.clone()),
+                keytab: match keytab {
+                    Some(keytab) => Some(check.resolve(&keytab_path, keytab)?),
+                    None => None,
+                },
+            })
+        }
+        Mechanism::AwsMskIam => None,
+    }
+}
+
+/// The job's key vault; `Some(None)`: it names none.
+pub(super) fn key_vault(
+    check: &mut Check<'_>,
+    root: &Path,
+    raw: Option<&RawKeyVault>,
+) -> Option<Option<KeyVaultSettings>> {
+    let Some(raw) = raw else { return Some(None) };
+    let path = root.key("key_vault");
+    let vault = check.required(raw.vault.as_ref(), &path, "vault");
+    if let Some(vault) = vault {
+        check.holds(&path.key("vault"), syntax::key_vault(vault));
+    }
+    let identity = match &raw.identity {
+        RawIdentity::System => AzureIdentity::System,
+        RawIdentity::Workload => AzureIdentity::Workload,
+        RawIdentity::AzureCli => AzureIdentity::AzureCli,
+        RawIdentity::ClientId(id) => AzureIdentity::ClientId(id.clone()),
+        RawIdentity::ObjectId(id) => AzureIdentity::ObjectId(id.clone()),
+        RawIdentity::ResourceId(id) => AzureIdentity::ResourceId(id.clone()),
+    };
+    if let RawIdentity::ClientId(id) | RawIdentity::ObjectId(id) | RawIdentity::ResourceId(id) = &raw.identity
+        && id.is_empty()
+    {
+        check.problem(&path.key("identity"), "expected an id, found an empty text");
+    }
+    Some(Some(KeyVaultSettings { vault: vault?.clone(), identity }))
+}
