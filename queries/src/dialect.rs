@@ -78,9 +78,10 @@ fn table_argument(parser: &mut Parser) -> Result<Vec<Expr>, ParserError> {
     if parser.parse_keywords(&[Keyword::PARTITION, Keyword::BY]) {
         loop {
             args.push(Expr::Identifier(parser.parse_identifier()?));
-            // The comma before DESCRIPTOR(...) separates arguments, not keys.
+            // The comma before DESCRIPTOR(...) or `TIMECOL => ` separates arguments, not keys.
             let next = parser.peek_nth_token_ref(1);
             let more = parser.peek_token_ref().token == Token::Comma
+                && parser.peek_nth_token_ref(2).token != Token::RArrow
                 && !matches!(&next.token, Token::Word(w) if w.value.eq_ignore_ascii_case("DESCRIPTOR"));
             if !more {
                 break;

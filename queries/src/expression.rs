@@ -64,6 +64,8 @@ pub(crate) struct Expressions<'a> {
     first_aggregate: usize,
     /// Names of the SELECT list, for HAVING; they win over columns.
     aliases: Vec<(String, Typed)>,
+    /// What `System.Window().Id` is; null where no window has an id.
+    pub(crate) window_id: Option<Typed>,
     /// Columns in the order of their use outside aggregates.
     pub(crate) used: Vec<(usize, Span)>,
     /// How many NEWGUID() have been met.
@@ -81,6 +83,7 @@ impl<'a> Expressions<'a> {
             aggregates: vec![],
             first_aggregate: 0,
             aliases: vec![],
+            window_id: None,
             used: vec![],
             guids: 0,
             depth: 0,
@@ -249,7 +252,7 @@ impl<'a> Expressions<'a> {
         Ok(value)
     }
 
-    /// `f(x).field`; `System.Window().Id` is null, since only Windows() gives ids.
+    /// `f(x).field`; `System.Window().Id`.
     fn access(&mut self, root: &Expr, chain: &[AccessExpr]) -> Result<Typed, QueryError> {
         if let (
             Expr::Identifier(system),
@@ -259,7 +262,7 @@ impl<'a> Expressions<'a> {
             && function_name(window) == "window"
             && id.value.eq_ignore_ascii_case("id")
         {
-            return Ok(Typed::null(&DataType::Utf8, id.span));
+            return Ok(self.window_id.clone().unwrap_or_else(|| Typed::null(&DataType::Utf8, id.span)));
         }
         let mut value = self.plan(root)?;
         for step in chain {

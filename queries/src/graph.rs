@@ -32,7 +32,7 @@ use tidemill_engine::{
         },
     },
     datetime_type,
-    window::shape::WindowShape,
+    window::shape::{SessionShape, Windows},
 };
 
 use crate::{InputTable, aggregates::AggregateCall, scope::schema_of};
@@ -57,14 +57,20 @@ pub(crate) enum Step {
     },
     Filter(Expr),
     Project(Vec<Expr>),
-    Assign(WindowShape),
+    Assign(Windows),
+    AssignSessions {
+        shape: SessionShape,
+        partition: Vec<Expr>,
+    },
     /// The column before the event time is a list; two take its place.
     Unnest {
         outer: bool,
     },
     Aggregate {
-        shape: WindowShape,
+        windows: Windows,
         keys: Vec<Expr>,
+        /// Of sessions, the keys that make their own.
+        partition: Vec<usize>,
         calls: Vec<AggregateCall>,
     },
     /// Adds a column for each call before the event time.
@@ -111,6 +117,7 @@ impl Graph {
             Step::Filter(_)
             | Step::Project(_)
             | Step::Assign(_)
+            | Step::AssignSessions { .. }
             | Step::Unnest { .. }
             | Step::Analytic(_)
             | Step::Union => inputs.iter().all(|input| self.can_order(*input)),
@@ -155,14 +162,19 @@ impl Graph {
                     let expression = |c: &usize| if *c == ORDER_COLUMN { &order } else { &list[*c] };
                     OperatorPlan::Project(columns.iter().map(|c| moved(expression(c), from)).collect::<Result<_>>()?)
                 }
-                (Step::Assign(shape), _) => OperatorPlan::Assign(*shape),
+                (Step::Assign(windows), _) => OperatorPlan::Assign(*windows),
+                (Step::AssignSessions { shape, partition }, Some((_, from))) => OperatorPlan::AssignSessions {
+                    shape: *shape,
+                    partition: partition.iter().map(|k| moved(k, from)).collect::<Result<_>>()?,
+                },
                 (Step::Unnest { outer }, _) => OperatorPlan::Unnest { outer: *outer },
-                (Step::Aggregate { shape, keys, calls }, Some((child, from))) => {
+                (Step::Aggregate { windows, keys, partition, calls }, Some((child, from))) => {
                     let input = Arc::clone(&dataflow.nodes[*child].schema);
                     let first = keys.len() + 2;
                     let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
                     OperatorPlan::Aggregate(AggregatePlan {
-                        shape: *shape,
+                        windows: *windows,
+                        partition: partition.clone(),
                         keys: keys.iter().map(|k| moved(k, from)).collect::<Result<_>>()?,
                         aggregates: used.map(|(i, c)| lowered(c, i, from, &input)).collect::<Result<_>>()?,
                     })
@@ -240,6 +252,10 @@ impl GraphNode {
                 needs.iter().filter_map(|c| list.get(*c)).flat_map(columns_of).chain(order).collect()
             }
             Step::Assign(_) => needs.iter().copied().filter(|c| self.is_kept(*c, 3)).collect(),
+            Step::AssignSessions { partition, .. } => {
+                let kept = needs.iter().copied().filter(|c| self.is_kept(*c, 3));
+                kept.chain(partition.iter().flat_map(columns_of)).collect()
+            }
             // The list lies where the first of its two columns does.
             Step::Unnest { .. } => {
                 needs.iter().copied().filter(|c| self.is_kept(*c, 2)).chain([self.time() - 2]).collect()
@@ -271,7 +287,7 @@ impl GraphNode {
         let mut columns: Vec<usize> = match &self.step {
             Step::Input { input, .. } => wanted[input].iter().copied().collect(),
             Step::Filter(_) => kept_of_input().collect(),
-            Step::Assign(_) => kept_before(3).chain(time - 3..=time).collect(),
+            Step::Assign(_) | Step::AssignSessions { .. } => kept_before(3).chain(time - 3..=time).collect(),
             Step::Unnest { .. } => kept_before(2).chain(time - 2..=time).collect(),
             Step::Analytic(calls) => {
                 let used = needs.range(time - calls.len()..time).copied();

@@ -9,7 +9,7 @@ use sqlparser::{
     ast::{AccessExpr, Expr, GroupByExpr, Ident, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind},
     tokenizer::Span,
 };
-use tidemill_engine::{EVENT_TIME, datetime_type, window::shape::WindowShape};
+use tidemill_engine::{EVENT_TIME, datetime_type};
 
 use crate::{
     analytic,
@@ -20,9 +20,9 @@ use crate::{
     plan::Planner,
     scope::{Scope, field, schema_of},
     script::check_select,
-    tables::{Relation, WINDOW_COLUMNS, add_window_columns},
+    tables::{Relation, TableWindow, WINDOW_COLUMNS, add_window_columns},
     typed::Typed,
-    windows::{asa_shape, asa_window, function_name, name_span, snapshot},
+    windows::{AsaWindow, asa_window, asa_windows, is_system_timestamp, name_span, snapshot},
 };
 
 const NO_WINDOW: &str =
@@ -30,7 +30,8 @@ const NO_WINDOW: &str =
 
 /// A GROUP BY, taken apart.
 struct Grouping<'a> {
-    window: Option<(WindowShape, Span)>,
+    /// One, or what `Windows(...)` lists.
+    windows: Vec<AsaWindow<'a>>,
     /// `System.Timestamp()` among the elements.
     timestamp: Option<Span>,
     keys: Vec<&'a Expr>,
@@ -47,14 +48,15 @@ impl<'a> Grouping<'a> {
         if elements.is_empty() {
             return Ok(None);
         }
-        let mut grouping = Self { window: None, timestamp: None, keys: vec![] };
+        let mut grouping = Self { windows: vec![], timestamp: None, keys: vec![] };
         for element in elements {
             if let Some((kind, function)) = asa_window(element) {
-                let shape = asa_shape(kind, function)?;
-                let span = name_span(function);
-                if grouping.window.replace((shape, span)).is_some() {
-                    return Err(QueryError::at(span, "a GROUP BY has one window").into());
+                if !grouping.windows.is_empty() {
+                    return Err(QueryError::at(name_span(function), "a GROUP BY has one window")
+                        .help("Windows(...) takes several")
+                        .into());
                 }
+                grouping.windows = asa_windows(kind, function)?;
             } else if is_system_timestamp(element) {
                 grouping.timestamp = Some(place(element));
             } else {
@@ -62,16 +64,6 @@ impl<'a> Grouping<'a> {
             }
         }
         Ok(Some(grouping))
-    }
-}
-
-fn is_system_timestamp(expr: &Expr) -> bool {
-    match expr {
-        Expr::Function(f) => function_name(f) == "system.timestamp",
-        Expr::CompoundIdentifier(path) => {
-            matches!(path.as_slice(), [a, b] if a.value.eq_ignore_ascii_case("system") && b.value.eq_ignore_ascii_case("timestamp"))
-        }
-        _ => false,
     }
 }
 
@@ -119,15 +111,21 @@ impl Planner<'_> {
         grouping: &Grouping<'_>,
         span: Span,
     ) -> Result<Relation, QueryErrors> {
-        if grouping.window.is_some() || grouping.timestamp.is_some() {
+        if !grouping.windows.is_empty() || grouping.timestamp.is_some() {
             relation = self.assigned(relation);
         }
         let by_window = |e: &&&Expr| relation.window.is_some() && window_column(e).is_some();
-        let shape = match (grouping.window, grouping.timestamp, relation.window) {
-            (Some((shape, _)), _, _) => shape,
-            (None, Some(_), _) => snapshot(),
-            (None, None, Some(shape)) if grouping.keys.iter().any(|e| by_window(&e)) => shape,
-            (None, None, standard) => {
+        let rows = &relation.scope;
+        let mut plain = Expressions::plain(rows, "aggregates cannot be used in WHERE or GROUP BY; use HAVING");
+        // Each window with the keys of its sessions, and its id.
+        let mut windows = vec![];
+        match (&grouping.windows[..], grouping.timestamp, &relation.window) {
+            ([], None, Some(TableWindow { windows: shape, partition }))
+                if grouping.keys.iter().any(|e| by_window(&e)) =>
+            {
+                windows.push((*shape, partition.clone(), None));
+            }
+            ([], None, standard) => {
                 let help = match standard {
                     Some(_) => "add window_start and window_end to GROUP BY",
                     None => "add a window to GROUP BY, e.g. TumblingWindow(second, 10)",
@@ -139,14 +137,19 @@ impl Planner<'_> {
                 .help(help)
                 .into());
             }
-        };
-        let rows = &relation.scope;
-        let mut plain = Expressions::plain(rows, "aggregates cannot be used in WHERE or GROUP BY; use HAVING");
+            ([], Some(_), _) => windows.push((snapshot(), vec![], None)),
+            (several, ..) => {
+                for window in several {
+                    let partition = all(window.partition.iter().map(|k| plain.plan(k)))?;
+                    windows.push((window.windows, partition, window.id.clone()));
+                }
+            }
+        }
         let filter = select.selection.as_ref().map(|c| plain.condition(c)).transpose();
         let keys = all(grouping.keys.iter().filter(|e| !by_window(e)).map(|e| plain.plan(e)));
         // With another window, System.Timestamp() is one more key: the time of the rows.
         let keys = keys.map(|mut keys| {
-            keys.extend(grouping.timestamp.filter(|_| grouping.window.is_some()).map(|span| rows.time(span)));
+            keys.extend(grouping.timestamp.filter(|_| !grouping.windows.is_empty()).map(|span| rows.time(span)));
             keys
         });
 
@@ -158,13 +161,32 @@ impl Planner<'_> {
             add_window_columns(&mut scope, added.first);
         }
         let mut expressions = Expressions::grouped(&scope, rows, added.first_aggregate());
+        let has_ids = windows.iter().any(|(.., id)| id.is_some());
+        if has_ids {
+            expressions.window_id = Some(Typed::column("window_id", added.id(), DataType::Utf8, span));
+        }
         let items = items(select, &mut expressions, None);
         let ((filter, keys), items) = both(both(filter, keys), items)?;
         expressions.with_aliases(items.clone());
         let having = select.having.as_ref().map(|c| expressions.condition(c)).transpose()?;
         let Expressions { aggregates, used, .. } = expressions;
 
-        let output = GroupedColumns { added, keys: &keys, aggregates: aggregates.len(), used: &used };
+        // Keys of sessions that the rows are not grouped by are keys that nothing shows.
+        let shown = keys.len();
+        let mut keys = keys;
+        let mut partitions = vec![];
+        for (_, partition, _) in &windows {
+            let places =
+                partition.iter().map(|k| match keys.iter().position(|known| known.expr.as_ref() == k.expr.as_ref()) {
+                    Some(at) => at,
+                    None => {
+                        keys.push(k.clone());
+                        keys.len() - 1
+                    }
+                });
+            partitions.push(places.collect::<Vec<_>>());
+        }
+        let output = GroupedColumns { added, keys: &keys, shown, aggregates: aggregates.len(), has_ids, used: &used };
         let items = all(items.into_iter().map(|(name, item)| Ok::<_, QueryError>((name, output.of(item)?))));
         let having = having.map(|h| output.of(h)).transpose();
         let (items, having) = both(items, having)?;
@@ -173,13 +195,31 @@ impl Planner<'_> {
         let names = keys.iter().enumerate().map(|(i, k)| (format!("key_{i}"), k.data_type.clone()));
         let window = WINDOW_COLUMNS[..2].iter().map(|w| ((*w).to_owned(), datetime_type()));
         let calls = aggregates.iter().enumerate().map(|(i, a)| (format!("{}_{i}", a.name), a.data_type.clone()));
-        let schema = schema_of(names.chain(window).chain(calls));
+        let columns: Vec<(String, DataType)> = names.chain(window).chain(calls).collect();
+        let schema = schema_of(columns.iter().cloned());
+        let id = has_ids.then(|| ("window_id".to_owned(), DataType::Utf8));
+        let united = schema_of(columns.into_iter().chain(id));
         let mut node = relation.node;
         if let Some(condition) = filter {
             node = self.graph.filter(node, condition.expr);
         }
-        let keys = keys.into_iter().map(|k| k.expr).collect();
-        node = self.graph.add(Step::Aggregate { shape, keys, calls: aggregates }, vec![node], schema);
+        let keys: Vec<Arc<dyn PhysicalExpr>> = keys.into_iter().map(|k| k.expr).collect();
+        let several = windows.len() > 1;
+        let mut parts = vec![];
+        for ((windows, _, id), partition) in windows.into_iter().zip(partitions) {
+            let step = Step::Aggregate { windows, keys: keys.clone(), partition, calls: aggregates.clone() };
+            let mut part = self.graph.add(step, vec![node], Arc::clone(&schema));
+            if several || has_ids {
+                let mut list: Vec<_> = (0..).zip(schema.fields()).map(|(i, f)| column(f.name(), i)).collect();
+                list.splice(list.len() - 1..list.len() - 1, id.map(|id| Typed::text(id, span).expr));
+                part = self.graph.add(Step::Project(list), vec![part], Arc::clone(&united));
+            }
+            parts.push(part);
+        }
+        node = match parts.as_slice() {
+            [one] => *one,
+            _ => self.graph.add(Step::Union, parts, united),
+        };
         if let Some(condition) = having {
             node = self.graph.filter(node, condition.expr);
         }
@@ -205,7 +245,8 @@ impl Planner<'_> {
     }
 }
 
-/// Places of what an aggregation adds, after the columns of the rows: window start, window end, event time, aggregates.
+/// Places of what an aggregation adds, after the columns of the rows: window start, window end, event time, the window's id,
+/// aggregates.
 #[derive(Clone, Copy)]
 struct Added {
     first: usize,
@@ -216,22 +257,33 @@ impl Added {
         self.first + 2
     }
 
-    fn first_aggregate(self) -> usize {
+    fn id(self) -> usize {
         self.first + 3
+    }
+
+    fn first_aggregate(self) -> usize {
+        self.first + 4
     }
 }
 
-/// The columns of an aggregation: keys, window start and end, aggregates, event time.
+/// The columns of an aggregation: keys, window start and end, aggregates, ids if windows have some, event time.
 struct GroupedColumns<'a> {
     added: Added,
     keys: &'a [Typed],
+    /// How many of the keys the rows are grouped by.
+    shown: usize,
     aggregates: usize,
+    has_ids: bool,
     /// Columns of rows as the text names them, to point at one that is no key.
     used: &'a [(usize, Span)],
 }
 
 impl GroupedColumns<'_> {
     fn time(&self) -> usize {
+        self.id() + usize::from(self.has_ids)
+    }
+
+    fn id(&self) -> usize {
         self.keys.len() + 2 + self.aggregates
     }
 
@@ -240,7 +292,7 @@ impl GroupedColumns<'_> {
     fn of(&self, item: Typed) -> Result<Typed, QueryError> {
         let mut stray = None;
         let moved = Arc::clone(&item.expr).transform_down(|e| {
-            if let Some(key) = self.keys.iter().position(|k| k.expr.as_ref() == e.as_ref()) {
+            if let Some(key) = self.keys[..self.shown].iter().position(|k| k.expr.as_ref() == e.as_ref()) {
                 return Ok(Transformed::new(column("key", key), true, TreeNodeRecursion::Jump));
             }
             let Some(found) = e.downcast_ref::<Column>() else { return Ok(Transformed::no(e)) };
@@ -251,7 +303,8 @@ impl GroupedColumns<'_> {
             let place = match at {
                 0 | 1 => self.keys.len() + at,
                 2 => self.time(),
-                at => self.keys.len() + at - 1,
+                3 => self.id(),
+                at => self.keys.len() + at - 2,
             };
             Ok(Transformed::new(column(found.name(), place), true, TreeNodeRecursion::Jump))
         });

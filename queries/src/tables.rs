@@ -13,14 +13,14 @@ use sqlparser::{
 use tidemill_engine::{
     dataflow::plan::{LateAction, MetadataColumn, NodeId, TimeBounds},
     datetime_type,
-    window::shape::WindowShape,
+    window::shape::Windows,
 };
 
 use crate::{
     CompatibilityLevel, analytic,
     coercion::{mismatch, type_name},
     dialect::TABLE_ARGUMENT,
-    error::{QueryError, QueryErrors},
+    error::{QueryError, QueryErrors, all},
     expression::{Expressions, place},
     functions::conversion::{Failure, convert},
     graph::{InputTime, Step, input_schema},
@@ -28,7 +28,9 @@ use crate::{
     rewrite::{PARTITION_BY, TIMESTAMP_BY},
     scope::{Scope, ScopeColumn, schema_of},
     typed::Typed,
-    windows::{arguments, function_name, is_table_function, name_span, standard_shape, table_arguments},
+    windows::{
+        TABLE_FUNCTIONS, arguments, function_name, is_table_function, name_span, standard_windows, table_arguments,
+    },
 };
 
 /// Columns that a standard window table function adds.
@@ -43,7 +45,15 @@ pub(crate) struct Relation {
     pub(crate) node: NodeId,
     pub(crate) scope: Scope,
     /// The windows of a standard table function, not yet applied.
-    pub(crate) window: Option<WindowShape>,
+    pub(crate) window: Option<TableWindow>,
+}
+
+/// The windows of a standard table function.
+#[derive(Clone, Debug)]
+pub(crate) struct TableWindow {
+    pub(crate) windows: Windows,
+    /// For sessions: columns of the relation whose values make sessions of their own.
+    pub(crate) partition: Vec<Typed>,
 }
 
 /// The one name of an input, step or output.
@@ -64,7 +74,7 @@ pub(crate) fn source_name(factor: &TableFactor) -> Option<&Ident> {
         TableFactor::Table { name, args: None, .. } => relation_name(name).ok(),
         other => {
             let (_, args, span) = table_function(other)?;
-            source_argument(args.ok()?.first()?, span).ok()
+            Some(table_argument(args.ok()?.first()?, span).ok()?.0)
         }
     }
 }
@@ -92,16 +102,25 @@ fn table_function(factor: &TableFactor) -> Option<(String, Arguments<'_>, Span)>
     }
 }
 
-/// `TABLE t` or `t`.
-fn source_argument(arg: &Expr, span: Span) -> Result<&Ident, QueryError> {
+/// `TABLE t [PARTITION BY k, ...]` or `t`.
+fn table_argument(arg: &Expr, span: Span) -> Result<(&Ident, Vec<&Ident>), QueryError> {
+    fn name(e: &Expr) -> Option<&Ident> {
+        match e {
+            Expr::Identifier(name) => Some(name),
+            _ => None,
+        }
+    }
+    let wrong = |at| QueryError::at(at, "expected TABLE and a name as the first argument");
     match arg {
-        Expr::Identifier(name) => Ok(name),
-        Expr::Function(f) if function_name(f) == TABLE_ARGUMENT => match arguments(f)?.as_slice() {
-            [Expr::Identifier(name)] => Ok(name),
-            [_, key, ..] => Err(QueryError::at(place(key), "PARTITION BY is for session windows only")),
-            _ => Err(QueryError::at(span, "expected TABLE and a name")),
-        },
-        _ => Err(QueryError::at(place(arg), "expected TABLE and a name as the first argument")),
+        Expr::Identifier(name) => Ok((name, vec![])),
+        Expr::Function(f) if function_name(f) == TABLE_ARGUMENT => {
+            let names: Option<Vec<&Ident>> = arguments(f)?.into_iter().map(name).collect();
+            match names.as_deref() {
+                Some([table, keys @ ..]) => Ok((table, keys.to_vec())),
+                _ => Err(wrong(span)),
+            }
+        }
+        _ => Err(wrong(place(arg))),
     }
 }
 
@@ -237,7 +256,7 @@ impl Planner<'_> {
                     return Err(QueryError::at(select, format!("`{factor}` cannot be read from")).into());
                 };
                 if !is_table_function(&name) {
-                    return Err(QueryError::unknown(span, "table function", &name, &["TUMBLE", "HOP"]).into());
+                    return Err(QueryError::unknown(span, "table function", &name, &TABLE_FUNCTIONS).into());
                 }
                 let mut relation = self.windowed(&name, &args?, span)?;
                 rename(&mut relation, alias.as_ref())?;
@@ -285,8 +304,8 @@ impl Planner<'_> {
             )
             .into());
         };
-        let shape = standard_shape(function, intervals, span)?;
-        let (name, column) = (source_argument(source, span)?, descriptor(column)?);
+        let windows = standard_windows(function, intervals, span)?;
+        let ((name, keys), column) = (table_argument(source, span)?, descriptor(column)?);
         let mut relation = match self.step(name)? {
             Some(step) => {
                 if !step.scope.find(&column.value, column.span)?.is_some_and(|c| c.is_time) {
@@ -314,7 +333,10 @@ impl Planner<'_> {
                 self.read(input, scope, time)
             }
         };
-        relation.window = Some(shape);
+        // Aligned windows are the same for each key, but a key that does not exist is a mistake.
+        let partition = all(keys.into_iter().map(|key| relation.scope.column(key, None)))?;
+        let partition = if matches!(windows, Windows::Session(_)) { partition } else { vec![] };
+        relation.window = Some(TableWindow { windows, partition });
         Ok(relation)
     }
 
@@ -383,7 +405,7 @@ impl Planner<'_> {
 
     /// Repeats rows for the windows of a table function, where no aggregation takes that over.
     pub(crate) fn assigned(&mut self, relation: Relation) -> Relation {
-        let Some(shape) = relation.window else { return relation };
+        let Some(TableWindow { windows, partition }) = relation.window else { return relation };
         let before = self.graph.schema(relation.node);
         let time = before.fields().len() - 1;
         let columns = before.fields()[..time].iter().map(|f| (f.name().clone(), f.data_type().clone()));
@@ -391,7 +413,13 @@ impl Planner<'_> {
         let mut scope = relation.scope;
         add_window_columns(&mut scope, time);
         scope.time = time + 2;
-        Relation { node: self.graph.add(Step::Assign(shape), vec![relation.node], schema), scope, window: None }
+        let step = match windows {
+            Windows::Session(shape) => {
+                Step::AssignSessions { shape, partition: partition.into_iter().map(|k| k.expr).collect() }
+            }
+            windows => Step::Assign(windows),
+        };
+        Relation { node: self.graph.add(step, vec![relation.node], schema), scope, window: None }
     }
 }
 

@@ -3,18 +3,31 @@
 use sqlparser::{
     ast::{
         DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Interval, UnaryOperator, Value,
+        ValueWithSpan, WindowType,
     },
     tokenizer::Span,
 };
-use tidemill_engine::window::shape::{Closed, WindowShape};
+use tidemill_engine::window::shape::{Closed, SessionShape, WindowShape, Windows};
 
 use crate::{error::QueryError, expression::place, functions::Part};
 
-/// Longest window, in microseconds: a hundred years, so that sums of boundaries stay in range.
+/// Longest window of ASA's language, in microseconds: seven days.
+const MAX_ASA_SIZE: i64 = 7 * 24 * 3600 * 1_000_000;
+/// Longest window of a table function: a hundred years, so that sums of boundaries stay in range.
 const MAX_SIZE: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
 
-/// ASA's windows by lower-case name without `window`; the last three are not built yet.
+/// ASA's windows by lower-case name without `window`.
 const ASA_WINDOWS: &[&str] = &["tumbling", "hopping", "sliding", "session", "windows"];
+
+/// One window of a GROUP BY.
+#[derive(Clone, Debug)]
+pub(crate) struct AsaWindow<'a> {
+    pub(crate) windows: Windows,
+    /// Keys whose values make sessions of their own.
+    pub(crate) partition: Vec<&'a Expr>,
+    /// Its name inside `Windows(...)`.
+    pub(crate) id: Option<String>,
+}
 
 /// Arguments of a call as expressions; `*`, subqueries and names (`x => 1`) are none.
 pub(crate) fn arguments(function: &Function) -> Result<Vec<&Expr>, QueryError> {
@@ -30,6 +43,8 @@ pub(crate) fn arguments(function: &Function) -> Result<Vec<&Expr>, QueryError> {
 fn argument_names(function: &str) -> &'static [&'static str] {
     match function {
         "hop" => &["data", "timecol", "slide", "size", "offset"],
+        "cumulate" => &["data", "timecol", "step", "size", "offset"],
+        "session" => &["data", "timecol", "gap"],
         _ => &["data", "timecol", "size", "offset"],
     }
 }
@@ -79,65 +94,157 @@ pub(crate) fn asa_window(expr: &Expr) -> Option<(&'static str, &Function)> {
     ASA_WINDOWS.iter().find(|w| **w == short || **w == name).map(|w| (*w, function))
 }
 
-/// The shape of an ASA window: `(unit, size[, hop][, offset])` or `(Duration(..)[, Hop(..)][, Offset(..)])`.
-pub(crate) fn asa_shape(kind: &str, function: &Function) -> Result<WindowShape, QueryError> {
+/// What an element of GROUP BY that is one of ASA's windows says: several for `Windows(...)`, and whether it is that.
+pub(crate) fn asa_windows<'a>(kind: &str, function: &'a Function) -> Result<Vec<AsaWindow<'a>>, QueryError> {
+    if kind != "windows" {
+        return Ok(vec![asa_window_of(kind, function)?]);
+    }
+    let span = name_span(function);
+    let help = "write Windows(TumblingWindow(minute, 1), HoppingWindow(minute, 5, 1)) \
+                or Windows(Window('a', TumblingWindow(minute, 1)), ...)";
+    let mut windows = vec![];
+    for arg in arguments(function)? {
+        let (id, definition) = match arg {
+            Expr::Function(f) if function_name(f) == "window" => match arguments(f)?.as_slice() {
+                [Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(id), .. }), definition] => {
+                    (Some(id.clone()), *definition)
+                }
+                _ => return Err(QueryError::at(name_span(f), "expected an id in quotes and a window").help(help)),
+            },
+            _ => (None, arg),
+        };
+        let window = match asa_window(definition) {
+            _ if is_system_timestamp(definition) => AsaWindow { windows: snapshot(), partition: vec![], id: None },
+            Some(("windows", inner)) => {
+                return Err(QueryError::at(name_span(inner), "`Windows` cannot stand inside `Windows`"));
+            }
+            Some((kind, function)) => asa_window_of(kind, function)?,
+            None => return Err(QueryError::at(place(definition), "expected a window").help(help)),
+        };
+        if windows.first().is_some_and(|first: &AsaWindow<'_>| first.id.is_some() != id.is_some()) {
+            return Err(QueryError::at(place(arg), "either all windows have an id, or none").help(help));
+        }
+        if let Some(id) = &id
+            && windows.iter().any(|w| w.id.as_ref().is_some_and(|known| known.eq_ignore_ascii_case(id)))
+        {
+            return Err(QueryError::at(place(arg), format!("two windows have the id `{id}`")));
+        }
+        windows.push(AsaWindow { id, ..window });
+    }
+    if windows.is_empty() {
+        return Err(QueryError::at(span, "`Windows` without a window").help(help));
+    }
+    Ok(windows)
+}
+
+/// `System.Timestamp()`, with parentheses or without.
+pub(crate) fn is_system_timestamp(expr: &Expr) -> bool {
+    match expr {
+        Expr::Function(f) => function_name(f) == "system.timestamp",
+        Expr::CompoundIdentifier(path) => {
+            matches!(path.as_slice(), [a, b] if a.value.eq_ignore_ascii_case("system") && b.value.eq_ignore_ascii_case("timestamp"))
+        }
+        _ => false,
+    }
+}
+
+/// The lengths that an ASA window takes, by the names of their functions and in the order of their places.
+struct Lengths {
+    required: &'static [&'static str],
+    offset: bool,
+    usage: &'static str,
+}
+
+fn lengths_of(kind: &str) -> Lengths {
+    let (required, offset, usage): (&[&str], _, _) = match kind {
+        "tumbling" => (
+            &["duration"],
+            true,
+            "write TumblingWindow(second, 10) or TumblingWindow(Duration(second, 10), Offset(second, 1))",
+        ),
+        "hopping" => (
+            &["duration", "hop"],
+            true,
+            "write HoppingWindow(second, 10, 5) or HoppingWindow(Duration(second, 10), Hop(second, 5), Offset(second, 1))",
+        ),
+        "sliding" => (&["duration"], false, "write SlidingWindow(second, 10) or SlidingWindow(Duration(second, 10))"),
+        _ => (
+            &["timeout", "maxduration"],
+            false,
+            "write SessionWindow(second, 5, 60) or SessionWindow(Timeout(second, 5), MaxDuration(minute, 1))",
+        ),
+    };
+    Lengths { required, offset, usage }
+}
+
+/// `(unit, length ...[, offset])` or `(Duration(unit, n), ...[, Offset(unit, n)])`.
+fn asa_window_of<'a>(kind: &str, function: &'a Function) -> Result<AsaWindow<'a>, QueryError> {
     let span = name_span(function);
     let name = function.name.to_string();
-    if !matches!(kind, "tumbling" | "hopping") {
-        return Err(QueryError::unsupported(span, format!("`{name}`")));
-    }
-    let hopping = kind == "hopping";
+    let Lengths { required, offset, usage } = lengths_of(kind);
     let args = arguments(function)?;
-    let (mut size, mut hop, mut offset) = (None, None, None);
+    let mut lengths: Vec<Option<i64>> = vec![None; required.len() + usize::from(offset)];
     if args.iter().all(|a| matches!(a, Expr::Function(_))) {
         for arg in args {
             let Expr::Function(part) = arg else { continue };
-            let length = duration(&arguments(part)?, name_span(part))?;
-            let slot = match function_name(part).as_str() {
-                "duration" => &mut size,
-                "hop" if hopping => &mut hop,
-                "offset" => &mut offset,
-                other => {
-                    return Err(
-                        QueryError::at(name_span(part), format!("`{name}` has no `{other}`")).help(usage(hopping))
-                    );
-                }
+            let found = function_name(part);
+            let known = required.iter().copied().chain(offset.then_some("offset"));
+            let Some(at) = known.clone().position(|k| k == found) else {
+                return Err(QueryError::at(name_span(part), format!("`{name}` has no `{found}`")).help(usage));
             };
-            if slot.replace(length).is_some() {
-                return Err(
-                    QueryError::at(name_span(part), format!("`{}` is given twice", part.name)).help(usage(hopping))
-                );
+            let length = duration(&arguments(part)?, name_span(part))?;
+            if lengths[at].replace(length).is_some() {
+                return Err(QueryError::at(name_span(part), format!("`{}` is given twice", part.name)).help(usage));
             }
         }
     } else {
-        let [unit, lengths @ ..] = args.as_slice() else { return Err(QueryError::at(span, usage(hopping))) };
+        let [unit, numbers @ ..] = args.as_slice() else { return Err(QueryError::at(span, usage)) };
         let unit = unit_of(unit)?;
-        let mut lengths = lengths.iter().map(|n| times(unit, whole(n)?, place(n)));
-        size = lengths.next().transpose()?;
-        if hopping {
-            hop = lengths.next().transpose()?;
+        if numbers.len() > lengths.len() {
+            return Err(QueryError::at(span, format!("too many arguments for `{name}`")).help(usage));
         }
-        offset = lengths.next().transpose()?;
-        if lengths.next().is_some() {
-            return Err(QueryError::at(span, format!("too many arguments for `{name}`")).help(usage(hopping)));
+        for (length, n) in lengths.iter_mut().zip(numbers) {
+            *length = Some(times(unit, whole(n)?, place(n))?);
         }
     }
-    let Some(size) = size else {
-        return Err(QueryError::at(span, format!("`{name}` has no size")).help(usage(hopping)));
+    let shift = if offset { lengths.pop().flatten().unwrap_or(0) } else { 0 };
+    let mut values = Vec::with_capacity(lengths.len());
+    for (length, what) in lengths.into_iter().zip(required) {
+        let what = if *what == "duration" { "size" } else { what };
+        let Some(length) = length else {
+            return Err(QueryError::at(span, format!("`{name}` has no {what}")).help(usage));
+        };
+        if length <= 0 {
+            return Err(QueryError::at(span, format!("the {what} of a window must be greater than 0")));
+        }
+        if length > MAX_ASA_SIZE {
+            return Err(QueryError::at(span, format!("the {what} of a window is at most 7 days")));
+        }
+        values.push(length);
+    }
+    let aligned = |size, hop| Windows::Aligned(WindowShape { size, hop, offset: shift, closed: Closed::End });
+    let windows = match (kind, values.as_slice()) {
+        ("tumbling", [size]) => aligned(*size, *size),
+        ("hopping", [size, hop]) => aligned(*size, *hop),
+        ("sliding", _) => return Err(QueryError::unsupported(span, format!("`{name}`"))),
+        ("session", [gap, max]) => Windows::Session(SessionShape { gap: *gap, max: Some(*max), closed: Closed::End }),
+        _ => return Err(QueryError::at(span, usage)),
     };
-    let hop = match (hopping, hop) {
-        (true, None) => return Err(QueryError::at(span, format!("`{name}` has no hop")).help(usage(hopping))),
-        (true, Some(hop)) => hop,
-        (false, _) => size,
-    };
-    shape(size, hop, offset.unwrap_or(0), Closed::End, span)
+    Ok(AsaWindow { windows, partition: session_partition(kind, function)?, id: None })
 }
 
-fn usage(hopping: bool) -> &'static str {
-    if hopping {
-        "write HoppingWindow(second, 10, 5) or HoppingWindow(Duration(second, 10), Hop(second, 5), Offset(second, 1))"
-    } else {
-        "write TumblingWindow(second, 10) or TumblingWindow(Duration(second, 10), Offset(second, 1))"
+/// The keys of `SessionWindow(...) OVER (PARTITION BY k, ...)`.
+fn session_partition<'a>(kind: &str, function: &'a Function) -> Result<Vec<&'a Expr>, QueryError> {
+    let span = name_span(function);
+    match &function.over {
+        None => Ok(vec![]),
+        Some(WindowType::WindowSpec(spec))
+            if kind == "session" && spec.order_by.is_empty() && spec.window_frame.is_none() =>
+        {
+            Ok(spec.partition_by.iter().collect())
+        }
+        Some(_) => Err(QueryError::at(span, format!("`{}` has no such OVER clause", function.name))
+            .help("sessions can be of their own keys: SessionWindow(second, 5, 60) OVER (PARTITION BY k)")),
     }
 }
 
@@ -155,6 +262,7 @@ fn times(unit: i64, n: i64, span: Span) -> Result<i64, QueryError> {
 fn unit_of(expr: &Expr) -> Result<i64, QueryError> {
     let name = match expr {
         Expr::Identifier(name) => Some(name.value.as_str()),
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(name), .. }) => Some(name.as_str()),
         _ => None,
     };
     name.and_then(Part::parse)
@@ -178,38 +286,51 @@ pub(crate) fn whole(expr: &Expr) -> Result<i64, QueryError> {
     .ok_or_else(|| QueryError::at(place(expr), "expected a whole number"))
 }
 
-fn shape(size: i64, hop: i64, offset: i64, closed: Closed, span: Span) -> Result<WindowShape, QueryError> {
-    if size <= 0 || hop <= 0 {
-        return Err(QueryError::at(span, "the size and the hop of a window must be greater than 0"));
-    }
-    Ok(WindowShape { size, hop, offset, closed })
-}
-
 /// `GROUP BY System.Timestamp()`: rows of one instant. As datetimes are whole microseconds, that is a window of one.
-pub(crate) fn snapshot() -> WindowShape {
-    WindowShape { size: 1, hop: 1, offset: 0, closed: Closed::End }
+pub(crate) fn snapshot() -> Windows {
+    Windows::Aligned(WindowShape { size: 1, hop: 1, offset: 0, closed: Closed::End })
 }
 
-/// Whether a table function of this lower-case name makes windows.
+/// The table functions that make windows, in upper case.
+pub(crate) const TABLE_FUNCTIONS: [&str; 4] = ["TUMBLE", "HOP", "CUMULATE", "SESSION"];
+
+/// Whether a table function of this name makes windows.
 pub(crate) fn is_table_function(name: &str) -> bool {
-    matches!(name, "tumble" | "hop" | "cumulate" | "session")
+    TABLE_FUNCTIONS.iter().any(|f| f.eq_ignore_ascii_case(name))
 }
 
-/// The shape of `TUMBLE(t, d, size[, offset])` and `HOP(t, d, slide, size[, offset])`, from the intervals.
-pub(crate) fn standard_shape(name: &str, intervals: &[&Expr], span: Span) -> Result<WindowShape, QueryError> {
+/// The windows of a table function of this lower-case name, from the intervals behind its table and column.
+pub(crate) fn standard_windows(name: &str, intervals: &[&Expr], span: Span) -> Result<Windows, QueryError> {
     let lengths = intervals.iter().map(|i| interval(i)).collect::<Result<Vec<_>, _>>()?;
+    let offset = |at: usize| lengths.get(at).copied().unwrap_or(0);
     let (size, hop, offset) = match (name, lengths.as_slice()) {
-        ("tumble", [size]) => (*size, *size, 0),
-        ("tumble", [size, offset]) => (*size, *size, *offset),
-        ("hop", [slide, size]) => (*size, *slide, 0),
-        ("hop", [slide, size, offset]) => (*size, *slide, *offset),
-        ("tumble" | "hop", _) => {
-            return Err(QueryError::at(span, format!("wrong number of intervals for `{name}`"))
-                .help("write TUMBLE(TABLE t, DESCRIPTOR(ts), size[, offset]) or HOP(TABLE t, DESCRIPTOR(ts), slide, size[, offset])"));
+        ("tumble", [size] | [size, _]) => (*size, *size, offset(1)),
+        ("hop" | "cumulate", [hop, size] | [hop, size, _]) => (*size, *hop, offset(2)),
+        ("session", [gap]) => (*gap, *gap, 0),
+        _ => {
+            let usage = match name {
+                "tumble" => "TUMBLE(TABLE t, DESCRIPTOR(ts), size[, offset])",
+                "hop" => "HOP(TABLE t, DESCRIPTOR(ts), slide, size[, offset])",
+                "cumulate" => "CUMULATE(TABLE t, DESCRIPTOR(ts), step, size[, offset])",
+                _ => "SESSION(TABLE t [PARTITION BY k], DESCRIPTOR(ts), gap)",
+            };
+            return Err(
+                QueryError::at(span, format!("wrong number of intervals for `{name}`")).help(format!("write {usage}"))
+            );
         }
-        _ => return Err(QueryError::unsupported(span, format!("`{}`", name.to_ascii_uppercase()))),
     };
-    shape(size, hop, offset, Closed::Start, span)
+    if size <= 0 || hop <= 0 {
+        return Err(QueryError::at(span, "the lengths of a window must be greater than 0"));
+    }
+    let shape = WindowShape { size, hop, offset, closed: Closed::Start };
+    match name {
+        "session" => Ok(Windows::Session(SessionShape { gap: size, max: None, closed: Closed::Start })),
+        "cumulate" if size % hop != 0 => {
+            Err(QueryError::at(span, "the size of a cumulating window must be a multiple of its step"))
+        }
+        "cumulate" => Ok(Windows::Cumulating(shape)),
+        _ => Ok(Windows::Aligned(shape)),
+    }
 }
 
 /// `INTERVAL '10' MINUTES` in microseconds.

@@ -58,7 +58,7 @@ fn partitions() -> Vec<Partition> {
         .collect()
 }
 
-const QUERIES: [&str; 7] = [
+const QUERIES: [&str; 10] = [
     "SELECT k, x * 2 AS x2, n INTO out FROM events WHERE n % 3 = 1",
     "SELECT k, COUNT(*) AS c, SUM(x) AS s, AVG(x) AS a, MIN(x) AS lo, MAX(x) AS hi, STDEV(x) AS sd, VARP(x) AS v,
         COUNT(DISTINCT n) AS d, SUM(n) AS ns, System.Timestamp() AS t INTO out
@@ -69,6 +69,14 @@ const QUERIES: [&str; 7] = [
     "SELECT window_start, window_end, SUM(x) AS s INTO out
      FROM TABLE(HOP(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '100' MILLISECOND, INTERVAL '400' MILLISECOND))
      GROUP BY window_start, window_end",
+    "SELECT k, n % 2 AS odd, COUNT(*) AS c, SUM(x) AS s, MAX(n) AS hi, System.Timestamp() AS t, System.Window().Id AS w INTO out
+     FROM events GROUP BY k, n % 2, Windows(Window('session', SessionWindow(millisecond, 60, 400) OVER (PARTITION BY k)),
+        Window('all', SessionWindow(millisecond, 2, 100)), Window('now', System.Timestamp()))",
+    "SELECT k, window_start, window_end, COUNT(*) AS c, SUM(x) AS s INTO out
+     FROM TABLE(SESSION(TABLE events PARTITION BY k, DESCRIPTOR(_timestamp), INTERVAL '30' MILLISECOND))
+     GROUP BY k, window_start, window_end",
+    "SELECT k, x, n, window_start, window_end INTO out
+     FROM TABLE(SESSION(TABLE events PARTITION BY k, DESCRIPTOR(_timestamp), INTERVAL '30' MILLISECOND)) WHERE n % 3 = 1",
     "SELECT k, n, LAG(n, 2, -1) OVER (PARTITION BY k LIMIT DURATION(millisecond, 300)) AS before,
         LAST(x) OVER (LIMIT DURATION(second, 1) WHEN n % 2 = 0) AS even, LAG(*) OVER (LIMIT DURATION(second, 1)) AS whole,
         ISFIRST(millisecond, 500) OVER (PARTITION BY k) AS first,

@@ -68,7 +68,7 @@ impl RowOrder {
             let at = &dataflow.nodes[node];
             match (&at.operator, at.inputs.as_slice()) {
                 (operator, _) if operator.is_sequential() => return Self::Given,
-                (OperatorPlan::Aggregate(_), _) => return Self::Content,
+                (OperatorPlan::Aggregate(_) | OperatorPlan::AssignSessions { .. }, _) => return Self::Content,
                 (_, &[input]) => node = input,
                 _ => return Self::Content,
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
 
-use crate::window::shape::WindowShape;
+use crate::window::shape::{SessionShape, WindowShape, Windows};
 
 /// Index of a node in [`Dataflow::nodes`].
 pub type NodeId = usize;
@@ -93,8 +93,15 @@ pub enum OperatorPlan {
     /// Computes the columns of the node's schema, in order, the event time among them.
     Project(Vec<Arc<dyn PhysicalExpr>>),
     /// Repeats each row for each window that it lies in, with the columns `window_start`, `window_end` and `window_time`
-    /// put before the event time.
-    Assign(WindowShape),
+    /// put before the event time. For windows that are known beforehand: neither sessions nor sliding ones.
+    Assign(Windows),
+    /// Adds the same columns for the session that a row lies in, once that is over; the event time becomes `window_time`.
+    AssignSessions {
+        /// The sessions.
+        shape: SessionShape,
+        /// Rows of the same values make sessions of their own; empty: all rows make the same.
+        partition: Vec<Arc<dyn PhysicalExpr>>,
+    },
     /// Repeats each row for each element of a list, its column before the event time: two columns take the list's place,
     /// the element's position (`Int64`, from 0) and its value. With `outer`, a row whose list is empty or null stays once,
     /// with nulls; otherwise it is left out.
@@ -123,7 +130,7 @@ impl OperatorPlan {
     /// rather than by the offsets of their records.
     #[must_use]
     pub fn waits_for_watermark(&self) -> bool {
-        self.is_sequential() || matches!(self, Self::Aggregate(_))
+        self.is_sequential() || matches!(self, Self::Aggregate(_) | Self::AssignSessions { .. })
     }
 }
 
@@ -178,9 +185,11 @@ pub enum LateAction {
 #[derive(Clone, Debug)]
 pub struct AggregatePlan {
     /// The windows.
-    pub shape: WindowShape,
+    pub windows: Windows,
     /// Group keys over the input's columns; may be empty.
     pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// For sessions: the keys, by their places, whose values make sessions of their own; empty: all rows make the same.
+    pub partition: Vec<usize>,
     /// Aggregates over the input's columns.
     pub aggregates: Vec<Arc<LoweredAggregate>>,
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use arrow::record_batch::RecordBatch;
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 
 use super::{
     order::InOrder,
@@ -21,7 +21,10 @@ use crate::{
     EventTime, Result, Signal,
     analytic::Analytic,
     operator::{Emit, Operator},
-    window::{AssignWindows, MergeWindows, PartialAggregate, WindowAggregate},
+    window::{
+        AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, WindowAggregate, shape::Windows,
+        slices::Slices,
+    },
 };
 
 /// Rows or a watermark on their way from a worker to a node of the merge stage.
@@ -50,7 +53,7 @@ fn halves(dataflow: &Dataflow) -> Vec<Half> {
     for node in &dataflow.nodes {
         let half = match node.operator {
             OperatorPlan::Input(_) => Half::Worker,
-            OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => Half::Merge,
+            OperatorPlan::Aggregate(_) | OperatorPlan::AssignSessions { .. } | OperatorPlan::Output(_) => Half::Merge,
             ref operator if operator.is_sequential() => Half::Merge,
             _ if node.inputs.iter().all(|&i| halves[i] == Half::Worker) => Half::Worker,
             _ => Half::Merge,
@@ -126,10 +129,8 @@ impl Stage {
                         links.push((node.inputs[0], Target::Local { slot, port: 0 }));
                     }
                     if half == Half::Merge {
-                        stage.slots.push(Slot {
-                            operator: Box::new(MergeWindows::new(window, Arc::clone(&node.schema))),
-                            targets: vec![],
-                        });
+                        let operator = merge(window, plan.windows, Arc::clone(&node.schema))?;
+                        stage.slots.push(Slot { operator, targets: vec![] });
                         let merge = stage.slots.len() - 1;
                         producer.insert(id, merge);
                         match partial {
@@ -275,21 +276,41 @@ impl Emit for Forward<'_> {
     }
 }
 
+/// The merge half of an aggregation whose rows come as states of slices.
+fn merge(window: Arc<WindowAggregate>, windows: Windows, schema: SchemaRef) -> Result<Box<dyn Operator>> {
+    Ok(match windows {
+        Windows::Aligned(shape) => Box::new(MergeWindows::new(window, Slices::new(shape), schema)),
+        Windows::Cumulating(shape) => Box::new(MergeWindows::new(window, Slices::cumulating(shape), schema)),
+        Windows::Session(shape) => Box::new(MergeSessions::try_new(window, shape, schema)?),
+        Windows::Sliding { .. } => unreachable!("sliding windows have no slices"),
+    })
+}
+
 fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Box<dyn Operator>> {
     let node = &dataflow.nodes[id];
+    let input = &dataflow.nodes[node.inputs[0]].schema;
     let schema = Arc::clone(&node.schema);
     Ok(match &node.operator {
         OperatorPlan::Filter(predicate) => Box::new(Filter(Arc::clone(predicate))),
         OperatorPlan::Project(expressions) => Box::new(Project { expressions: expressions.clone(), schema }),
-        OperatorPlan::Assign(shape) => Box::new(AssignWindows::new(*shape, schema)),
+        OperatorPlan::Assign(Windows::Aligned(shape)) => Box::new(AssignWindows::new(Slices::new(*shape), schema)),
+        OperatorPlan::Assign(Windows::Cumulating(shape)) => {
+            Box::new(AssignWindows::new(Slices::cumulating(*shape), schema))
+        }
+        OperatorPlan::AssignSessions { shape, partition } => {
+            Box::new(AssignSessions::try_new(*shape, partition, input, schema, Arc::clone(late))?)
+        }
         OperatorPlan::Unnest { outer } => Box::new(Unnest { outer: *outer, schema }),
         OperatorPlan::Union => Box::new(Union::new(schema, node.inputs.len())),
         OperatorPlan::Analytic(calls) => {
-            let analytic = Analytic::try_new(calls, &dataflow.nodes[node.inputs[0]].schema, schema)?;
+            let analytic = Analytic::try_new(calls, input, schema)?;
             Box::new(InOrder::try_new(analytic, "analytic", dataflow, &node.inputs, Arc::clone(late))?)
         }
-        OperatorPlan::Input(_) | OperatorPlan::Aggregate(_) | OperatorPlan::Output(_) => {
-            unreachable!("`Stage::build` places these itself")
+        OperatorPlan::Assign(Windows::Session(_) | Windows::Sliding { .. })
+        | OperatorPlan::Input(_)
+        | OperatorPlan::Aggregate(_)
+        | OperatorPlan::Output(_) => {
+            unreachable!("`Stage::build` places these itself, and no plan assigns windows that depend on other rows")
         }
     })
 }
@@ -302,7 +323,8 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
     for (id, node) in dataflow.nodes.iter().enumerate() {
         let upstream = node.inputs.iter().map(|&i| reach[i]).max().unwrap_or(0);
         let own = match &node.operator {
-            OperatorPlan::Aggregate(plan) => crate::window::slices::Slices::new(plan.shape).reach_back(),
+            OperatorPlan::Aggregate(plan) => plan.windows.reach_back(),
+            OperatorPlan::AssignSessions { shape, .. } => Windows::Session(*shape).reach_back(),
             OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max().unwrap_or(0),
             _ => 0,
         };

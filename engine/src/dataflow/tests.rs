@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     EVENT_TIME, EventTime, Signal, aggregate, datetime_type,
-    window::shape::{Closed, WindowShape},
+    window::shape::{Closed, SessionShape, WindowShape, Windows},
 };
 
 fn field(name: &str, data_type: DataType) -> Field {
@@ -51,7 +51,7 @@ fn call(function: Arc<AggregateUDF>, column: &str, distinct: bool) -> Arc<Lowere
     Arc::new(LoweredAggregate { aggregate: Arc::new(builder.build().unwrap()), filter: None, order_bys: vec![] })
 }
 
-fn windowed(input: usize, keys: &[&str], shape: WindowShape, calls: &[Arc<LoweredAggregate>]) -> Node {
+fn windowed(input: usize, keys: &[&str], windows: Windows, calls: &[Arc<LoweredAggregate>]) -> Node {
     let schema = input_schema();
     let mut fields: Vec<Field> = keys.iter().map(|k| field(k, DataType::Utf8)).collect();
     fields.extend([field("window_start", datetime_type()), field("window_end", datetime_type())]);
@@ -59,19 +59,24 @@ fn windowed(input: usize, keys: &[&str], shape: WindowShape, calls: &[Arc<Lowere
         calls.iter().enumerate().map(|(i, c)| field(&format!("a{i}"), c.aggregate.field().data_type().clone())),
     );
     fields.push(Field::new(EVENT_TIME, datetime_type(), false));
-    let keys = keys.iter().map(|k| col(k, &schema).unwrap()).collect();
-    let plan = AggregatePlan { shape, keys, aggregates: calls.to_vec() };
+    let keys: Vec<_> = keys.iter().map(|k| col(k, &schema).unwrap()).collect();
+    let partition = (0..keys.len()).collect();
+    let plan = AggregatePlan { windows, keys, partition, aggregates: calls.to_vec() };
     Node { operator: OperatorPlan::Aggregate(plan), inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
 }
 
-/// Input, filter, then readers of it: hopping by key with every aggregate, tumbling without key, rows by window, every
-/// function of the rows before; one over results of windows; each with an output of its own.
+/// Input, filter, then a reader of it for each kind of window, rows by window and by session, a union, every function of the
+/// rows before; one over results of windows; each with an output of its own.
 fn dataflow() -> Dataflow {
     let schema = input_schema();
     let predicate: Arc<dyn PhysicalExpr> =
         Arc::new(BinaryExpr::new(col("n", &schema).unwrap(), datafusion_expr::Operator::GtEq, lit(0i64)));
-    let hop = WindowShape { size: 70, hop: 30, offset: 0, closed: Closed::End };
-    let tumble = WindowShape { size: 40, hop: 40, offset: 7, closed: Closed::Start };
+    let hop = Windows::Aligned(WindowShape { size: 70, hop: 30, offset: 0, closed: Closed::End });
+    let tumble = Windows::Aligned(WindowShape { size: 40, hop: 40, offset: 7, closed: Closed::Start });
+    let grow = Windows::Cumulating(WindowShape { size: 60, hop: 20, offset: 3, closed: Closed::Start });
+    let cut = Windows::Session(SessionShape { gap: 13, max: Some(50), closed: Closed::End });
+    let session = SessionShape { gap: 5, max: None, closed: Closed::Start };
+    let partition = vec![col("k", &schema).unwrap()];
     let every = [
         call(count_udaf(), "n", false),
         call(count_udaf(), "n", true),
@@ -102,13 +107,19 @@ fn dataflow() -> Dataflow {
         analytic(1, &schema, every_analytic()),
         over_windows,
     ];
-    for (output, from) in [2, 3, 4, 5, 6, 7].into_iter().enumerate() {
+    let assigned = Arc::clone(&nodes[4].schema);
+    nodes.push(windowed(1, &["k"], grow, &every[..2]));
+    nodes.push(windowed(1, &["k"], cut, &every));
+    nodes.push(node(OperatorPlan::AssignSessions { shape: session, partition }, vec![1], &assigned));
+    nodes.push(windowed(1, &["k"], Windows::Session(session), &every[1..4]));
+    let outputs: Vec<String> = (2..nodes.len()).map(|from| format!("of {from}")).collect();
+    for (output, from) in (2..nodes.len()).enumerate() {
         let schema = Arc::clone(&nodes[from].schema);
         nodes.push(Node { operator: OperatorPlan::Output(output), inputs: vec![from], schema });
     }
     let payload = Arc::new(schema.project(&[0, 1, 2]).unwrap());
     let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![], ordered: false }];
-    Dataflow { nodes, inputs, outputs: ["a", "b", "c", "d", "e", "f"].map(str::to_owned).to_vec() }
+    Dataflow { nodes, inputs, outputs }
 }
 
 /// Analytic calls by the first column over the rows of a node of this schema: (function, argument, result).

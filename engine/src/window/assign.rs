@@ -9,7 +9,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 
-use super::{shape::WindowShape, slices::Slices};
+use super::slices::Slices;
 use crate::{
     Result,
     operator::{Emit, Stateless},
@@ -22,8 +22,8 @@ pub(crate) struct AssignWindows {
 }
 
 impl AssignWindows {
-    pub(crate) fn new(shape: WindowShape, schema: SchemaRef) -> Self {
-        Self { slices: Slices::new(shape), schema }
+    pub(crate) fn new(slices: Slices, schema: SchemaRef) -> Self {
+        Self { slices, schema }
     }
 }
 
@@ -32,8 +32,8 @@ impl Stateless for AssignWindows {
         let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampMicrosecondType>();
         let (mut rows, mut starts, mut ends, mut shown_times) = (vec![], vec![], vec![], vec![]);
         for (row, &t) in times.values().iter().enumerate() {
-            for start in self.slices.windows_of(t) {
-                let (start, end, time) = self.slices.shown(start);
+            for window in self.slices.windows_of(t) {
+                let (start, end, time) = self.slices.shown(window);
                 rows.push(row as u32);
                 starts.push(start);
                 ends.push(end);

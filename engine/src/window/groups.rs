@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, AsArray, BooleanArray},
-    datatypes::{Field, Schema, SchemaRef},
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::{GroupsAccumulatorAdapter, aggregate::LoweredAggregate};
@@ -24,10 +24,39 @@ pub(super) struct GroupsPlan {
     /// For each aggregate the range of its columns behind the keys in a state batch.
     state_ranges: Vec<std::ops::Range<usize>>,
     state_fields: Vec<Field>,
+    /// Whether each group's [`Extent`] is kept; its columns are the last of a state batch.
+    extents: bool,
+}
+
+/// Where the rows of a group lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Event time of the earliest row.
+    pub(super) first: i64,
+    /// Event time of the latest row.
+    pub(super) last: i64,
+    /// How many rows.
+    pub(super) rows: i64,
+}
+
+impl Extent {
+    const NONE: Self = Self { first: i64::MAX, last: i64::MIN, rows: 0 };
+
+    fn add(&mut self, other: Extent) {
+        *self =
+            Self { first: self.first.min(other.first), last: self.last.max(other.last), rows: self.rows + other.rows };
+    }
+}
+
+/// Columns of extents as `[first, last, rows]`.
+pub(super) fn extent_columns(columns: &[ArrayRef]) -> impl Fn(usize) -> Extent + '_ {
+    let values = [0, 1, 2].map(|c| columns[c].as_primitive::<Int64Type>().values());
+    move |row| Extent { first: values[0][row], last: values[1][row], rows: values[2][row] }
 }
 
 impl GroupsPlan {
-    pub(super) fn try_new(keys: Vec<Field>, aggregates: &[Arc<LoweredAggregate>]) -> Result<Self> {
+    /// `extents`: whether to keep the first and last event time of each group, and its rows.
+    pub(super) fn try_new(keys: Vec<Field>, aggregates: &[Arc<LoweredAggregate>], extents: bool) -> Result<Self> {
         let mut state_fields = keys.clone();
         let mut state_ranges = vec![];
         for (i, lowered) in aggregates.iter().enumerate() {
@@ -37,11 +66,14 @@ impl GroupsPlan {
             }
             state_ranges.push(start..state_fields.len());
         }
+        if extents {
+            state_fields.extend(["__first", "__last", "__rows"].map(|name| Field::new(name, DataType::Int64, false)));
+        }
         let key_schema = Arc::new(Schema::new(keys));
-        Ok(Self { key_schema, aggregates: aggregates.to_vec(), state_ranges, state_fields })
+        Ok(Self { key_schema, aggregates: aggregates.to_vec(), state_ranges, state_fields, extents })
     }
 
-    /// Fields of a state batch: keys, then each aggregate's state.
+    /// Fields of a state batch: keys, then each aggregate's state, then the extent if wanted.
     pub(super) fn state_fields(&self) -> &[Field] {
         &self.state_fields
     }
@@ -57,12 +89,35 @@ pub(super) struct Arguments {
     pub(super) filter: Option<ArrayRef>,
 }
 
+/// Rows for the groups: everything evaluated, each column as long as `times`.
+pub(super) struct Piece {
+    pub(super) keys: Vec<ArrayRef>,
+    pub(super) arguments: Vec<Arguments>,
+    pub(super) times: ArrayRef,
+}
+
+impl Piece {
+    /// The piece with each of its columns changed alike.
+    pub(super) fn map(&self, change: impl Fn(&ArrayRef) -> Result<ArrayRef>) -> Result<Self> {
+        let arguments = self.arguments.iter().map(|a| {
+            let values = a.values.iter().map(&change).collect::<Result<_>>()?;
+            Ok(Arguments { values, filter: a.filter.as_ref().map(&change).transpose()? })
+        });
+        Ok(Self {
+            keys: self.keys.iter().map(&change).collect::<Result<_>>()?,
+            arguments: arguments.collect::<Result<_>>()?,
+            times: change(&self.times)?,
+        })
+    }
+}
+
 /// The groups of one slice or window.
 pub(super) struct Groups {
     plan: Arc<GroupsPlan>,
     /// `None` without keys: then there is one group.
     keys: Option<Box<dyn GroupValues>>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    extents: Vec<Extent>,
     /// Scratch: the group of each row at hand.
     ids: Vec<usize>,
 }
@@ -86,7 +141,7 @@ impl Groups {
                 Ok(Box::new(adapter) as Box<dyn GroupsAccumulator>)
             })
             .collect::<datafusion_common::Result<_>>()?;
-        Ok(Self { plan, keys, accumulators, ids: vec![] })
+        Ok(Self { plan, keys, accumulators, extents: vec![], ids: vec![] })
     }
 
     /// Assigns a group to each of `rows` rows; returns how many groups there are.
@@ -105,9 +160,16 @@ impl Groups {
     }
 
     /// Adds rows.
-    pub(super) fn update(&mut self, keys: &[ArrayRef], arguments: &[Arguments], rows: usize) -> Result<()> {
-        let groups = self.assign(keys, rows)?;
-        for (accumulator, arguments) in self.accumulators.iter_mut().zip(arguments) {
+    pub(super) fn update(&mut self, piece: &Piece) -> Result<()> {
+        let groups = self.assign(&piece.keys, piece.times.len())?;
+        if self.plan.extents {
+            self.extents.resize(groups, Extent::NONE);
+            let times = piece.times.as_primitive::<TimestampMicrosecondType>().values();
+            for (&group, &t) in self.ids.iter().zip(times) {
+                self.extents[group].add(Extent { first: t, last: t, rows: 1 });
+            }
+        }
+        for (accumulator, arguments) in self.accumulators.iter_mut().zip(&piece.arguments) {
             let filter: Option<&BooleanArray> = arguments.filter.as_ref().map(|f| f.as_boolean());
             accumulator.update_batch(&arguments.values, &self.ids, filter, groups)?;
         }
@@ -117,6 +179,13 @@ impl Groups {
     /// Adds the groups of a state batch.
     pub(super) fn merge(&mut self, state: &[ArrayRef], rows: usize) -> Result<()> {
         let groups = self.assign(&state[..self.plan.key_count()], rows)?;
+        if self.plan.extents {
+            self.extents.resize(groups, Extent::NONE);
+            let extent = extent_columns(&state[self.plan.state_fields.len() - 3..]);
+            for (row, &group) in self.ids.iter().enumerate() {
+                self.extents[group].add(extent(row));
+            }
+        }
         for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
             accumulator.merge_batch(&state[range.clone()], &self.ids, groups)?;
         }
@@ -128,6 +197,11 @@ impl Groups {
         let mut columns = self.take_keys()?;
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        if self.plan.extents {
+            let extents = std::mem::take(&mut self.extents);
+            let column = |of: fn(&Extent) -> i64| Arc::new(extents.iter().map(of).collect::<Int64Array>()) as ArrayRef;
+            columns.extend([column(|e| e.first), column(|e| e.last), column(|e| e.rows)]);
         }
         Ok(columns)
     }

@@ -9,7 +9,11 @@ use arrow::{
     record_batch::RecordBatch,
 };
 
-use super::{groups::Groups, partial::WindowAggregate};
+use super::{
+    groups::Groups,
+    partial::WindowAggregate,
+    slices::{Slices, Window},
+};
 use crate::{
     EventTime, Result,
     operator::{Emit, Operator},
@@ -18,29 +22,30 @@ use crate::{
 /// See the module.
 pub(crate) struct MergeWindows {
     window: Arc<WindowAggregate>,
+    slices: Slices,
     /// Keys, `window_start`, `window_end`, aggregates, event time.
     schema: SchemaRef,
     /// State batches by slice start; a slice stays until its last window has closed.
-    slices: BTreeMap<i64, Vec<RecordBatch>>,
+    states: BTreeMap<i64, Vec<RecordBatch>>,
     /// End (half-open) of the last window that was closed: windows close in order, each once.
     closed_to: i64,
     watermark: EventTime,
 }
 
 impl MergeWindows {
-    pub(crate) fn new(window: Arc<WindowAggregate>, schema: SchemaRef) -> Self {
-        Self { window, schema, slices: BTreeMap::new(), closed_to: i64::MIN, watermark: EventTime::MIN }
+    /// `slices` are the window's.
+    pub(crate) fn new(window: Arc<WindowAggregate>, slices: Slices, schema: SchemaRef) -> Self {
+        Self { window, slices, schema, states: BTreeMap::new(), closed_to: i64::MIN, watermark: EventTime::MIN }
     }
 
-    /// The result of the window that starts at `start` (half-open).
-    fn result(&self, start: i64) -> Result<RecordBatch> {
+    fn result(&self, window: Window) -> Result<RecordBatch> {
         let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
-        for state in self.slices.range(start..self.window.slices.window_end(start)).flat_map(|(_, batches)| batches) {
+        for state in self.states.range(window.start..window.end).flat_map(|(_, batches)| batches) {
             groups.merge(state.columns(), state.num_rows())?;
         }
         let (mut columns, results) = groups.take_results()?;
         let rows = columns.first().or(results.first()).map_or(1, |c| c.len());
-        let (shown_start, shown_end, time) = self.window.slices.shown(start);
+        let (shown_start, shown_end, time) = self.slices.shown(window);
         let constant =
             |t: i64| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from_value(t, rows).with_timezone("UTC")) };
         columns.push(constant(shown_start));
@@ -53,21 +58,21 @@ impl MergeWindows {
 
 impl Operator for MergeWindows {
     fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
-        self.slices.entry(self.window.slice_start(&state)?).or_default().push(state);
+        self.states.entry(self.window.slice_start(&state)?).or_default().push(state);
         Ok(())
     }
 
     fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
         self.watermark = self.watermark.max(t);
-        let slices = self.window.slices;
-        while let Some((&first, _)) = self.slices.first_key_value() {
+        let slices = self.slices;
+        while let Some((&first, _)) = self.states.first_key_value() {
             match slices.first_open_window(slices.slice_of(first), self.closed_to) {
                 None => {
-                    self.slices.pop_first();
+                    self.states.pop_first();
                 }
-                Some(start) if slices.window_end(start) <= t.0 => {
-                    out.batch(self.result(start)?)?;
-                    self.closed_to = slices.window_end(start);
+                Some(window) if window.end <= t.0 => {
+                    out.batch(self.result(window)?)?;
+                    self.closed_to = window.end;
                 }
                 Some(_) => break,
             }
@@ -77,7 +82,7 @@ impl Operator for MergeWindows {
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
         let mut state = vec![progress_batch(self.closed_to, self.watermark)?];
-        state.extend(self.slices.values().flatten().cloned());
+        state.extend(self.states.values().flatten().cloned());
         Ok(state)
     }
 
@@ -88,7 +93,7 @@ impl Operator for MergeWindows {
             (self.closed_to, self.watermark) = (value(0), EventTime(value(1)));
         }
         for batch in batches {
-            self.slices.entry(self.window.slice_start(&batch)?).or_default().push(batch);
+            self.states.entry(self.window.slice_start(&batch)?).or_default().push(batch);
         }
         Ok(())
     }

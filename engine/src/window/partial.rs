@@ -21,8 +21,9 @@ use arrow::{
 use datafusion_physical_expr::PhysicalExpr;
 
 use super::{
-    groups::{Arguments, Groups, GroupsPlan},
-    slices::{Slice, Slices},
+    groups::{Arguments, Groups, GroupsPlan, Piece},
+    shape::Windows,
+    slices::{Cells, Slice, Slices, Slicing},
 };
 use crate::{
     EngineError, EventTime, Result,
@@ -36,10 +37,10 @@ const MAX_RUNS: usize = 8;
 /// What both halves of a windowed aggregation share.
 #[derive(Debug)]
 pub(crate) struct WindowAggregate {
-    plan: AggregatePlan,
-    pub(super) slices: Slices,
+    pub(super) plan: AggregatePlan,
+    pub(super) slicing: Slicing,
     pub(super) groups: Arc<GroupsPlan>,
-    /// Keys, states, `__slice` (Int64, half-open start in microseconds).
+    /// What [`GroupsPlan::state_fields`] says, `__slice` (Int64, half-open start in microseconds).
     pub(super) state_schema: SchemaRef,
     /// Rows that came after their last window had closed.
     late: Arc<AtomicU64>,
@@ -54,10 +55,20 @@ impl WindowAggregate {
             .enumerate()
             .map(|(i, k)| Ok(Field::new(format!("__key_{i}"), k.data_type(input)?, true)))
             .collect::<Result<Vec<_>>>()?;
-        let groups = Arc::new(GroupsPlan::try_new(keys, &plan.aggregates)?);
+        let (slicing, extents) = match plan.windows {
+            Windows::Aligned(shape) => (Slicing::Windows(Slices::new(shape)), false),
+            Windows::Cumulating(shape) => (Slicing::Windows(Slices::cumulating(shape)), false),
+            Windows::Session(shape) => (Slicing::Sessions(Cells::new(shape)), true),
+            Windows::Sliding { .. } => unreachable!("sliding windows have no slices"),
+        };
+        let groups = Arc::new(GroupsPlan::try_new(keys, &plan.aggregates, extents)?);
         let mut fields = groups.state_fields().to_vec();
         fields.push(Field::new("__slice", DataType::Int64, false));
-        Ok(Self { slices: Slices::new(plan.shape), groups, state_schema: Arc::new(Schema::new(fields)), plan, late })
+        Ok(Self { slicing, groups, state_schema: Arc::new(Schema::new(fields)), plan, late })
+    }
+
+    pub(super) fn count_late(&self, rows: i64) {
+        self.late.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
     pub(super) fn state_batch(&self, start: i64, groups: &mut Groups) -> Result<RecordBatch> {
@@ -91,11 +102,11 @@ impl PartialAggregate {
         Self { window, open: BTreeMap::new(), watermark: EventTime::MIN }
     }
 
-    fn update(&mut self, slice: Slice, keys: &[ArrayRef], arguments: &[Arguments], rows: usize) -> Result<()> {
-        match self.window.slices.last_window_end(slice) {
+    fn update(&mut self, slice: Slice, piece: &Piece) -> Result<()> {
+        match self.window.slicing.last_window_end(slice) {
             None => return Ok(()), // between windows
             Some(end) if end <= self.watermark.0 => {
-                self.window.late.fetch_add(rows as u64, Ordering::Relaxed);
+                self.window.count_late(piece.times.len() as i64);
                 return Ok(());
             }
             Some(_) => {}
@@ -106,17 +117,17 @@ impl PartialAggregate {
                 &mut e.insert((slice, Groups::try_new(Arc::clone(&self.window.groups))?)).1
             }
         };
-        groups.update(keys, arguments, rows)
+        groups.update(piece)
     }
 }
 
 /// Runs of rows of one slice, in row order.
-fn runs(slices: &Slices, times: &[i64]) -> Vec<(Slice, usize, usize)> {
+fn runs(slicing: &Slicing, times: &[i64]) -> Vec<(Slice, usize, usize)> {
     let mut runs: Vec<(Slice, usize, usize)> = vec![];
     for (row, &t) in times.iter().enumerate() {
         match runs.last_mut() {
             Some((slice, _, end)) if slice.start <= t && t < slice.end => *end = row + 1,
-            _ => runs.push((slices.slice_of(t), row, row + 1)),
+            _ => runs.push((slicing.slice_of(t), row, row + 1)),
         }
     }
     runs
@@ -125,8 +136,7 @@ fn runs(slices: &Slices, times: &[i64]) -> Vec<(Slice, usize, usize)> {
 impl Operator for PartialAggregate {
     fn on_batch(&mut self, _port: usize, batch: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
         let window = Arc::clone(&self.window);
-        let rows = batch.num_rows();
-        let times = batch.column(batch.num_columns() - 1).as_primitive::<TimestampMicrosecondType>();
+        let times = batch.column(batch.num_columns() - 1);
         let all =
             |exprs: &[Arc<dyn PhysicalExpr>]| exprs.iter().map(|e| evaluate(e, &batch)).collect::<Result<Vec<_>>>();
         let keys = all(&window.plan.keys)?;
@@ -139,9 +149,10 @@ impl Operator for PartialAggregate {
             let filter = lowered.filter.as_ref().map(|f| evaluate(f, &batch)).transpose()?;
             arguments.push(Arguments { values, filter });
         }
-        let runs = runs(&window.slices, times.values());
+        let piece = Piece { keys, arguments, times: Arc::clone(times) };
+        let runs = runs(&window.slicing, times.as_primitive::<TimestampMicrosecondType>().values());
         if let [(slice, ..)] = runs[..] {
-            return self.update(slice, &keys, &arguments, rows);
+            return self.update(slice, &piece);
         }
         let mut pieces: BTreeMap<i64, (Slice, Vec<(usize, usize)>)> = BTreeMap::new();
         for &(slice, start, end) in &runs {
@@ -156,16 +167,7 @@ impl Operator for PartialAggregate {
                 None => Ok(array.slice(ranges[0].0, ranges[0].1 - ranges[0].0)),
                 Some(rows) => take(array.as_ref(), rows, None).map_err(EngineError::from),
             };
-            let rows = ranges.iter().map(|(start, end)| end - start).sum();
-            let keys = keys.iter().map(cut).collect::<Result<Vec<_>>>()?;
-            let arguments = arguments
-                .iter()
-                .map(|a| {
-                    let values = a.values.iter().map(cut).collect::<Result<_>>()?;
-                    Ok(Arguments { values, filter: a.filter.as_ref().map(cut).transpose()? })
-                })
-                .collect::<Result<Vec<_>>>()?;
-            self.update(slice, &keys, &arguments, rows)?;
+            self.update(slice, &piece.map(cut)?)?;
         }
         Ok(())
     }
@@ -201,7 +203,7 @@ impl Operator for PartialAggregate {
 
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()> {
         for batch in state {
-            let slice = self.window.slices.slice_of(self.window.slice_start(&batch)?);
+            let slice = self.window.slicing.slice_of(self.window.slice_start(&batch)?);
             let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
             groups.merge(batch.columns(), batch.num_rows())?;
             self.open.insert(slice.start, (slice, groups));

@@ -108,7 +108,11 @@ fn describe(dataflow: &Dataflow) -> String {
             OperatorPlan::Project(list) => {
                 format!("project {}", list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
-            OperatorPlan::Assign(shape) => format!("assign {shape:?}"),
+            OperatorPlan::Assign(windows) => format!("assign {windows:?}"),
+            OperatorPlan::AssignSessions { shape, partition } => {
+                let keys: Vec<_> = partition.iter().map(ToString::to_string).collect();
+                format!("assign {shape:?} by [{}]", keys.join(", "))
+            }
             OperatorPlan::Aggregate(a) => {
                 let keys: Vec<_> = a.keys.iter().map(ToString::to_string).collect();
                 let calls: Vec<_> = a
@@ -119,7 +123,7 @@ fn describe(dataflow: &Dataflow) -> String {
                         format!("{}({})", a.aggregate.fun().name(), args.join(", "))
                     })
                     .collect();
-                format!("aggregate {:?} by [{}] [{}]", a.shape, keys.join(", "), calls.join(", "))
+                format!("aggregate {:?} by [{}] [{}]", a.windows, keys.join(", "), calls.join(", "))
             }
             OperatorPlan::Analytic(calls) => {
                 format!("analytic {}", calls.iter().map(call).collect::<Vec<_>>().join(", "))
@@ -180,6 +184,7 @@ files!(
     conditions,
     windows,
     standard_windows,
+    sessions,
     steps,
     names,
     mistakes,

@@ -1,0 +1,176 @@
+//! The merge thread's half of an aggregation over sessions: state batches of all workers' cells in, results of closed
+//! sessions out, in order of their ends.
+//!
+//! The states of a session are kept as they come and merged once, when it is over; where it goes on for long, they are
+//! merged in between, so that a session holds one state for each group.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch},
+    compute::concat_batches,
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+};
+
+use super::{
+    groups::{Groups, GroupsPlan, extent_columns},
+    partial::WindowAggregate,
+    sessions::{ClosedSession, Pieces, Place, Sessions},
+    shape::SessionShape,
+    slices::Cells,
+};
+use crate::{
+    EngineError, EventTime, Result,
+    operator::{Emit, Operator},
+};
+
+/// See the module.
+pub(crate) struct MergeSessions {
+    window: Arc<WindowAggregate>,
+    /// Keys, `window_start`, `window_end`, aggregates, event time.
+    schema: SchemaRef,
+    all_cells: Cells,
+    /// State batches by the start of their cell, until every worker has passed it.
+    cells: BTreeMap<i64, Vec<RecordBatch>>,
+    sessions: Sessions,
+    /// Keys and states.
+    states: Pieces,
+    state_schema: SchemaRef,
+    /// By number of the session, then the keys.
+    groups: Arc<GroupsPlan>,
+}
+
+impl MergeSessions {
+    pub(crate) fn try_new(window: Arc<WindowAggregate>, shape: SessionShape, schema: SchemaRef) -> Result<Self> {
+        let keys = window.plan.keys.len();
+        let fields = window.state_schema.fields();
+        let partition = window.plan.partition.iter().map(|k| fields[*k].data_type().clone()).collect();
+        // Without first, last, rows and slice.
+        let states = Arc::new(Schema::new(fields[..fields.len() - 4].to_vec()));
+        let mut by_session = vec![session_field()];
+        by_session.extend(fields[..keys].iter().map(|f| f.as_ref().clone()));
+        let groups = Arc::new(GroupsPlan::try_new(by_session, &window.plan.aggregates, false)?);
+        Ok(Self {
+            window,
+            schema,
+            all_cells: Cells::new(shape),
+            cells: BTreeMap::new(),
+            sessions: Sessions::try_new(shape, partition)?,
+            states: Pieces::new(Arc::clone(&states)),
+            state_schema: states,
+            groups,
+        })
+    }
+
+    /// Adds a cell's pieces to the sessions, the earliest first.
+    fn add_cell(&mut self, batches: &[RecordBatch]) -> Result<()> {
+        let cell = match batches {
+            [one] => one.clone(),
+            several => concat_batches(&self.window.state_schema, several)?,
+        };
+        let width = self.state_schema.fields().len();
+        let (states, extents) = cell.columns().split_at(width);
+        let extent = extent_columns(extents);
+        let mut rows: Vec<usize> = (0..cell.num_rows()).collect();
+        rows.sort_by_key(|row| extent(*row).first);
+        let keys: Vec<ArrayRef> = self.window.plan.partition.iter().map(|k| Arc::clone(&states[*k])).collect();
+        let batch = self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.to_vec())?);
+        let first_and_last = |row| (extent(row).first, extent(row).last);
+        for late in self.sessions.add(&keys, rows.into_iter(), first_and_last, batch)? {
+            self.window.count_late(extent(late).rows);
+        }
+        Ok(())
+    }
+
+    /// Merges pieces by session and key: what `take` makes of the groups.
+    fn merged<T>(&self, places: &[Place], numbers: Vec<i64>, take: impl Fn(&mut Groups) -> Result<T>) -> Result<T> {
+        let rows = places.len();
+        let mut state: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
+        state.extend(self.states.gather(places)?);
+        let mut groups = Groups::try_new(Arc::clone(&self.groups))?;
+        groups.merge(&state, rows)?;
+        take(&mut groups)
+    }
+
+    fn results(&self, closed: &[ClosedSession]) -> Result<RecordBatch> {
+        let places: Vec<Place> = closed.iter().flat_map(|s| &s.pieces).copied().collect();
+        let numbers = (0..).zip(closed).flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len())).collect();
+        let (mut columns, results) = self.merged(&places, numbers, Groups::take_results)?;
+        let numbers = columns.remove(0);
+        let of = numbers.as_primitive::<Int64Type>().values().iter().map(|n| *n as usize);
+        let [start, end, time] = self.sessions.shown(closed, of);
+        columns.extend([start, end]);
+        columns.extend(results);
+        columns.push(time);
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// One state for each session and key; gives the session of each, which ascend.
+    fn compact(&mut self) -> Result<Vec<i64>> {
+        let (places, numbers) = self.sessions.all_pieces();
+        let mut columns = self.merged(&places, numbers, Groups::take_state)?;
+        let numbers = columns.remove(0).as_primitive::<Int64Type>().values().to_vec();
+        let batch = RecordBatch::try_new(Arc::clone(&self.state_schema), columns)?;
+        self.sessions.replace_pieces(&mut self.states, batch, &numbers);
+        Ok(numbers)
+    }
+}
+
+fn session_field() -> Field {
+    Field::new("__session", DataType::Int64, false)
+}
+
+impl Operator for MergeSessions {
+    fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
+        self.cells.entry(self.window.slice_start(&state)?).or_default().push(state);
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
+        let complete_to = self.all_cells.complete_to(t);
+        while let Some(entry) = self.cells.first_entry().filter(|e| *e.key() < complete_to.0) {
+            let batches = entry.remove();
+            self.add_cell(&batches)?;
+        }
+        let closed = self.sessions.close(complete_to);
+        if !closed.is_empty() {
+            out.batch(self.results(&closed)?)?;
+        }
+        if self.states.are_loose() {
+            self.compact()?;
+        }
+        out.watermark(self.sessions.result_watermark())
+    }
+
+    /// The sessions, then their states with the number of the session of each, then cells to come.
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
+        let numbers = self.compact()?;
+        let (places, _) = self.sessions.all_pieces();
+        let mut fields = vec![Arc::new(session_field())];
+        fields.extend(self.state_schema.fields().iter().cloned());
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
+        columns.extend(self.states.gather(&places)?);
+        let mut state = vec![self.sessions.snapshot()?, RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?];
+        state.extend(self.cells.values().flatten().cloned());
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()> {
+        let mut batches = state.into_iter();
+        let (Some(sessions), Some(states)) = (batches.next(), batches.next()) else {
+            let message = "expected sessions and their states".to_owned();
+            return Err(EngineError::State { operator: "sessions".to_owned(), message });
+        };
+        let numbers = states.columns().first().and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let Some(numbers) = numbers.filter(|_| states.num_columns() == self.state_schema.fields().len() + 1) else {
+            let message = format!("states of {:?}, expected {:?}", states.schema(), self.state_schema);
+            return Err(EngineError::State { operator: "sessions".to_owned(), message });
+        };
+        self.sessions.restore(&sessions, numbers.values())?;
+        self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.columns()[1..].to_vec())?);
+        for batch in batches {
+            self.cells.entry(self.window.slice_start(&batch)?).or_default().push(batch);
+        }
+        Ok(())
+    }
+}

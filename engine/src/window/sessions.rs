@@ -1,0 +1,347 @@
+//! Sessions while they are open: which there are of each partition, and what they are made of.
+//!
+//! A *piece* is a row of a batch that is kept here: a row itself, or the state of a group of rows ([`Piece`]). Pieces come in
+//! any order; a session is a chain of pieces no further apart than the gap. Where sessions have a maximum duration, pieces
+//! come in order of their first row and lie between two instants at which a session may be cut.
+//!
+//! Invariant: a session whose end the watermark has passed was closed, and cannot grow again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray},
+    compute::interleave,
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+    row::{RowConverter, SortField},
+};
+
+use super::{
+    shape::{Closed, SessionShape},
+    slices::WINDOW_TIME_BEFORE_END_US,
+};
+use crate::{EngineError, EventTime, Result};
+
+/// Rows that are kept beyond those that are still of use, before the latter are moved together.
+const SPARE_ROWS: usize = 16_384;
+
+/// Where a piece lies: batch and row.
+pub(super) type Place = (usize, usize);
+
+/// Batches of pieces of one schema.
+pub(super) struct Pieces {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    /// Rows after they were moved together for the last time.
+    compact_rows: usize,
+}
+
+impl Pieces {
+    pub(super) fn new(schema: SchemaRef) -> Self {
+        Self { schema, batches: vec![], rows: 0, compact_rows: 0 }
+    }
+
+    /// Keeps a batch; its rows have the places (returned number, row).
+    pub(super) fn push(&mut self, batch: RecordBatch) -> usize {
+        self.rows += batch.num_rows();
+        self.batches.push(batch);
+        self.batches.len() - 1
+    }
+
+    /// Whether so many rows are kept that it is worth moving together those that are of use.
+    pub(super) fn are_loose(&self) -> bool {
+        self.rows > 2 * self.compact_rows + SPARE_ROWS
+    }
+
+    /// The pieces at these places.
+    pub(super) fn gather(&self, places: &[Place]) -> Result<Vec<ArrayRef>> {
+        let column = |c: usize| {
+            let columns: Vec<&dyn Array> = self.batches.iter().map(|b| b.column(c).as_ref()).collect();
+            match columns.is_empty() {
+                true => Ok(arrow::array::new_empty_array(self.schema.field(c).data_type())),
+                false => interleave(&columns, places).map_err(EngineError::from),
+            }
+        };
+        (0..self.schema.fields().len()).map(column).collect()
+    }
+
+    /// Puts one batch in the place of all.
+    fn replace(&mut self, batch: RecordBatch) {
+        self.rows = batch.num_rows();
+        self.compact_rows = self.rows;
+        self.batches = vec![batch];
+    }
+}
+
+/// A window of a session.
+#[derive(Debug)]
+struct Session {
+    first: i64,
+    last: i64,
+    /// Where it is cut at the latest.
+    cut: i64,
+    /// Empty once it was closed by its cut; it stays until no row can continue the session behind.
+    pieces: Vec<Place>,
+}
+
+impl Session {
+    /// When it is over if nothing follows, shown as the language does.
+    fn end(&self, gap: i64) -> i64 {
+        self.last.saturating_add(gap).min(self.cut)
+    }
+}
+
+/// The sessions of one partition, in order of their first rows.
+#[derive(Debug)]
+struct Partition {
+    key: Arc<[u8]>,
+    sessions: Vec<Session>,
+    /// When it is looked at next: at or before the end of each of its sessions.
+    deadline: i64,
+}
+
+/// A window that was closed.
+#[derive(Debug)]
+pub(super) struct ClosedSession {
+    first: i64,
+    end: i64,
+    pub(super) pieces: Vec<Place>,
+}
+
+/// See the module.
+pub(super) struct Sessions {
+    shape: SessionShape,
+    /// Partitions by their keys as bytes; one, of no bytes, where sessions are of all rows.
+    keys: Option<RowConverter>,
+    of_key: HashMap<Arc<[u8]>, Partition>,
+    /// Partitions by their deadlines; those that were moved forward are still here under their old ones.
+    deadlines: BTreeMap<i64, Vec<Arc<[u8]>>>,
+    /// Sessions that ended before were closed.
+    pub(super) closed_below: EventTime,
+}
+
+impl Sessions {
+    pub(super) fn try_new(shape: SessionShape, keys: Vec<DataType>) -> Result<Self> {
+        let keys = match keys.is_empty() {
+            true => None,
+            false => Some(RowConverter::new(keys.into_iter().map(SortField::new).collect())?),
+        };
+        let closed_below = EventTime::MIN;
+        Ok(Self { shape, keys, of_key: HashMap::new(), deadlines: BTreeMap::new(), closed_below })
+    }
+
+    /// Adds pieces, each with its first and last event time. Gives the rows that came after their session was closed.
+    pub(super) fn add(
+        &mut self,
+        keys: &[ArrayRef],
+        rows: impl Iterator<Item = usize>,
+        extent: impl Fn(usize) -> (i64, i64),
+        batch: usize,
+    ) -> Result<Vec<usize>> {
+        let keys = self.keys.as_ref().map(|converter| converter.convert_columns(keys)).transpose()?;
+        let mut late = vec![];
+        for row in rows {
+            let key = keys.as_ref().map_or(&[][..], |keys| keys.row(row).data());
+            let (first, last) = extent(row);
+            if !self.add_piece(key, first, last, (batch, row)) {
+                late.push(row);
+            }
+        }
+        Ok(late)
+    }
+
+    /// Whether the piece found an open session, or was in time to begin one.
+    fn add_piece(&mut self, key: &[u8], first: i64, last: i64, place: Place) -> bool {
+        let gap = self.shape.gap;
+        let touches = |s: &Session| first.saturating_sub(gap) <= s.last && s.first.saturating_sub(gap) <= last;
+        let is_late = last.saturating_add(gap) < self.closed_below.0;
+        let new = |cut| Session { first, last, cut, pieces: vec![place] };
+        let partition = match self.of_key.get_mut(key) {
+            Some(partition) => partition,
+            None if is_late => return false,
+            None => {
+                let key: Arc<[u8]> = key.into();
+                let partition = Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX };
+                self.of_key.entry(key).or_insert(partition)
+            }
+        };
+        let sessions = &mut partition.sessions;
+        // The last one that touches is the one that goes on.
+        let added = match sessions.iter().rposition(touches) {
+            None if is_late => return false,
+            None => {
+                let at = sessions.partition_point(|s| s.first < first);
+                sessions.insert(at, new(self.shape.first_cut(first)));
+                at
+            }
+            Some(at) if last > sessions[at].cut => {
+                // It goes on behind the cut, or behind a later one.
+                let (max, cut) = (self.shape.max.unwrap_or(1), sessions[at].cut);
+                sessions.insert(at + 1, new(cut + (last - cut + max - 1).div_euclid(max) * max));
+                at + 1
+            }
+            Some(at) if sessions[at].end(gap) < self.closed_below.0 => return false,
+            Some(mut at) => {
+                let found = &mut sessions[at];
+                (found.first, found.last) = (found.first.min(first), found.last.max(last));
+                found.pieces.push(place);
+                if self.shape.max.is_none() {
+                    at = join_touching(sessions, at, gap);
+                }
+                at
+            }
+        };
+        let end = sessions[added].end(gap);
+        if end < partition.deadline {
+            partition.deadline = end;
+            self.deadlines.entry(end).or_default().push(Arc::clone(&partition.key));
+        }
+        true
+    }
+
+    /// Closes the sessions that ended before the watermark: in order of end and key.
+    pub(super) fn close(&mut self, watermark: EventTime) -> Vec<ClosedSession> {
+        let gap = self.shape.gap;
+        let mut closed: Vec<(i64, Arc<[u8]>, ClosedSession)> = vec![];
+        while let Some(entry) = self.deadlines.first_entry().filter(|e| *e.key() < watermark.0) {
+            let deadline = *entry.key();
+            for key in entry.remove() {
+                let Some(partition) = self.of_key.get_mut(&key).filter(|p| p.deadline == deadline) else { continue };
+                for session in &mut partition.sessions {
+                    let end = session.end(gap);
+                    if end < watermark.0 && !session.pieces.is_empty() {
+                        let pieces = std::mem::take(&mut session.pieces);
+                        closed.push((end, Arc::clone(&key), ClosedSession { first: session.first, end, pieces }));
+                    }
+                }
+                partition.sessions.retain(|s| s.last.saturating_add(gap) >= watermark.0);
+                let over = |s: &Session| if s.pieces.is_empty() { s.last.saturating_add(gap) } else { s.end(gap) };
+                match partition.sessions.iter().map(over).min() {
+                    Some(next) => {
+                        partition.deadline = next;
+                        self.deadlines.entry(next).or_default().push(key);
+                    }
+                    None => drop(self.of_key.remove(&key)),
+                }
+            }
+        }
+        self.closed_below = self.closed_below.max(watermark);
+        closed.sort_by(|(end_a, key_a, a), (end_b, key_b, b)| (end_a, key_a, a.first).cmp(&(end_b, key_b, b.first)));
+        closed.into_iter().map(|(_, _, session)| session).collect()
+    }
+
+    /// Event time below which no session is closed any more.
+    pub(super) fn result_watermark(&self) -> EventTime {
+        match self.shape.closed {
+            Closed::End => self.closed_below,
+            Closed::Start => self.closed_below.minus_micros(WINDOW_TIME_BEFORE_END_US),
+        }
+    }
+
+    /// `window_start`, `window_end` and event time of windows, each repeated as `of` says.
+    pub(super) fn shown(&self, closed: &[ClosedSession], of: impl Iterator<Item = usize> + Clone) -> [ArrayRef; 3] {
+        let column = |value: &dyn Fn(&ClosedSession) -> i64| -> ArrayRef {
+            let values = of.clone().map(|session| value(&closed[session]));
+            Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+        };
+        let before_end = match self.shape.closed {
+            Closed::End => 0,
+            Closed::Start => WINDOW_TIME_BEFORE_END_US,
+        };
+        [column(&|s| s.first), column(&|s| s.end), column(&|s| s.end - before_end)]
+    }
+
+    /// All pieces, session by session, and the number of the session of each.
+    pub(super) fn all_pieces(&self) -> (Vec<Place>, Vec<i64>) {
+        let sessions = self.of_key.values().flat_map(|p| &p.sessions);
+        let places = sessions.clone().flat_map(|s| &s.pieces).copied().collect();
+        let numbers = (0..).zip(sessions).flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len()));
+        (places, numbers.collect())
+    }
+
+    /// Puts one batch in the place of all pieces; `numbers` are the sessions of its rows, as [`Self::all_pieces`] counts.
+    pub(super) fn replace_pieces(&mut self, pieces: &mut Pieces, batch: RecordBatch, numbers: &[i64]) {
+        let mut sessions: Vec<&mut Session> = self.of_key.values_mut().flat_map(|p| &mut p.sessions).collect();
+        sessions.iter_mut().for_each(|s| s.pieces.clear());
+        for (row, &number) in numbers.iter().enumerate() {
+            sessions[number as usize].pieces.push((0, row));
+        }
+        pieces.replace(batch);
+    }
+
+    /// One row a session: partition, first, last, cut, and one more for how far sessions were closed.
+    pub(super) fn snapshot(&self) -> Result<RecordBatch> {
+        let (mut keys, mut values) = (vec![], [vec![], vec![], vec![]]);
+        let rows = self.of_key.values().flat_map(|p| p.sessions.iter().map(move |s| (&p.key, s)));
+        for (key, session) in rows {
+            keys.push(Some(key.as_ref()));
+            for (column, value) in values.iter_mut().zip([session.first, session.last, session.cut]) {
+                column.push(value);
+            }
+        }
+        keys.push(None);
+        values.iter_mut().for_each(|column| column.push(self.closed_below.0));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from(keys))];
+        columns.extend(values.into_iter().map(|column| Arc::new(Int64Array::from(column)) as ArrayRef));
+        Ok(RecordBatch::try_new(snapshot_schema(), columns)?)
+    }
+
+    /// Puts sessions back, with the pieces that belong to each by its number in the snapshot.
+    pub(super) fn restore(&mut self, state: &RecordBatch, pieces: &[i64]) -> Result<()> {
+        let foreign = |message: String| EngineError::State { operator: "sessions".to_owned(), message };
+        if state.schema() != snapshot_schema() || state.num_rows() == 0 {
+            return Err(foreign(format!("columns are {:?}, expected {:?}", state.schema(), snapshot_schema())));
+        }
+        let keys = state.column(0).as_binary::<i32>();
+        let values = [1, 2, 3].map(|c| state.column(c).as_primitive::<Int64Type>().values());
+        let count = state.num_rows() - 1;
+        let mut places: Vec<Vec<Place>> = vec![vec![]; count];
+        for (row, &number) in pieces.iter().enumerate() {
+            let of_session = usize::try_from(number).ok().and_then(|n| places.get_mut(n));
+            of_session.ok_or_else(|| foreign(format!("a piece of session {number} of {count}")))?.push((0, row));
+        }
+        self.closed_below = EventTime(values[0][count]);
+        for (row, pieces) in places.into_iter().enumerate() {
+            let key: Arc<[u8]> = keys.value(row).into();
+            let session = Session { first: values[0][row], last: values[1][row], cut: values[2][row], pieces };
+            let deadline = session.end(self.shape.gap);
+            let new = || Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX };
+            let partition = self.of_key.entry(Arc::clone(&key)).or_insert_with(new);
+            partition.sessions.push(session);
+            if deadline < partition.deadline {
+                partition.deadline = deadline;
+                self.deadlines.entry(deadline).or_default().push(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Joins the session at `at`, which has grown, with those around it that it touches now; gives where it is then.
+fn join_touching(sessions: &mut Vec<Session>, mut at: usize, gap: i64) -> usize {
+    let touch = |a: &Session, b: &Session| b.first.saturating_sub(gap) <= a.last;
+    while at > 0 && touch(&sessions[at - 1], &sessions[at]) {
+        at -= 1;
+        join_next(sessions, at);
+    }
+    while at + 1 < sessions.len() && touch(&sessions[at], &sessions[at + 1]) {
+        join_next(sessions, at);
+    }
+    at
+}
+
+fn join_next(sessions: &mut Vec<Session>, at: usize) {
+    let next = sessions.remove(at + 1);
+    let session = &mut sessions[at];
+    (session.first, session.last) = (session.first.min(next.first), session.last.max(next.last));
+    session.pieces.extend(next.pieces);
+}
+
+fn snapshot_schema() -> SchemaRef {
+    let number = |name: &str| Field::new(name, DataType::Int64, false);
+    let key = Field::new("key", DataType::Binary, true);
+    Arc::new(Schema::new(vec![key, number("first"), number("last"), number("cut")]))
+}
