@@ -10,7 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aggregate;
-mod analytic;
+pub mod analytic;
 pub mod any;
 pub mod dataflow;
 pub mod dead_letter;

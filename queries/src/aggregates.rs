@@ -31,6 +31,13 @@ pub(crate) struct AggregateCall {
     pub(crate) data_type: DataType,
 }
 
+impl AggregateCall {
+    /// Of a user's function.
+    pub(crate) fn of(function: Arc<AggregateUDF>, args: Vec<Arc<dyn PhysicalExpr>>, data_type: DataType) -> Self {
+        Self { name: function.name().to_owned(), function, args, distinct: false, data_type }
+    }
+}
+
 impl PartialEq for AggregateCall {
     fn eq(&self, other: &Self) -> bool {
         self.function.name() == other.function.name() && self.args == other.args && self.distinct == other.distinct

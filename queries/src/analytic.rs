@@ -15,16 +15,17 @@ use sqlparser::{
     tokenizer::Span,
 };
 use tidemill_engine::{
-    dataflow::plan::{AnalyticCall, AnalyticFunction, RollingAggregate},
+    analytic::{anomaly::Anomaly, verdict_type},
+    dataflow::plan::{AnalyticCall, AnalyticFunction, AnomalyPlan, RollingAggregate},
     window::shape::{Closed, WindowShape},
 };
 
 use crate::{
     aggregates,
-    coercion::coerce,
+    coercion::{coerce, to_number},
     error::{QueryError, QueryErrors, all},
     expression::{Expressions, place},
-    functions::record::Row,
+    functions::{record::Row, reference::FunctionDoc},
     graph::Step,
     plan::Planner,
     rewrite::{LIMIT, WHEN},
@@ -34,7 +35,66 @@ use crate::{
     windows::{arguments, duration, function_name, name_span, whole},
 };
 
+const SPIKE_AND_DIP: &str = "anomalydetection_spikeanddip";
+const CHANGE_POINT: &str = "anomalydetection_changepoint";
 const NO_AGGREGATES: &str = "aggregates cannot be used inside a function with OVER";
+
+/// What the reference page says of them.
+pub(crate) static DOCS: &[FunctionDoc] = &[
+    FunctionDoc {
+        signature: "LAG(x[, n[, default]]) OVER ([PARTITION BY k] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "x of the row n rows before, by default 1, of the same partition, among those within the duration for \
+                  which `c` holds; `*` is the whole row; without such a row the default",
+        nulls: "a NULL is a value as others",
+        examples: &[("LAG(x) OVER (LIMIT DURATION(minute, 1))", "[1,2,3,null]")],
+        page: "lag-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "LAST(x[, default]) OVER ([PARTITION BY k] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "x of the last row for which `c` holds, which may be the current one",
+        nulls: "a NULL is a value as others",
+        examples: &[("LAST(x) OVER (LIMIT DURATION(minute, 1) WHEN x < 3)", "[1,2,2,2]")],
+        page: "last-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "ISFIRST(unit, n) [OVER ([PARTITION BY k] [WHEN c])]",
+        meaning: "1 for the first row of its interval, of its partition and for which `c` holds, else 0",
+        nulls: "never NULL",
+        examples: &[("ISFIRST(hour, 1) OVER (WHEN x > 1)", "[0,0,0,1]")],
+        page: "isfirst-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "COUNT, SUM, AVG, MIN, MAX(x) OVER ([PARTITION BY k] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "the aggregate of the rows within the duration, the current one among them",
+        nulls: "as the aggregate",
+        examples: &[("SUM(x) OVER (LIMIT DURATION(minute, 1))", "[1,3,6,9]")],
+        page: "over-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "AnomalyDetection_SpikeAndDip(x, confidence, history, mode) OVER ([PARTITION BY k] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "a record: `IsAnomaly`, 1 for a value far from the `history` values before it, and `Score`, its p-value: \
+                  the chance of such a value by a Gaussian kernel density of the history (Silverman, 1986); an anomaly \
+                  is a p-value below 1 - confidence / 100; needs 10 values; modes are 'spikes', 'dips', 'spikesanddips'",
+        nulls: "NULL for NULL, which is left out of the history",
+        examples: &[(
+            "AnomalyDetection_SpikeAndDip(x, 95, 100, 'spikes') OVER (LIMIT DURATION(minute, 1)).IsAnomaly",
+            "[0,0,0,0]",
+        )],
+        page: "anomalydetection-spikeanddip-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "AnomalyDetection_ChangePoint(x, confidence, history) OVER ([PARTITION BY k] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "a record: `IsAnomaly`, 1 where the level of x has become another, and `Score`, the logarithm of a power \
+                  martingale over the p-values (Vovk et al., 2003) that starts anew when it has lost (Volkhonskiy et al., \
+                  2017); a change is a martingale above 1 / (1 - confidence / 100), after which the history starts anew",
+        nulls: "NULL for NULL, which is left out of the history",
+        examples: &[(
+            "AnomalyDetection_ChangePoint(x, 95, 100) OVER (LIMIT DURATION(minute, 1)).IsAnomaly",
+            "[0,0,0,0]",
+        )],
+        page: "anomalydetection-changepoint-azure-stream-analytics",
+    },
+];
 
 /// The clauses of an OVER.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +153,7 @@ pub(crate) fn is_analytic(function: &Function) -> bool {
         }
         _ => false,
     };
-    matches!(function_name(function).as_str(), "lag" | "last" | "isfirst") || limited()
+    matches!(function_name(function).as_str(), "lag" | "last" | "isfirst" | SPIKE_AND_DIP | CHANGE_POINT) || limited()
 }
 
 /// The analytic calls of a SELECT, each once; those of subqueries in FROM are their own.
@@ -180,7 +240,10 @@ fn plan(function: &Function, scope: &Scope) -> Result<Planned, QueryError> {
     let (name, span) = (function_name(function), name_span(function));
     let over = Over::of(function)?;
     if let Some(order) = over.order.first()
-        && matches!(name.as_str(), "lag" | "last" | "isfirst" | "count" | "sum" | "avg" | "min" | "max")
+        && matches!(
+            name.as_str(),
+            "lag" | "last" | "isfirst" | "count" | "sum" | "avg" | "min" | "max" | SPIKE_AND_DIP | CHANGE_POINT
+        )
     {
         return Err(QueryError::at(
             place(&order.expr),
@@ -205,6 +268,10 @@ fn plan(function: &Function, scope: &Scope) -> Result<Planned, QueryError> {
             }
             let interval = WindowShape { size: length, hop: length, offset: 0, closed: Closed::End };
             (AnalyticFunction::First(interval), Typed::literal(ScalarValue::Int64(Some(1)), span), DataType::Int64)
+        }
+        SPIKE_AND_DIP | CHANGE_POINT => {
+            let (plan, argument) = anomaly(function, &name, &mut expressions, within()?)?;
+            (AnalyticFunction::Anomaly(plan), argument, verdict_type())
         }
         "count" | "sum" | "avg" | "min" | "max" => {
             let (argument, data_type) = aggregated(function, &name, &mut expressions, scope)?;
@@ -269,6 +336,58 @@ fn look_back(
     let data_type = value.data_type.clone();
     Ok((AnalyticFunction::Lag { offset, default: default.map(|d| d.expr), within_us }, value, data_type))
 }
+
+/// `AnomalyDetection_SpikeAndDip(x, confidence, history, mode)` and `AnomalyDetection_ChangePoint(x, confidence, history)`.
+fn anomaly(
+    function: &Function,
+    name: &str,
+    expressions: &mut Expressions<'_>,
+    within_us: i64,
+) -> Result<(AnomalyPlan, Typed), QueryError> {
+    let span = name_span(function);
+    let args = arguments(function)?;
+    let (value, confidence, history, mode) = match (name, args.as_slice()) {
+        (SPIKE_AND_DIP, [value, confidence, history, mode]) => (value, confidence, history, Some(mode)),
+        (CHANGE_POINT, [value, confidence, history]) => (value, confidence, history, None),
+        (SPIKE_AND_DIP, _) => {
+            return Err(QueryError::at(
+                span,
+                "expected AnomalyDetection_SpikeAndDip(value, confidence, history, 'spikesanddips')",
+            ));
+        }
+        _ => return Err(QueryError::at(span, "expected AnomalyDetection_ChangePoint(value, confidence, history)")),
+    };
+    let argument = coerce(to_number(expressions.plan(value)?)?, &DataType::Float64)?;
+    let percent = match expressions.plan(confidence)?.constant() {
+        Some(ScalarValue::Int64(Some(n))) => Some(*n as f64),
+        Some(ScalarValue::Float64(Some(x))) => Some(*x),
+        _ => None,
+    };
+    let confidence = percent
+        .filter(|p| (1.0..=100.0).contains(p))
+        .ok_or_else(|| QueryError::at(place(confidence), "the confidence is a number from 1 to 100, in percent"))?;
+    let history =
+        usize::try_from(whole(history)?).ok().filter(|n| (MIN_HISTORY..=MAX_HISTORY).contains(n)).ok_or_else(|| {
+            QueryError::at(place(history), format!("the history is from {MIN_HISTORY} to {MAX_HISTORY} events"))
+        })?;
+    let anomaly = match mode {
+        None => Anomaly::ChangePoint,
+        Some(mode) => match expressions.plan(mode)?.constant() {
+            Some(ScalarValue::Utf8(Some(mode))) if mode.eq_ignore_ascii_case("spikes") => Anomaly::Spikes,
+            Some(ScalarValue::Utf8(Some(mode))) if mode.eq_ignore_ascii_case("dips") => Anomaly::Dips,
+            Some(ScalarValue::Utf8(Some(mode))) if mode.eq_ignore_ascii_case("spikesanddips") => Anomaly::SpikesAndDips,
+            _ => {
+                return Err(QueryError::at(place(mode), "expected 'spikes', 'dips' or 'spikesanddips'"));
+            }
+        },
+    };
+    Ok((AnomalyPlan { anomaly, confidence, history, within_us }, argument))
+}
+
+/// A detector looks over all of its history for each row.
+const MAX_HISTORY: usize = 10_000;
+/// Fewer values tell nothing.
+const MIN_HISTORY: usize = 10;
 
 /// LAG keeps so many rows of each partition.
 const MAX_OFFSET: usize = 100_000;

@@ -18,18 +18,19 @@ use datafusion_physical_expr::{
 use sqlparser::{
     ast::{
         AccessExpr, BinaryOperator, CastKind, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
-        FunctionArgExpr, FunctionArguments, Ident, Spanned, TrimWhereField, UnaryOperator, Value, ValueWithSpan,
+        FunctionArgExpr, FunctionArguments, Ident, ObjectNamePart, Spanned, TrimWhereField, UnaryOperator, Value,
+        ValueWithSpan,
     },
     tokenizer::Span,
 };
-use tidemill_engine::datetime_type;
+use tidemill_engine::{any::any_type, datetime_type};
 
 use crate::{
     aggregates::{self, AggregateCall},
     analytic,
     coercion::{cast_target, coerce, comparison_type, mismatch, to_number, type_name},
     error::{QueryError, reason},
-    functions::{self, Part, conversion::Failure, pattern::Like},
+    functions::{self, Part, conversion::Failure, pattern::Like, record::Row},
     operators::{balanced, binary, bit, call, case, cast, coalesce, compare, literal, number},
     scope::{Scope, field},
     typed::Typed,
@@ -41,8 +42,6 @@ const MAX_DEPTH: usize = 128;
 
 /// Functions of the language that are not built yet.
 const NOT_BUILT: &[&str] = &[
-    "anomalydetection_changepoint",
-    "anomalydetection_spikeanddip",
     "collect",
     "collecttop",
     "getarrayelements",
@@ -264,7 +263,15 @@ impl<'a> Expressions<'a> {
         {
             return Ok(self.window_id.clone().unwrap_or_else(|| Typed::null(&DataType::Utf8, id.span)));
         }
-        let mut value = self.plan(root)?;
+        let (mut value, chain) = match (root, chain) {
+            // `udf.f(x).field`
+            (Expr::Identifier(family), [AccessExpr::Dot(Expr::Function(call)), rest @ ..]) if is_user_code(family) => {
+                let mut call = call.clone();
+                call.name.0.insert(0, ObjectNamePart::Identifier(family.clone()));
+                (self.function(&call)?, rest)
+            }
+            _ => (self.plan(root)?, chain),
+        };
         for step in chain {
             match step {
                 AccessExpr::Dot(Expr::Identifier(name)) => value = field(value, name)?,
@@ -415,16 +422,19 @@ impl<'a> Expressions<'a> {
         if function.over.is_some() {
             return Err(QueryError::unsupported(span, format!("`{name}(...)` with OVER")));
         }
-        if name.starts_with("udf.") || name.starts_with("uda.") {
-            return Err(QueryError::unsupported(span, format!("the user-defined function `{}`", function.name)));
+        if let Some(name) = name.strip_prefix("udf.") {
+            plain_call(function, span)?;
+            let args = arguments(function)?.into_iter().map(|a| self.plan(a)).collect::<Result<Vec<_>, _>>()?;
+            return self.scope.functions.find(name, span)?.call(args, span);
+        }
+        if let Some(name) = name.strip_prefix("uda.") {
+            plain_call(function, span)?;
+            return self.user_aggregate(name, function, span);
         }
         if NOT_BUILT.contains(&name.as_str()) {
             return Err(QueryError::unsupported(span, format!("`{}`", function.name)));
         }
-        let extra = function.filter.is_some() || function.null_treatment.is_some() || !function.within_group.is_empty();
-        if extra {
-            return Err(QueryError::unsupported(span, "FILTER, WITHIN GROUP or null treatment of a function"));
-        }
+        plain_call(function, span)?;
         if let FunctionArguments::List(list) = &function.args {
             let distinct = matches!(list.duplicate_treatment, Some(sqlparser::ast::DuplicateTreatment::Distinct));
             if !list.clauses.is_empty() || distinct && !aggregates::is_aggregate(&name) {
@@ -545,12 +555,36 @@ impl<'a> Expressions<'a> {
                 .help("declare it as bigint or float, or CAST it where its text is a number"));
         }
         let call = aggregates::call(name, arg, distinct, bare, span)?;
+        Ok(self.aggregate_column(call, name, span))
+    }
+
+    /// `uda.name(x)`; the name of a step or an input stands for the record of its columns.
+    fn user_aggregate(&mut self, name: &str, function: &Function, span: Span) -> Result<Typed, QueryError> {
+        if let Some(reason) = self.no_aggregates {
+            return Err(QueryError::at(span, reason));
+        }
+        let [arg] = self.exactly(function, name)?;
+        let value = match arg {
+            Expr::Identifier(i)
+                if self.rows.relation(&i.value).is_some() && self.rows.find(&i.value, i.span)?.is_none() =>
+            {
+                Row::of(self.rows, i.span)?
+            }
+            expr => self.argument_of_aggregate(expr)?,
+        };
+        let value = coerce(value, &any_type())?;
+        let aggregate = self.scope.functions.find(name, span)?.aggregate(span)?;
+        let args = vec![value.expr, self.rows.time(span).expr];
+        Ok(self.aggregate_column(AggregateCall::of(aggregate, args, any_type()), name, span))
+    }
+
+    fn aggregate_column(&mut self, call: AggregateCall, name: &str, span: Span) -> Typed {
         let data_type = call.data_type.clone();
         let at = self.aggregates.iter().position(|a| *a == call).unwrap_or_else(|| {
             self.aggregates.push(call);
             self.aggregates.len() - 1
         });
-        Ok(Typed::column(name, self.first_aggregate + at, data_type, span))
+        Typed::column(name, self.first_aggregate + at, data_type, span)
     }
 
     /// Planned over the rows that go into the window: no aliases, no aggregates.
@@ -558,6 +592,19 @@ impl<'a> Expressions<'a> {
         let mut inner = Expressions::plain(self.rows, "an aggregate cannot be used inside an aggregate");
         inner.depth = self.depth;
         inner.plan(expr)
+    }
+}
+
+fn is_user_code(name: &Ident) -> bool {
+    name.quote_style.is_none() && ["udf", "uda"].iter().any(|family| name.value.eq_ignore_ascii_case(family))
+}
+
+/// Refuses what can stand behind a call and is not of the language.
+fn plain_call(function: &Function, span: Span) -> Result<(), QueryError> {
+    let extra = function.filter.is_some() || function.null_treatment.is_some() || !function.within_group.is_empty();
+    match extra {
+        true => Err(QueryError::unsupported(span, "FILTER, WITHIN GROUP or null treatment of a function")),
+        false => Ok(()),
     }
 }
 

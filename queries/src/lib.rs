@@ -21,6 +21,7 @@ mod error;
 mod expression;
 mod functions;
 mod graph;
+mod javascript;
 mod operators;
 mod plan;
 mod rewrite;
@@ -33,5 +34,6 @@ mod windows;
 
 pub use error::{QueryError, QueryErrors};
 pub use functions::reference::{EXAMPLE_COLUMN, EXAMPLE_ROW, FunctionDoc, function_docs, function_reference};
+pub use javascript::{UserFunction, UserFunctions};
 pub use plan::{CompatibilityLevel, InputTable, Settings, plan};
 pub use script::{DeclaredTable, Script};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use sqlparser::{
     ast::{Ident, Query, SetExpr, SetOperator, SetQuantifier, TableAlias},
     tokenizer::Span,
@@ -14,6 +14,7 @@ use crate::{
     error::{QueryError, QueryErrors, all, both, reason},
     functions::conversion::{Failure, convert},
     graph::{Graph, Step},
+    javascript::UserFunctions,
     scope::{Scope, schema_of},
     script::{Script, StatementInto, check_query},
     tables::Relation,
@@ -44,7 +45,7 @@ pub enum CompatibilityLevel {
 }
 
 /// What a plan depends on besides the text.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Policies of TIMESTAMP BY; `None`: nothing is late or early, and windows close at the end of the input.
     pub time: Option<TimeBounds>,
@@ -53,6 +54,8 @@ pub struct Settings {
     pub standard_delay: Option<i64>,
     /// Level of compatibility.
     pub compatibility: CompatibilityLevel,
+    /// What `udf.name` and `uda.name` call.
+    pub functions: UserFunctions,
 }
 
 /// Plans a script. `outputs` are the names of the spec's outputs; they become [`Dataflow::outputs`] as they are.
@@ -180,7 +183,12 @@ impl Planner<'_> {
             });
         }
         let node = self.graph.add(Step::Union, nodes, schema.clone());
-        Ok(Relation { node, scope: Scope::of(&schema, vec![]), window: None })
+        Ok(Relation { node, scope: self.scope_of(&schema, vec![]), window: None })
+    }
+
+    /// The scope of a node whose schema ends with the event time.
+    pub(crate) fn scope_of(&self, schema: &Schema, names: Vec<String>) -> Scope {
+        Scope { functions: self.settings.functions.clone(), ..Scope::of(schema, names) }
     }
 
     /// The step of this name, if there is one by now.

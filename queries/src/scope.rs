@@ -14,6 +14,7 @@ use crate::{
     coercion::type_name,
     error::QueryError,
     functions::{HEADER, hash::GUID, json::Member, record},
+    javascript::UserFunctions,
     typed::Typed,
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Scope {
     pub(crate) note: Option<String>,
     /// Whether the types are declared: a text column is text then, and not numbers that a producer has quoted.
     pub(crate) declared: bool,
+    /// What `udf.name` and `uda.name` call.
+    pub(crate) functions: UserFunctions,
 }
 
 /// Names of a stream event's properties on Event Hubs, and the metadata columns that stand for them.
@@ -89,7 +92,15 @@ impl Scope {
                 is_time: false,
             })
             .collect();
-        Self { relations: vec![names], columns, analytics: vec![], time, note: None, declared: false }
+        Self {
+            relations: vec![names],
+            columns,
+            analytics: vec![],
+            time,
+            note: None,
+            declared: false,
+            functions: UserFunctions::default(),
+        }
     }
 
     pub(crate) fn time(&self, span: Span) -> Typed {

@@ -236,7 +236,7 @@ impl Planner<'_> {
             })
             .collect::<Result<Vec<_>, QueryError>>()?;
         let schema = schema_of(items.iter().map(|(name, item)| (name.clone(), item.data_type.clone())));
-        let mut scope = Scope::of(&schema, vec![]);
+        let mut scope = self.scope_of(&schema, vec![]);
         for (column, (_, item)) in scope.columns.iter_mut().zip(&items) {
             column.is_time = column_place(item).is_some() && column_place(item) == column_place(&time);
         }

@@ -352,7 +352,7 @@ impl Planner<'_> {
 
     fn input_scope(&self, input: usize) -> Scope {
         let table = &self.tables[input];
-        let mut scope = Scope::of(&input_schema(table), vec![table.name.clone()]);
+        let mut scope = self.scope_of(&input_schema(table), vec![table.name.clone()]);
         for metadata in &mut scope.columns[table.schema.fields().len()..] {
             metadata.visible = false;
         }

@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 
+use super::anomaly::{Series, Verdict};
 use crate::{
     aggregate::exact::ExactSum,
-    dataflow::plan::{AnalyticFunction, RollingAggregate},
+    dataflow::plan::{AnalyticFunction, AnomalyPlan, RollingAggregate},
 };
 
 /// A number of a sum.
@@ -22,6 +23,8 @@ pub(super) enum History {
     Values(VecDeque<(i64, Vec<u8>)>),
     /// ISFIRST: the interval in which a row was met last.
     Interval(i64),
+    /// Detectors of anomalies.
+    Series(Series),
     /// COUNT.
     Times(VecDeque<i64>),
     /// SUM, AVG.
@@ -33,6 +36,7 @@ impl History {
         use RollingAggregate::{Avg, Count, Max, Min, Sum};
         match function {
             AnalyticFunction::Lag { .. } => Self::Values(VecDeque::new()),
+            AnalyticFunction::Anomaly(_) => Self::Series(Series::default()),
             AnalyticFunction::First(_) => Self::Interval(i64::MIN),
             AnalyticFunction::Rolling { aggregate, .. } => match aggregate {
                 Count => Self::Times(VecDeque::new()),
@@ -65,6 +69,12 @@ impl History {
     pub(super) fn enter(&mut self, interval: i64) -> bool {
         let Self::Interval(last) = self else { return false };
         std::mem::replace(last, interval) != interval
+    }
+
+    /// Judges a value and adds it.
+    pub(super) fn judge(&mut self, plan: &AnomalyPlan, time: i64, value: f64) -> Option<Verdict> {
+        let Self::Series(series) = self else { return None };
+        Some(series.judge(plan.anomaly, plan.confidence, plan.history, time, value))
     }
 
     pub(super) fn count(&mut self, time: i64) {
@@ -100,6 +110,7 @@ impl History {
                 }
             }
             Self::Interval(_) => {}
+            Self::Series(series) => series.forget(horizon),
             Self::Times(times) => {
                 while times.front().is_some_and(|time| *time <= horizon) {
                     times.pop_front();
@@ -126,6 +137,7 @@ impl History {
         let rows = match self {
             Self::Values(rows) => rows.len(),
             Self::Interval(_) => 0,
+            Self::Series(series) => series.values.len(),
             Self::Times(times) => times.len(),
             Self::Numbers { numbers, .. } => numbers.len(),
         };
@@ -160,6 +172,7 @@ impl History {
         match self {
             Self::Values(rows) => rows.back().map(|(time, _)| *time),
             Self::Interval(start) => Some(*start),
+            Self::Series(series) => series.values.back().map(|(time, _)| *time),
             Self::Times(times) => times.back().copied(),
             Self::Numbers { numbers, .. } => numbers.back().map(|(time, _)| *time),
         }
@@ -171,6 +184,13 @@ impl History {
         match self {
             Self::Values(rows) => rows.iter().for_each(|(time, value)| each(*time, value)),
             Self::Interval(start) => each(*start, &[]),
+            Self::Series(series) => {
+                for (time, value) in &series.values {
+                    each(*time, &value.to_le_bytes());
+                }
+                // Behind the values, what the martingale stands at.
+                each(i64::MAX, &series.bets.to_le_bytes());
+            }
             Self::Times(times) => times.iter().for_each(|time| each(*time, &[])),
             Self::Numbers { numbers, .. } => {
                 for (time, number) in numbers {
@@ -191,6 +211,13 @@ impl History {
         match self {
             Self::Values(rows) => rows.push_back((time, value.to_vec())),
             Self::Interval(start) if value.is_empty() => *start = time,
+            Self::Series(series) => {
+                let number = f64::from_le_bytes(value.try_into().ok()?);
+                match time {
+                    i64::MAX => series.bets = number,
+                    time => series.values.push_back((time, number)),
+                }
+            }
             Self::Times(times) if value.is_empty() => times.push_back(time),
             Self::Numbers { .. } => {
                 let (kind, bits) = value.split_first()?;

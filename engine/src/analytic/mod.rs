@@ -4,6 +4,7 @@
 //! partition only what a later row can still ask for ([`history`]): state is bounded by the partitions that were met
 //! within the duration of the call, and for aggregates by their rows.
 
+pub mod anomaly;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,15 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Float64Array, Int64Array, Int64Builder, RecordBatch,
+        StructArray,
     },
-    datatypes::{BinaryType, DataType, Field, Float64Type, Int64Type, Schema, SchemaRef},
+    buffer::NullBuffer,
+    datatypes::{BinaryType, DataType, Field, Fields, Float64Type, Int64Type, Schema, SchemaRef},
     row::{RowConverter, Rows, SortField},
 };
 use datafusion_common::exec_datafusion_err;
 
+use anomaly::Verdict;
 use history::{History, Number};
 
 use crate::{
@@ -127,6 +131,7 @@ impl Call {
             AnalyticFunction::First(_) | AnalyticFunction::Rolling { aggregate: RollingAggregate::Count, .. } => {
                 Values::Any(argument)
             }
+            AnalyticFunction::Anomaly(_) => Values::Floats(argument.as_primitive::<Float64Type>().clone()),
             AnalyticFunction::Rolling { aggregate: RollingAggregate::Sum | RollingAggregate::Avg, .. } => {
                 match self.value_type {
                     DataType::Int64 => Values::Ints(argument.as_primitive::<Int64Type>().clone()),
@@ -189,6 +194,16 @@ impl Call {
                     let first = counted && history.is_some_and(|history| history.enter(interval));
                     results.ints.push(Some(i64::from(first)));
                 }
+                (AnalyticFunction::Anomaly(plan), Values::Floats(x)) => {
+                    let value = x.is_valid(row).then(|| x.value(row)).filter(|x| counted && x.is_finite());
+                    results.verdicts.push(match (value, &mut history) {
+                        (Some(value), Some(history)) => {
+                            history.forget(time - plan.within_us);
+                            history.judge(plan, time, value)
+                        }
+                        _ => None,
+                    });
+                }
                 (AnalyticFunction::Rolling { aggregate, within_us }, values) => {
                     if let (true, Some(history)) = (counted, &mut history) {
                         match values {
@@ -218,7 +233,9 @@ impl Call {
                         }
                     }
                 }
-                (AnalyticFunction::Lag { .. }, _) => unreachable!("`values` encodes the argument of LAG"),
+                (AnalyticFunction::Lag { .. } | AnalyticFunction::Anomaly(_), _) => {
+                    unreachable!("`values` encodes the argument of LAG, and reads that of detectors as floats")
+                }
             }
         }
         results.finish(rows, &self.values)
@@ -289,11 +306,23 @@ fn state_schema() -> SchemaRef {
     ]))
 }
 
-/// The results of a call over a batch: one of the three.
+/// The record that a detector gives: `{IsAnomaly, Score}`.
+#[must_use]
+pub fn verdict_type() -> DataType {
+    DataType::Struct(verdict_fields())
+}
+
+fn verdict_fields() -> Fields {
+    let fields = [("IsAnomaly", DataType::Int64), ("Score", DataType::Float64)];
+    fields.into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect()
+}
+
+/// The results of a call over a batch: one of the four.
 #[derive(Default)]
 struct Results {
     ints: Vec<Option<i64>>,
     floats: Vec<Option<f64>>,
+    verdicts: Vec<Option<Verdict>>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -310,6 +339,13 @@ impl Results {
         }
         if self.floats.len() == rows && rows > 0 {
             return Ok(Arc::new(Float64Array::from(self.floats)));
+        }
+        if self.verdicts.len() == rows && rows > 0 {
+            let anomalies: Int64Array = self.verdicts.iter().map(|v| v.map(|v| i64::from(v.is_anomaly))).collect();
+            let scores: Float64Array = self.verdicts.iter().map(|v| v.map(|v| v.score)).collect();
+            let nulls = NullBuffer::from_iter(self.verdicts.iter().map(Option::is_some));
+            let columns: Vec<ArrayRef> = vec![Arc::new(anomalies), Arc::new(scores)];
+            return Ok(Arc::new(StructArray::try_new(verdict_fields(), columns, Some(nulls))?));
         }
         let parser = values.parser();
         let starts = std::iter::once(0).chain(self.ends.iter().copied());

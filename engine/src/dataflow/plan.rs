@@ -6,7 +6,10 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
 
-use crate::window::shape::{SessionShape, WindowShape, Windows};
+use crate::{
+    analytic::anomaly::Anomaly,
+    window::shape::{SessionShape, WindowShape, Windows},
+};
 
 /// Index of a node in [`Dataflow::nodes`].
 pub type NodeId = usize;
@@ -222,6 +225,9 @@ pub enum AnalyticFunction {
     },
     /// 1 for the first counted row in its window, else 0; `Int64`.
     First(WindowShape),
+    /// Whether a number is an anomaly among the counted ones before it; of Float64, a record
+    /// ([`crate::analytic::verdict_type`]), null where the row does not count.
+    Anomaly(AnomalyPlan),
     /// An aggregate of the counted rows up to this one.
     Rolling {
         /// Which.
@@ -231,6 +237,19 @@ pub enum AnalyticFunction {
     },
 }
 
+/// A detector of anomalies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AnomalyPlan {
+    /// What it looks for.
+    pub anomaly: Anomaly,
+    /// How sure it has to be, in percent.
+    pub confidence: f64,
+    /// How many values before a value it is judged by, at most.
+    pub history: usize,
+    /// How long a value counts, in microseconds.
+    pub within_us: i64,
+}
+
 impl AnalyticFunction {
     /// How far before a row the rows may lie that it depends on, in microseconds.
     #[must_use]
@@ -238,6 +257,7 @@ impl AnalyticFunction {
         match self {
             Self::Lag { within_us, .. } | Self::Rolling { within_us, .. } => *within_us,
             Self::First(interval) => interval.size,
+            Self::Anomaly(plan) => plan.within_us,
         }
     }
 }

@@ -103,7 +103,8 @@ fn plan(job: &Job, script: &Script, tables: &[InputTable]) -> Result<Dataflow, Q
         early_arrival: Some(EARLY_ARRIVAL_US),
         action: late_action(job),
     };
-    let settings = Settings { time: Some(bounds), ..Settings::default() };
+    let functions = job.functions.clone();
+    let settings = Settings { time: Some(bounds), functions, ..Settings::default() };
     tidemill_queries::plan(script, tables, &outputs, &settings)
 }
 

@@ -110,6 +110,11 @@ impl Check<'_> {
 
     /// Reports what a check of syntax found; `None` when it did.
     pub(super) fn holds(&mut self, path: &Path, result: Result<(), String>) -> Option<()> {
+        self.holds_value(path, result)
+    }
+
+    /// The value that was made, or `None` when that failed, which is reported.
+    pub(super) fn holds_value<T>(&mut self, path: &Path, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problem(path, message)).ok()
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidemill_certs::KeyVaultSettings;
 use tidemill_connectors::kafka::SecuritySettings;
 use tidemill_engine::EventTime;
-use tidemill_queries::Script;
+use tidemill_queries::{Script, UserFunctions};
 
 use super::{
     problem::Position,
@@ -30,6 +30,8 @@ pub struct Job {
     pub outputs: Vec<Output>,
     /// Where `{key_vault: NAME}` references lead.
     pub key_vault: Option<KeyVaultSettings>,
+    /// The functions that the query calls beside those of the language.
+    pub functions: UserFunctions,
     /// The directory of the dead letters.
     pub dead_letters: PathBuf,
     /// The policies for `TIMESTAMP BY`.

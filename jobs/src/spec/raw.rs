@@ -34,6 +34,9 @@ pub(super) struct RawJob {
     pub(super) key_vault: Option<RawKeyVault>,
     /// Where records go that could not be processed. Default: the directory `./dead-letters`.
     pub(super) dead_letters: Option<RawDeadLetters>,
+    /// Functions in JavaScript, called as `udf.name(x)` or, where they make aggregates, as `uda.name(x)`.
+    #[serde(default)]
+    pub(super) functions: Named<RawFunction>,
     /// The policies for `TIMESTAMP BY`.
     #[serde(default)]
     pub(super) time: RawTime,
@@ -83,6 +86,28 @@ pub(super) struct RawInput {
     /// What becomes of a record that cannot be decoded.
     #[serde(default)]
     pub(super) on_bad_record: OnBadRecord,
+}
+
+/// A function of the query.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Function")]
+pub(super) struct RawFunction {
+    /// Its text.
+    #[schemars(required)]
+    pub(super) javascript: Option<RawJavaScript>,
+}
+
+/// A JavaScript text that declares the function to call: `main`, or the only one. One of `file`, `source`. A call may take
+/// 1 s, and the function may hold 64 MiB in each thread; an exception stops the job, as CAST does.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "JavaScript")]
+pub(super) struct RawJavaScript {
+    /// The file of the text, relative to the spec.
+    pub(super) file: Option<String>,
+    /// The text.
+    pub(super) source: Option<String>,
 }
 
 /// Topics of a Kafka cluster.

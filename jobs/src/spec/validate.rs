@@ -3,14 +3,16 @@
 
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
 
+use tidemill_queries::{UserFunction, UserFunctions};
+
 use super::{
     check::Check,
     job::{Input, InputTransport, Job, State, Time},
     named::Named,
     problem::Path,
     query,
-    raw::RawJob,
-    security, syntax, transport,
+    raw::{RawFunction, RawJavaScript, RawJob},
+    read_text, security, syntax, transport,
     units::Duration,
 };
 
@@ -28,6 +30,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         transport::output(check, path, alias, output, raw)
     });
     let key_vault = security::key_vault(check, &root, raw.key_vault.as_ref());
+    let functions = functions(check, &root.key("functions"), raw);
     let dead_letters = dead_letters(check, &root, raw);
     let state = state(check, &root, raw);
     let workers = workers(check, &root, raw);
@@ -40,6 +43,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         inputs: inputs?,
         outputs: outputs?,
         key_vault: key_vault?,
+        functions: functions?,
         dead_letters: dead_letters?,
         time: Time {
             late_arrival: raw.time.late_arrival,
@@ -101,6 +105,31 @@ fn named<R, T>(
         made.push(make(check, &path, name, value));
     }
     made.into_iter().collect()
+}
+
+fn functions(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<UserFunctions> {
+    let made: Vec<_> = raw.functions.iter().map(|(name, f)| function(check, &root.key(name), name, f)).collect();
+    made.into_iter().collect::<Option<Vec<_>>>().map(UserFunctions::new)
+}
+
+/// Of a text that compiles.
+fn function(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawFunction) -> Option<UserFunction> {
+    if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
+        check.problem(path, "expected a name of letters, digits and `_`");
+    }
+    let script = check.required(raw.javascript.as_ref(), path, "javascript")?;
+    let path = path.key("javascript");
+    check.exactly_one(&path, &[("file", script.file.is_some()), ("source", script.source.is_some())]);
+    let (file, source) = match script {
+        RawJavaScript { file: Some(file), source: None } => {
+            let resolved = check.resolve(&path.key("file"), file)?;
+            let read = read_text(&resolved).map_err(|error| format!("`{}`: {error}", resolved.display()));
+            (file.clone(), check.holds_value(&path.key("file"), read)?)
+        }
+        RawJavaScript { file: None, source: Some(source) } => (format!("{name}.js"), source.clone()),
+        _ => return None,
+    };
+    check.holds_value(&path, UserFunction::javascript(name, &file, &source))
 }
 
 fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<PathBuf> {

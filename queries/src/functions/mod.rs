@@ -14,7 +14,7 @@ pub(crate) mod pattern;
 pub(crate) mod record;
 pub(crate) mod reference;
 mod regular_expression;
-mod rows;
+pub(crate) mod rows;
 mod string;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::{Function, GROUPS};
-use crate::aggregates;
+use crate::{aggregates, analytic};
 
 /// Where the pages of Azure Stream Analytics stand.
 const PAGES: &str = "https://learn.microsoft.com/stream-analytics-query/";
@@ -18,8 +18,8 @@ pub struct FunctionDoc {
     pub meaning: &'static str,
     /// What becomes of NULL.
     pub nulls: &'static str,
-    /// Expressions and what they give, as JSON. They may name the columns of [`EXAMPLE_ROW`], those of aggregates the
-    /// column `x`.
+    /// Expressions and what they give, as JSON. They may name the columns of [`EXAMPLE_ROW`], those of aggregates and
+    /// of functions of the rows before the column `x`; these give a value for each row, listed in no order.
     pub examples: &'static [(&'static str, &'static str)],
     /// The page of Azure Stream Analytics that the function follows; empty for our own.
     pub page: &'static str,
@@ -44,6 +44,7 @@ pub fn function_docs() -> Vec<(&'static str, Vec<FunctionDoc>)> {
     let mut groups: Vec<(&str, Vec<FunctionDoc>)> = scalar.collect();
     groups.push(("Forms of the language", super::forms::FORMS.iter().map(|f| f.doc).collect()));
     groups.push(("Aggregates", aggregates::docs()));
+    groups.push(("Over the rows before", analytic::DOCS.to_vec()));
     groups
 }
 
@@ -60,11 +61,11 @@ pub fn function_reference() -> String {
          type `any` (from JSON_PARSE, user code, or branches of different types) has its own type in each row, and is \
          converted likewise.\n\n",
     );
-    let _ = writeln!(
-        text,
-        "Examples of scalar functions see the row `{EXAMPLE_ROW}`, those of aggregates a window in which"
-    );
+    let _ = writeln!(text, "Examples of scalar functions see the row `{EXAMPLE_ROW}`, the others rows in which");
     let _ = writeln!(text, "`x` is {}.", EXAMPLE_COLUMN.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
+    text.push_str(
+        "\nFunctions over the rows before give a value for each row; their examples list them in no order.\n",
+    );
     for (group, docs) in function_docs() {
         let _ = write!(text, "\n## {group}\n\n| function | meaning | NULL | example |\n|---|---|---|---|\n");
         for doc in docs {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! # input clicks [ts]         JSON lines; the columns in brackets are datetimes
+//! # function name             JavaScript of a user's function
 //! # query                     the script
 //! # plan                      expected: one line a node
 //! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
@@ -12,7 +13,7 @@
 use std::{fmt::Write, fs, path::Path};
 
 use tidemill_engine::dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy};
-use tidemill_queries::{InputTable, QueryErrors, Script, Settings, plan};
+use tidemill_queries::{InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan};
 
 use crate::run::{Input, lines, run};
 
@@ -48,10 +49,17 @@ impl Case {
             .collect()
     }
 
+    fn functions(&self) -> UserFunctions {
+        let scripts = self.sections.iter().filter_map(|(title, body)| Some((title.strip_prefix("function ")?, body)));
+        let function =
+            |(name, body): (&str, &String)| UserFunction::javascript(name, &format!("{name}.js"), body).unwrap();
+        UserFunctions::new(scripts.map(function).collect())
+    }
+
     fn actual(&self, title: &str) -> String {
         let query = self.sections.iter().find(|(t, _)| t == "query").map(|(_, q)| q.trim_end()).unwrap();
         let inputs = self.inputs();
-        let (dataflow, names) = match planned(query, &inputs) {
+        let (dataflow, names) = match planned(query, &inputs, self.functions()) {
             Ok(planned) => planned,
             Err(errors) => return errors.render(query, "query"),
         };
@@ -76,7 +84,7 @@ impl Case {
 }
 
 /// The plan, with the outputs that the script names.
-fn planned(query: &str, inputs: &[Input]) -> Result<(Dataflow, Vec<String>), QueryErrors> {
+fn planned(query: &str, inputs: &[Input], functions: UserFunctions) -> Result<(Dataflow, Vec<String>), QueryErrors> {
     let script = Script::parse(query)?;
     let mut outputs: Vec<String> = vec![];
     for name in script.outputs() {
@@ -89,7 +97,8 @@ fn planned(query: &str, inputs: &[Input]) -> Result<(Dataflow, Vec<String>), Que
         .iter()
         .map(|i| InputTable { name: i.name.clone(), schema: i.schema.clone(), sampled: None, time_column: None })
         .collect();
-    let dataflow = plan(&script, &tables, &outputs, &Settings { standard_delay: Some(0), ..Settings::default() })?;
+    let dataflow =
+        plan(&script, &tables, &outputs, &Settings { standard_delay: Some(0), functions, ..Settings::default() })?;
     Ok((dataflow, outputs))
 }
 
@@ -191,5 +200,6 @@ files!(
     refusals,
     functions,
     analytic,
+    user_functions,
     types
 );

@@ -10,16 +10,21 @@ use tidemill_queries::{
 
 use crate::run::{Input, lines, run};
 
-/// The one row that a query over the rows gives, without its braces.
-fn result(query: &str, rows: &str) -> Result<Value, String> {
+/// The column `x` of the rows that a query gives.
+fn results(query: &str, rows: &str) -> Result<Vec<Value>, String> {
     let input = Input::new("t", rows, &[]);
     let table = InputTable { name: input.name.clone(), schema: input.schema.clone(), sampled: None, time_column: None };
     let dataflow = Script::parse(query)
         .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
         .map_err(|e| e.render(query, "query"))?;
     let rows = run(&dataflow, &[input])?;
-    let [row] = lines(&rows[0]).try_into().map_err(|rows| format!("expected one row, found {rows:?}"))?;
-    Ok(serde_json::from_str::<Value>(&row).unwrap()["x"].clone())
+    Ok(lines(&rows[0]).iter().map(|row| serde_json::from_str::<Value>(row).unwrap()["x"].clone()).collect())
+}
+
+/// That of the one row that a query gives.
+fn result(query: &str, rows: &str) -> Result<Value, String> {
+    let [value] = results(query, rows)?.try_into().map_err(|rows| format!("expected one row, found {rows:?}"))?;
+    Ok(value)
 }
 
 #[test]
@@ -38,7 +43,11 @@ fn examples_of_the_reference_page_are_true() {
                     ),
                     _ => (format!("SELECT {expression} AS x FROM t"), EXAMPLE_ROW),
                 };
-                let found = result(&query, rows).unwrap_or_else(|e| panic!("{expression}: {e}"));
+                let found = match group {
+                    "Over the rows before" => results(&query, &column).map(Value::Array),
+                    _ => result(&query, rows),
+                };
+                let found = found.unwrap_or_else(|e| panic!("{expression}: {e}"));
                 let expected: Value = serde_json::from_str(expected).unwrap();
                 let same_instant = || Some(instant(&found)? == instant(&expected)?);
                 assert!(

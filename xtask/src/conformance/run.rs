@@ -11,7 +11,7 @@ use tidemill_engine::{
     dataflow::plan::{LateAction, TimeBounds},
     datetime_type,
 };
-use tidemill_queries::{CompatibilityLevel, InputTable, Script, Settings};
+use tidemill_queries::{CompatibilityLevel, InputTable, Script, Settings, UserFunction, UserFunctions};
 
 use super::case::{Case, Row};
 use crate::memory::{self, Cut, Partition};
@@ -99,7 +99,14 @@ fn settings(case: &Case) -> anyhow::Result<Settings> {
         _ => CompatibilityLevel::V1_2,
     };
     let standard_delay = case.watermark_delay.as_deref().map(delay).transpose()?;
-    Ok(Settings { time, standard_delay, compatibility })
+    Ok(Settings { time, standard_delay, compatibility, functions: functions(case)? })
+}
+
+fn functions(case: &Case) -> anyhow::Result<UserFunctions> {
+    let functions = case.functions.iter().map(|(name, function)| {
+        UserFunction::javascript(name, &format!("{name}.js"), &function.body).map_err(anyhow::Error::msg)
+    });
+    Ok(UserFunctions::new(functions.collect::<anyhow::Result<_>>()?))
 }
 
 /// `1 second`, in microseconds.

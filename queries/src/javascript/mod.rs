@@ -1,0 +1,149 @@
+//! User code: functions of a job beside those of the language, called as `udf.name(x)` and `uda.name(x)`.
+//!
+//! A function is a JavaScript text, run by QuickJS, or a DataFusion function that an embedding program hands over. A text
+//! declares one function at its top level, or one named `main`: as `udf` it is called for each row, as `uda` it is the
+//! constructor of an aggregate with the methods `init`, `accumulate` and `computeResult`.
+//!
+//! Each thread has an engine of its own for each function ([`engine`]); a call may take [`TIME_LIMIT`] and an engine
+//! [`MEMORY_LIMIT`] bytes. Results are values of type `any`: a script says only at run time what it returns.
+
+mod aggregate;
+mod engine;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use datafusion_expr::{AggregateUDF, ScalarUDF};
+use sqlparser::tokenizer::Span;
+
+use crate::{error::QueryError, typed::Typed};
+
+/// How long one call may take.
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(1);
+/// What one engine may hold, in bytes.
+pub(crate) const MEMORY_LIMIT: usize = 64 << 20;
+
+/// A function of a job.
+#[derive(Clone, Debug)]
+pub struct UserFunction {
+    name: String,
+    body: Body,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    JavaScript(Arc<Script>),
+    Native(Arc<ScalarUDF>),
+}
+
+/// A JavaScript text that declares a function.
+#[derive(Debug)]
+pub(crate) struct Script {
+    /// As a query calls it.
+    pub(crate) name: String,
+    /// Name of the text in messages.
+    pub(crate) file: String,
+    pub(crate) source: String,
+    /// The function in the text that is called.
+    pub(crate) entry: String,
+    /// Tells scripts apart, also two of one text.
+    pub(crate) id: u64,
+}
+
+impl PartialEq for Script {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Script {}
+
+impl Hash for Script {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl UserFunction {
+    /// From a JavaScript text; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// A text that is no JavaScript, with its line, or that does not declare the one function to call.
+    pub fn javascript(name: &str, file: &str, source: &str) -> Result<Self, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut script = Script {
+            name: name.to_owned(),
+            file: file.to_owned(),
+            source: source.to_owned(),
+            entry: String::new(),
+            id: NEXT.fetch_add(1, Relaxed),
+        };
+        script.entry = engine::entry(&script)?;
+        Ok(Self { name: name.to_owned(), body: Body::JavaScript(Arc::new(script)) })
+    }
+
+    /// From a DataFusion function, for programs that embed this crate; it is called as `udf.name`.
+    #[must_use]
+    pub fn native(name: &str, function: Arc<ScalarUDF>) -> Self {
+        Self { name: name.to_owned(), body: Body::Native(function) }
+    }
+
+    /// As a query calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A call of `udf.name`.
+    pub(crate) fn call(&self, args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
+        match &self.body {
+            Body::JavaScript(script) => scalar::call(script, args, span),
+            Body::Native(function) => {
+                let types: Vec<_> = args.iter().map(|a| a.data_type.clone()).collect();
+                let data_type = function.return_type(&types).map_err(|e| QueryError::at(span, e.strip_backtrace()))?;
+                Typed::call(function.as_ref().clone(), args, data_type, span)
+            }
+        }
+    }
+
+    /// The aggregate that `uda.name` calls.
+    pub(crate) fn aggregate(&self, span: Span) -> Result<Arc<AggregateUDF>, QueryError> {
+        match &self.body {
+            Body::JavaScript(script) => {
+                engine::check_aggregate(script).map_err(|e| QueryError::at(span, e))?;
+                Ok(aggregate::function(script))
+            }
+            Body::Native(_) => Err(QueryError::at(span, format!("`{}` is called as `udf.{0}`", self.name))),
+        }
+    }
+}
+
+/// The functions of a job, by name in any case.
+#[derive(Clone, Debug, Default)]
+pub struct UserFunctions(Arc<[UserFunction]>);
+
+impl UserFunctions {
+    /// These functions; of two with one name the first counts.
+    #[must_use]
+    pub fn new(functions: Vec<UserFunction>) -> Self {
+        Self(functions.into())
+    }
+
+    pub(crate) fn find(&self, name: &str, span: Span) -> Result<&UserFunction, QueryError> {
+        self.0.iter().find(|f| f.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.0.iter().map(|f| f.name.as_str()).collect();
+            let error = QueryError::unknown(span, "user-defined function", name, &known);
+            if known.is_empty() { error.help("declare it under `functions` in the spec") } else { error }
+        })
+    }
+}
