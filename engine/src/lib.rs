@@ -20,6 +20,7 @@ pub mod error;
 pub mod event_time;
 pub mod intake;
 pub mod operator;
+pub mod recognize;
 pub mod signal;
 pub mod sink;
 pub mod source;

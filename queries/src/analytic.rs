@@ -133,7 +133,7 @@ impl<'a> Over<'a> {
     }
 }
 
-fn limit(function: &Function) -> Result<i64, QueryError> {
+pub(crate) fn limit(function: &Function) -> Result<i64, QueryError> {
     const EXPECTED: &str = "expected LIMIT DURATION(unit, n)";
     match arguments(function)?.as_slice() {
         [Expr::Function(f)] if function_name(f) == "duration" => {

@@ -34,6 +34,10 @@ impl Dialect for AsaDialect {
         ch.is_alphanumeric() || matches!(ch, '_' | '@' | '$' | '#')
     }
 
+    fn supports_match_recognize(&self) -> bool {
+        true
+    }
+
     fn supports_eq_alias_assignment(&self) -> bool {
         true
     }

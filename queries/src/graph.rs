@@ -27,8 +27,8 @@ use tidemill_engine::{
     dataflow::{
         order::order_type,
         plan::{
-            AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, MetadataColumn, Node,
-            NodeId, OperatorPlan, TimeBounds, TimePolicy,
+            AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, MatchPlan,
+            MetadataColumn, Node, NodeId, OperatorPlan, TimeBounds, TimePolicy,
         },
     },
     datetime_type,
@@ -75,6 +75,8 @@ pub(crate) enum Step {
     },
     /// Adds a column for each call before the event time.
     Analytic(Vec<AnalyticCall>),
+    /// The columns of references stand behind those of the input.
+    Recognize(MatchPlan),
     Union,
     Output(usize),
 }
@@ -121,7 +123,7 @@ impl Graph {
             | Step::Unnest { .. }
             | Step::Analytic(_)
             | Step::Union => inputs.iter().all(|input| self.can_order(*input)),
-            Step::Aggregate { .. } | Step::Output(_) => false,
+            Step::Aggregate { .. } | Step::Recognize(_) | Step::Output(_) => false,
         }
     }
 
@@ -184,6 +186,11 @@ impl Graph {
                     let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
                     OperatorPlan::Analytic(used.map(|(_, call)| moved_call(call, from)).collect::<Result<_>>()?)
                 }
+                (Step::Recognize(plan), Some((child, from))) => {
+                    let width = dataflow.nodes[*child].schema.fields().len();
+                    let before = self.nodes[node.inputs[0]].schema.fields().len();
+                    OperatorPlan::Recognize(moved_match(plan, before, from, width)?)
+                }
                 (Step::Union, _) => OperatorPlan::Union,
                 (Step::Output(output), _) => OperatorPlan::Output(*output),
                 _ => return Err(internal_datafusion_err!("a node without input")),
@@ -209,10 +216,10 @@ impl Graph {
                 continue;
             }
             for input in &node.inputs {
-                let wanted = node.wants(&needs[id]);
-                needs[*input].extend(wanted);
+                let (wanted, width) = (node.wants(&needs[id]), self.nodes[*input].schema.fields().len());
+                needs[*input].extend(wanted.into_iter().filter(|c| *c < width || *c == ORDER_COLUMN));
                 needs[*input].insert(self.nodes[*input].time());
-                if matches!(node.step, Step::Analytic(_)) && self.can_order(*input) {
+                if matches!(node.step, Step::Analytic(_) | Step::Recognize(_)) && self.can_order(*input) {
                     needs[*input].insert(ORDER_COLUMN);
                 }
             }
@@ -270,6 +277,7 @@ impl GraphNode {
                 let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(keys.len() + 2 + i)));
                 keys.iter().chain(used.flat_map(|(_, c)| &c.args)).flat_map(columns_of).collect()
             }
+            Step::Recognize(plan) => match_columns(plan),
             Step::Union | Step::Output(_) => needs.clone(),
         }
     }
@@ -296,6 +304,7 @@ impl GraphNode {
             Step::Aggregate { keys, .. } => {
                 (0..keys.len() + 2).chain(needs.range(keys.len() + 2..time).copied()).chain([time]).collect()
             }
+            Step::Recognize(_) => (0..=time).collect(),
             Step::Project(_) | Step::Union | Step::Output(_) => needs.iter().copied().collect(),
         };
         if let Some(order) = columns.iter().position(|c| *c == ORDER_COLUMN) {
@@ -337,6 +346,30 @@ fn moved_call(call: &AnalyticCall, places: &Places) -> Result<AnalyticCall> {
         partition: call.partition.iter().map(|k| moved(k, places)).collect::<Result<_>>()?,
         when: call.when.as_ref().map(|w| moved(w, places)).transpose()?,
     })
+}
+
+/// Columns of its input that a match reads. Those behind the input's are its references.
+fn match_columns(plan: &MatchPlan) -> BTreeSet<usize> {
+    let conditions = plan.variables.iter().filter_map(|v| v.condition.as_ref());
+    let arguments = plan.references.iter().map(|r| &r.argument);
+    plan.partition.iter().chain(conditions).chain(arguments).chain(&plan.measures).flat_map(columns_of).collect()
+}
+
+/// `before`: how many columns the input had; `width`: how many it has.
+fn moved_match(plan: &MatchPlan, before: usize, places: &Places, width: usize) -> Result<MatchPlan> {
+    let references = (0..plan.references.len()).map(|i| (before + i, width + i));
+    let context: Places = places.iter().map(|(old, new)| (*old, *new)).chain(references).collect();
+    let all = |list: &[Expr]| list.iter().map(|e| moved(e, &context)).collect::<Result<Vec<_>>>();
+    let mut plan = plan.clone();
+    plan.partition = all(&plan.partition)?;
+    plan.measures = all(&plan.measures)?;
+    for condition in plan.variables.iter_mut().filter_map(|v| v.condition.as_mut()) {
+        *condition = moved(condition, &context)?;
+    }
+    for reference in &mut plan.references {
+        reference.argument = moved(&reference.argument, &context)?;
+    }
+    Ok(plan)
 }
 
 /// All columns that an input can have: payload, metadata, event time.

@@ -24,6 +24,7 @@ mod graph;
 mod javascript;
 mod operators;
 mod plan;
+mod recognize;
 mod rewrite;
 mod scope;
 mod script;

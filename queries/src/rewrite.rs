@@ -7,7 +7,8 @@
 //!   __when(c))`: what the parser does not know arrives among the keys.
 //! - Statements that follow one another without `;` get one.
 //! - `!>` and `!<` become `<=` and `>=`; the type names `array` and `record` lose their meaning to the parser.
-//! - What the parser would misunderstand or could not survive is refused here: MATCH_RECOGNIZE, extreme nesting and length.
+//! - The clauses of MATCH_RECOGNIZE come in the parser's order, LIMIT DURATION as one of its keys.
+//! - What the parser would misunderstand or could not survive is refused here: extreme nesting and length.
 
 use sqlparser::{
     keywords::Keyword,
@@ -18,6 +19,8 @@ use crate::error::QueryError;
 
 pub(crate) const TIMESTAMP_BY: &str = "__timestamp_by";
 pub(crate) const PARTITION_BY: &str = "__partition_by";
+/// Takes any row in a PATTERN, where the text says `.`.
+pub(crate) const ANY_ROW: &str = "__any";
 pub(crate) const LIMIT: &str = "__limit";
 pub(crate) const WHEN: &str = "__when";
 
@@ -39,6 +42,7 @@ const CLAUSES: &[&str] = &[
     "INTO",
     "JOIN",
     "LEFT",
+    "MATCH_RECOGNIZE",
     "ON",
     "ORDER",
     "OUTER",
@@ -51,6 +55,9 @@ const CLAUSES: &[&str] = &[
     "WHERE",
     "WITH",
 ];
+
+/// Words that begin a clause of MATCH_RECOGNIZE, in the order in which the parser knows them.
+const MATCH_CLAUSES: &[&str] = &["PARTITION", "LIMIT", "ORDER", "MEASURES", "ONE", "ALL", "AFTER", "PATTERN", "DEFINE"];
 
 /// Tokens without white space, comments and the end marker.
 pub(crate) fn rewrite(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>, QueryError> {
@@ -117,7 +124,11 @@ impl Rewriter<'_> {
         let mut from = Vec::new();
         let mut in_with = false;
         while let Some(token) = self.input.get(self.at) {
-            self.refuse(token)?;
+            if is_word(token, "MATCH_RECOGNIZE") && self.next_is(&Token::LParen) {
+                self.match_clause()?;
+                depth += 1;
+                continue;
+            }
             let timestamp_by = self.is_pair(self.at, "TIMESTAMP", "BY");
             if timestamp_by || (from.last() == Some(&depth) && self.is_pair(self.at, "PARTITION", "BY")) {
                 self.input_clauses()?;
@@ -181,11 +192,85 @@ impl Rewriter<'_> {
         self.push(Token::make_word(word, None), place);
     }
 
-    fn refuse(&self, token: &TokenWithSpan) -> Result<(), QueryError> {
-        if is_word(token, "MATCH_RECOGNIZE") && self.next_is(&Token::LParen) {
-            return Err(QueryError::unsupported(token.span, "MATCH_RECOGNIZE"));
+    /// `MATCH_RECOGNIZE (...)` at `self.at`: its clauses in the order that the parser knows, LIMIT DURATION among the keys.
+    fn match_clause(&mut self) -> Result<(), QueryError> {
+        let start = self.at;
+        let mut clauses: Vec<(&str, std::ops::Range<usize>)> = vec![];
+        let (mut depth, mut at) = (0usize, start + 2);
+        while let Some(token) = self.input.get(at) {
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => break,
+                Token::RParen => depth -= 1,
+                _ if depth == 0 => {
+                    let opens = |word: &&str| is_word(token, word) && self.opens_match_clause(at, word);
+                    if let Some(word) = MATCH_CLAUSES.iter().find(|word| opens(word)) {
+                        if clauses.iter().any(|(other, _)| other == word) {
+                            let message = format!("`{}` is given twice in MATCH_RECOGNIZE", token.token);
+                            return Err(QueryError::at(token.span, message));
+                        }
+                        clauses.push((*word, at..at));
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+            match clauses.last_mut() {
+                Some((_, range)) => range.end = at,
+                None => {
+                    return Err(QueryError::at(
+                        token.span,
+                        "expected LIMIT DURATION, PARTITION BY, MEASURES, AFTER MATCH, PATTERN or DEFINE",
+                    ));
+                }
+            }
         }
+        let place = &self.input[start];
+        self.output.extend_from_slice(&self.input[start..start + 2]);
+        let range = |word: &str| clauses.iter().find(|(other, _)| *other == word).map(|(_, range)| range.clone());
+        let (partition, limit) = (range("PARTITION"), range("LIMIT"));
+        if partition.is_some() || limit.is_some() {
+            self.push_word("PARTITION", place);
+            self.push_word("BY", place);
+        }
+        if let Some(range) = &partition {
+            self.output.extend_from_slice(&self.input[range.start + 2..range.end]);
+        }
+        if let Some(range) = limit {
+            if partition.is_some() {
+                self.push(Token::Comma, place);
+            }
+            self.push_word(LIMIT, place);
+            self.push(Token::LParen, place);
+            self.output.extend_from_slice(&self.input[range.start + 1..range.end]);
+            self.push(Token::RParen, place);
+        }
+        for word in MATCH_CLAUSES.iter().filter(|word| !matches!(**word, "PARTITION" | "LIMIT")) {
+            let Some(range) = range(word) else { continue };
+            for token in &self.input[range] {
+                match token.token {
+                    // Any row.
+                    Token::Period if *word == "PATTERN" => self.push_word(ANY_ROW, token),
+                    _ => self.output.push(token.clone()),
+                }
+            }
+        }
+        self.at = at; // the closing parenthesis is pushed as any other
         Ok(())
+    }
+
+    /// Whether the word at `at` begins a clause: its second word follows.
+    fn opens_match_clause(&self, at: usize, word: &str) -> bool {
+        let Some(next) = self.input.get(at + 1) else { return false };
+        match word {
+            "PARTITION" | "ORDER" => is_word(next, "BY"),
+            "LIMIT" => is_word(next, "DURATION"),
+            "ONE" => is_word(next, "ROW"),
+            "ALL" => is_word(next, "ROWS"),
+            "AFTER" => is_word(next, "MATCH"),
+            "PATTERN" => next.token == Token::LParen,
+            _ => true,
+        }
     }
 
     /// `OVER (...)` at `self.at`: its clauses in any order as one that the parser knows.

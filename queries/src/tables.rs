@@ -72,6 +72,7 @@ pub(crate) fn relation_name(name: &ObjectName) -> Result<&Ident, QueryError> {
 pub(crate) fn source_name(factor: &TableFactor) -> Option<&Ident> {
     match factor {
         TableFactor::Table { name, args: None, .. } => relation_name(name).ok(),
+        TableFactor::MatchRecognize { table, .. } => source_name(table),
         other => {
             let (_, args, span) = table_function(other)?;
             Some(table_argument(args.ok()?.first()?, span).ok()?.0)
@@ -226,7 +227,7 @@ impl Planner<'_> {
         Ok(relation)
     }
 
-    fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
+    pub(crate) fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
         match factor {
             TableFactor::Table {
                 name,
@@ -259,6 +260,12 @@ impl Planner<'_> {
                     return Err(QueryError::unknown(span, "table function", &name, &TABLE_FUNCTIONS).into());
                 }
                 let mut relation = self.windowed(&name, &args?, span)?;
+                rename(&mut relation, alias.as_ref())?;
+                Ok(relation)
+            }
+            TableFactor::MatchRecognize { alias, .. } => {
+                let mut relation = self.recognize(factor, select)?;
+                relation.scope.relations = vec![vec![]];
                 rename(&mut relation, alias.as_ref())?;
                 Ok(relation)
             }

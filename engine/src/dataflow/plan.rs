@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
 
 use crate::{
     analytic::anomaly::Anomaly,
+    recognize::pattern::Pattern,
     window::shape::{SessionShape, WindowShape, Windows},
 };
 
@@ -116,6 +117,8 @@ pub enum OperatorPlan {
     Aggregate(AggregatePlan),
     /// Adds a column for each call before the event time: a function of the row and of those before it.
     Analytic(Vec<AnalyticCall>),
+    /// Runs of rows that match a pattern. Columns: measures, event time.
+    Recognize(MatchPlan),
     /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.
     Union,
     /// Hands the rows, without the event time, to the output of this index.
@@ -126,7 +129,7 @@ impl OperatorPlan {
     /// Whether it takes its rows in their order and gives them in one ([`super::order`]).
     #[must_use]
     pub fn is_sequential(&self) -> bool {
-        matches!(self, Self::Analytic(_))
+        matches!(self, Self::Analytic(_) | Self::Recognize(_))
     }
 
     /// Whether it holds rows back until the watermark has passed them, so that its results are told apart by event time
@@ -235,6 +238,62 @@ pub enum AnalyticFunction {
         /// How long a row counts.
         within_us: i64,
     },
+}
+
+/// MATCH_RECOGNIZE. Conditions and measures are over the columns of a row, then a column for each of `references`.
+#[derive(Clone, Debug)]
+pub struct MatchPlan {
+    /// Only rows of the same values are matched together; empty: all.
+    pub partition: Vec<Arc<dyn PhysicalExpr>>,
+    /// From the first to the last row of a match lies less than this, in microseconds.
+    pub within_us: i64,
+    /// Over `variables`, by their places.
+    pub pattern: Pattern,
+    /// The variables.
+    pub variables: Vec<Variable>,
+    /// What conditions and measures ask of the rows that a match has so far.
+    pub references: Vec<Reference>,
+    /// The columns of a result; the row at hand is the match's last.
+    pub measures: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+/// A variable of a pattern.
+#[derive(Clone, Debug)]
+pub struct Variable {
+    /// Its name, for CLASSIFIER.
+    pub name: String,
+    /// Which rows it takes; none: all.
+    pub condition: Option<Arc<dyn PhysicalExpr>>,
+    /// The references in the condition, by their places; the row at hand is among their rows.
+    pub reads: Vec<usize>,
+}
+
+/// What something is over the rows of a match.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Which of its rows' values.
+    pub kind: ReferenceKind,
+    /// Of the rows of this variable; none: of all.
+    pub variable: Option<usize>,
+    /// Over a row.
+    pub argument: Arc<dyn PhysicalExpr>,
+    /// Of the result.
+    pub data_type: DataType,
+}
+
+/// See [`Reference`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferenceKind {
+    /// The value of the first row.
+    First,
+    /// The value of the last row.
+    Last,
+    /// The smallest value, nulls apart.
+    Min,
+    /// The largest value, nulls apart.
+    Max,
+    /// The names of the variables of the rows, a list of text.
+    Classifier,
 }
 
 /// A detector of anomalies.

@@ -21,6 +21,7 @@ use crate::{
     EventTime, Result, Signal,
     analytic::Analytic,
     operator::{Emit, Operator},
+    recognize::Recognize,
     window::{
         AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, WindowAggregate, shape::Windows,
         slices::Slices,
@@ -306,6 +307,10 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
             let analytic = Analytic::try_new(calls, input, schema)?;
             Box::new(InOrder::try_new(analytic, "analytic", dataflow, &node.inputs, Arc::clone(late))?)
         }
+        OperatorPlan::Recognize(plan) => {
+            let recognize = Recognize::try_new(plan, input, schema)?;
+            Box::new(InOrder::try_new(recognize, "match_recognize", dataflow, &node.inputs, Arc::clone(late))?)
+        }
         OperatorPlan::Assign(Windows::Session(_) | Windows::Sliding { .. })
         | OperatorPlan::Input(_)
         | OperatorPlan::Aggregate(_)
@@ -326,6 +331,7 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
             OperatorPlan::Aggregate(plan) => plan.windows.reach_back(),
             OperatorPlan::AssignSessions { shape, .. } => Windows::Session(*shape).reach_back(),
             OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max().unwrap_or(0),
+            OperatorPlan::Recognize(plan) => plan.within_us,
             _ => 0,
         };
         reach[id] = upstream.saturating_add(own);

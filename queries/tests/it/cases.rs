@@ -134,6 +134,7 @@ fn describe(dataflow: &Dataflow) -> String {
                     .collect();
                 format!("aggregate {:?} by [{}] [{}]", a.windows, keys.join(", "), calls.join(", "))
             }
+            OperatorPlan::Recognize(plan) => format!("recognize {:?} within {}", plan.pattern, plan.within_us),
             OperatorPlan::Analytic(calls) => {
                 format!("analytic {}", calls.iter().map(call).collect::<Vec<_>>().join(", "))
             }
@@ -201,5 +202,6 @@ files!(
     functions,
     analytic,
     user_functions,
+    recognize,
     types
 );
