@@ -16,18 +16,21 @@ use datafusion_functions_aggregate::{
 use datafusion_physical_expr::{
     PhysicalExpr,
     aggregate::{AggregateExprBuilder, LoweredAggregate},
-    expressions::{BinaryExpr, IsNotNullExpr, col, lit},
+    expressions::{BinaryExpr, Column, IsNotNullExpr, col, lit},
 };
 
 use super::{
     plan::{
-        AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, Node, OperatorPlan,
-        RollingAggregate, TimePolicy,
+        AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, MatchPlan, Node,
+        OperatorPlan, Reference, ReferenceKind, RollingAggregate, TimePolicy, Variable,
     },
     stage::Stage,
 };
 use crate::{
-    EVENT_TIME, EventTime, Signal, aggregate, datetime_type,
+    EVENT_TIME, EventTime, Signal, aggregate,
+    analytic::{anomaly::Anomaly, verdict_type},
+    datetime_type,
+    recognize::pattern::Pattern,
     window::shape::{Closed, SessionShape, WindowShape, Windows},
 };
 
@@ -112,6 +115,7 @@ fn dataflow() -> Dataflow {
     nodes.push(windowed(1, &["k"], cut, &every));
     nodes.push(node(OperatorPlan::AssignSessions { shape: session, partition }, vec![1], &assigned));
     nodes.push(windowed(1, &["k"], Windows::Session(session), &every[1..4]));
+    nodes.push(matches(1, &schema));
     let outputs: Vec<String> = (2..nodes.len()).map(|from| format!("of {from}")).collect();
     for (output, from) in (2..nodes.len()).enumerate() {
         let schema = Arc::clone(&nodes[from].schema);
@@ -144,6 +148,8 @@ fn every_analytic() -> Vec<(AnalyticFunction, &'static str, DataType)> {
     use RollingAggregate::{Avg, Count, Max, Min, Sum};
     let lag = |offset| AnalyticFunction::Lag { offset, default: None, within_us: 50 };
     let rolling = |aggregate| AnalyticFunction::Rolling { aggregate, within_us: 35 };
+    let detector =
+        |anomaly| AnalyticFunction::Anomaly(AnomalyPlan { anomaly, confidence: 60.0, history: 20, within_us: 300 });
     let interval = WindowShape { size: 40, hop: 40, offset: 0, closed: Closed::End };
     vec![
         (lag(2), "x", DataType::Float64),
@@ -155,7 +161,47 @@ fn every_analytic() -> Vec<(AnalyticFunction, &'static str, DataType)> {
         (rolling(Avg), "x", DataType::Float64),
         (rolling(Min), "n", DataType::Int64),
         (rolling(Max), "k", DataType::Utf8),
+        (detector(Anomaly::SpikesAndDips), "x", verdict_type()),
+        (detector(Anomaly::ChangePoint), "x", verdict_type()),
     ]
+}
+
+/// Runs of small `n` and of larger ones behind them, by `k`.
+fn matches(input: usize, schema: &Schema) -> Node {
+    let reference = |kind, variable, argument: &str, data_type| Reference {
+        kind,
+        variable,
+        argument: col(argument, schema).unwrap(),
+        data_type,
+    };
+    let references = vec![
+        reference(ReferenceKind::Last, Some(0), "n", DataType::Int64),
+        reference(ReferenceKind::First, None, "x", DataType::Float64),
+        reference(ReferenceKind::Max, Some(1), "x", DataType::Float64),
+        reference(ReferenceKind::Classifier, None, "n", DataType::new_list(DataType::Utf8, true)),
+    ];
+    let width = schema.fields().len();
+    let column = |i: usize| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new("reference", width + i)) };
+    let compare =
+        |op, right| Some(Arc::new(BinaryExpr::new(col("n", schema).unwrap(), op, right)) as Arc<dyn PhysicalExpr>);
+    let small = compare(datafusion_expr::Operator::Lt, lit(3i64));
+    let larger = compare(datafusion_expr::Operator::Gt, column(0));
+    let more = |variable| Pattern::Repeat { pattern: Box::new(Pattern::Variable(variable)), least: 1, most: None };
+    let mut fields: Vec<Field> =
+        references.iter().enumerate().map(|(i, r)| field(&format!("m{i}"), r.data_type.clone())).collect();
+    fields.push(Field::new(EVENT_TIME, datetime_type(), false));
+    let plan = MatchPlan {
+        partition: vec![col("k", schema).unwrap()],
+        within_us: 60,
+        pattern: Pattern::Sequence(vec![more(0), more(1)]),
+        variables: vec![
+            Variable { name: "small".into(), condition: small, reads: vec![] },
+            Variable { name: "larger".into(), condition: larger, reads: vec![0] },
+        ],
+        measures: (0..references.len()).map(column).collect(),
+        references,
+    };
+    Node { operator: OperatorPlan::Recognize(plan), inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
 }
 
 /// Rows in order of time, one batch for each step, with a watermark behind it.
