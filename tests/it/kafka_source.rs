@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arrow::{
@@ -23,30 +23,16 @@ use tidemill_connectors::{
     },
 };
 use tidemill_engine::{
-    Clock, EngineError, ErrorKind, EventTime, Monotonic,
+    EngineError, ErrorKind, EventTime,
     sink::Sink,
     source::{Source, SourceEvent, TimestampKind},
 };
 use xtask::kafka::{Broker, BrokerOptions, Record, shared};
 
+use crate::clock::machine_clock;
+
 /// Far longer than any of this takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-struct MachineClock(Instant);
-
-fn machine_clock() -> Arc<dyn Clock> {
-    Arc::new(MachineClock(Instant::now()))
-}
-
-impl Clock for MachineClock {
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(self.0.elapsed().as_micros() as i64)
-    }
-
-    fn wall(&self) -> EventTime {
-        EventTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64)
-    }
-}
 
 fn connection(broker: &Broker) -> KafkaConnection {
     KafkaConnection { brokers: vec![broker.bootstrap().to_owned()], security: Security::default() }

@@ -6,6 +6,8 @@
 )]
 
 mod cli;
+mod clock;
+mod fetch_paths;
 mod house;
 mod jobs;
 mod kafka_source;

@@ -4,9 +4,11 @@
 //! The same seed makes the same inputs in the same order. The input at hand is on disk before it runs, so that a stack
 //! overflow or an endless loop leaves it behind as well.
 
+pub(crate) mod fetch;
 pub(crate) mod json;
 mod mutate;
 pub(crate) mod query;
+pub(crate) mod records;
 pub(crate) mod spec;
 
 use std::{
@@ -168,6 +170,16 @@ mod tests {
     #[test]
     fn spec_holds_for_a_second() {
         holds_for_a_second(&mut spec::Spec);
+    }
+
+    #[test]
+    fn fetch_holds_for_a_second() {
+        holds_for_a_second(&mut fetch::Fetch::default());
+    }
+
+    #[test]
+    fn records_hold_for_a_second() {
+        holds_for_a_second(&mut records::Records::default());
     }
 
     #[test]

@@ -58,6 +58,10 @@ enum FuzzTarget {
     Spec,
     /// The query front end.
     Query,
+    /// Answers of Kafka brokers to fetches.
+    Fetch,
+    /// Kafka's record batches.
+    Records,
 }
 
 impl FuzzTarget {
@@ -66,6 +70,8 @@ impl FuzzTarget {
             Self::Json => Box::new(fuzz::json::Json::new()?),
             Self::Spec => Box::new(fuzz::spec::Spec),
             Self::Query => Box::new(fuzz::query::Query::new()),
+            Self::Fetch => Box::new(fuzz::fetch::Fetch::default()),
+            Self::Records => Box::new(fuzz::records::Records::default()),
         })
     }
 }

@@ -75,6 +75,8 @@ on_both_paths! {
     an_unknown_topic_is_named_with_its_neighbours,
     a_topic_that_is_deleted_stops_the_job,
     brokers_that_refuse_are_named_within_the_wait,
+    errors_of_a_fetch_that_pass_lose_and_double_nothing,
+    a_leader_that_moves_and_a_broker_that_restarts_lose_and_double_nothing,
 }
 
 /// A broker with one topic `t`.
@@ -86,8 +88,13 @@ struct Broker {
 
 impl Broker {
     fn new(partitions: i32, fetch: Fetch) -> Self {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("t", partitions, 1).unwrap();
+        Self::of(1, partitions, fetch)
+    }
+
+    /// With several nodes, each of which has every partition.
+    fn of(nodes: i32, partitions: i32, fetch: Fetch) -> Self {
+        let cluster = MockCluster::new(nodes).unwrap();
+        cluster.create_topic("t", partitions, nodes).unwrap();
         let producer = ClientConfig::new()
             .set("bootstrap.servers", cluster.bootstrap_servers())
             .set("linger.ms", "0")
@@ -97,7 +104,8 @@ impl Broker {
     }
 
     fn connection(&self) -> KafkaConnection {
-        KafkaConnection { brokers: vec![self.cluster.bootstrap_servers()], security: Security::default() }
+        let brokers = self.cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
+        KafkaConnection { brokers, security: Security::default() }
     }
 
     fn produce(&self, partition: i32, values: impl IntoIterator<Item = String>) {
@@ -158,7 +166,7 @@ fn poll_until(sources: &mut [Box<dyn Source>], done: impl Fn(&[Seen]) -> bool) -
                         seen.push(Seen::Position(partition.0, next_offset));
                     }
                     SourceEvent::End { partition, end_offset, leader, .. } => {
-                        assert_eq!(leader, 1);
+                        assert!((1..=3).contains(&leader));
                         seen.push(Seen::End(partition.0, end_offset));
                     }
                     SourceEvent::Topology { .. } => seen.push(Seen::Topology),
@@ -411,6 +419,49 @@ fn brokers_that_refuse_are_named_within_the_wait(fetch: Fetch) {
          does not resolve; `{closing}`: closed the connection at the first request: a TLS listener, or not a Kafka broker"
     );
     assert_eq!(source_message(&refused), (ErrorKind::Unavailable, &text[..]));
+}
+
+/// Reads on until `count` records came, which must be the next ones, each once.
+fn read_next(sources: &mut [Box<dyn Source>], from: i64, count: i64) {
+    let records = |seen: &[Seen]| seen.iter().filter(|event| matches!(event, Seen::Record { .. })).count() as i64;
+    let seen = poll_until(sources, |seen| records(seen) >= count).unwrap();
+    let expected: Vec<_> = (from..from + count).map(|n| (n, n.to_string())).collect();
+    assert_eq!(values_of(&seen, 0), expected);
+}
+
+fn errors_of_a_fetch_that_pass_lose_and_double_nothing(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
+    let mut sources = broker.input().open(1, &[0], None, false).unwrap();
+    let codes = [
+        Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+        Code::RD_KAFKA_RESP_ERR_REPLICA_NOT_AVAILABLE,
+        Code::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+        Code::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+        Code::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+        Code::RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE,
+    ];
+    for (round, code) in codes.into_iter().enumerate() {
+        let from = round as i64 * 20;
+        broker.produce(0, numbered(from..from + 10));
+        broker.cluster.request_errors(RDKafkaApiKey::Fetch, &[code; 3]);
+        broker.produce(0, numbered(from + 10..from + 20));
+        read_next(&mut sources, from, 20);
+    }
+}
+
+fn a_leader_that_moves_and_a_broker_that_restarts_lose_and_double_nothing(fetch: Fetch) {
+    let broker = Broker::of(3, 1, fetch);
+    let mut sources = broker.input().open(1, &[0], None, false).unwrap();
+    for (round, leader) in [1, 2, 3, 1].into_iter().enumerate() {
+        let from = round as i64 * 30;
+        broker.cluster.partition_leader("t", 0, Some(leader)).unwrap();
+        broker.produce(0, numbered(from..from + 15));
+        broker.cluster.broker_down(leader).unwrap();
+        broker.cluster.broker_up(leader).unwrap();
+        broker.produce(0, numbered(from + 15..from + 30));
+        read_next(&mut sources, from, 30);
+    }
 }
 
 fn rows(users: &[Option<&str>]) -> RecordBatch {

@@ -9,7 +9,7 @@ use kafka_protocol::protocol::VersionRange;
 use uuid::Uuid;
 
 /// The versions that are read here.
-pub(in crate::kafka) const FETCH_VERSIONS: VersionRange = VersionRange { min: 4, max: 17 };
+pub const FETCH_VERSIONS: VersionRange = VersionRange { min: 4, max: 17 };
 /// From here on lengths are varints and structures end in tagged fields.
 const FLEXIBLE: i16 = 12;
 /// From here on topics go by their ids.

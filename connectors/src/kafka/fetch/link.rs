@@ -228,6 +228,12 @@ impl Link {
         Ok(())
     }
 
+    /// A whole request was refused: the next one begins anew, after a pause.
+    pub(super) fn refused(&mut self, now: Monotonic) {
+        self.session.reset();
+        self.quiet_until = self.quiet_until.max(Monotonic(now.0.saturating_add(PAUSES_US.0)));
+    }
+
     /// Takes the buffer of an answer back.
     pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= BUFFER_KEPT {

@@ -327,7 +327,7 @@ impl FetchSource {
             false => Vec::new(),
         };
         if ResponseError::try_from_code(answer.error_code).is_some() {
-            link.session.reset(); // its session is gone: the next request says everything
+            link.refused(received); // mostly its session is gone: the next request says everything
         } else {
             link.session.answered(answer.session_id);
         }
@@ -423,7 +423,7 @@ impl FetchSource {
             E::TopicAuthorizationFailed => {
                 return Err(self.error(Fault::NotAllowed { what: format!("topic `{topic}`") }));
             }
-            E::OffsetOutOfRange if !slot.follower => return Err(self.out_of_range(index)),
+            E::OffsetOutOfRange if !slot.follower => self.out_of_range(index)?,
             E::NotLeaderOrFollower | E::FencedLeaderEpoch => {
                 if let Some((node, epoch)) = partition.leader {
                     self.own.topology.heard_of(&topic, number, Leader { node, epoch });
@@ -431,6 +431,7 @@ impl FetchSource {
             }
             _ => {}
         }
+        let slot = &mut self.slots[index];
         // A follower that does not serve is left for the leader.
         if mem::take(&mut slot.follower) {
             slot.node = None;
@@ -443,17 +444,21 @@ impl FetchSource {
         Ok(())
     }
 
-    /// The offset to read next is not in the log: retention was faster, or the log was cut.
-    fn out_of_range(&self, index: usize) -> EngineError {
-        let slot = &self.slots[index];
+    /// The broker says that the offset to read next is not in the log: retention was faster, or the log was cut. Or it no
+    /// longer knows the epoch that was read last: then it is asked without.
+    fn out_of_range(&mut self, index: usize) -> Result<()> {
+        let slot = &mut self.slots[index];
         let (topic, number, wanted) = (slot.partition.topic.to_string(), slot.partition.number, slot.next_offset);
-        self.error(match self.shared.bounds_of(&slot.partition) {
-            Ok((_, end)) if wanted > end && slot.fetched_epoch >= 0 => {
+        let had_epoch = mem::replace(&mut slot.fetched_epoch, -1) >= 0;
+        let fault = match self.shared.bounds_of(&self.slots[index].partition) {
+            Ok((earliest, end)) if had_epoch && (earliest..=end).contains(&wanted) => return Ok(()),
+            Ok((_, end)) if had_epoch && wanted > end => {
                 Fault::Truncated { topic, number, log_end: end, read_to: wanted }
             }
             Ok((earliest, end)) => Fault::OffsetsGone { topic, number, wanted, earliest, end },
             Err(fault) => fault,
-        })
+        };
+        Err(self.error(fault))
     }
 
     /// Hands over the records of a partition in an answer. An inner error says why they must be asked for again.

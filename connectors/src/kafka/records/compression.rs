@@ -12,6 +12,12 @@ use super::{BadBatch, Batch, Records};
 const UNPACKED_LIMIT: usize = 256 << 20;
 /// Room that is made at once where nothing says how much is to come.
 const STEP: usize = 1 << 20;
+/// Bytes that a byte of snappy can stand for, rounded up: an element of 3 bytes copies 64.
+const SNAPPY_MOST: usize = 22;
+/// Bytes that a byte of zstd may well stand for.
+const ZSTD_LIKELY: usize = 64;
+/// A buffer above this is given back with the next batch.
+const KEPT: usize = 32 << 20;
 /// How a snappy stream of Java's library begins; two version numbers follow.
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
 /// How an LZ4 frame begins.
@@ -52,6 +58,9 @@ impl Unpacker {
         batch.check()?;
         let packed = batch.body();
         self.buffer.filled = 0;
+        if self.buffer.bytes.len() > KEPT {
+            self.buffer.bytes = Vec::new();
+        }
         let (codec, unpacked) = match batch.codec() {
             0 => return Ok(Records::new(batch, packed)),
             1 => ("gzip", self.gzip(packed)),
@@ -91,7 +100,11 @@ impl Unpacker {
     }
 
     fn snappy_block(&mut self, block: &[u8]) -> Result<(), Refusal> {
-        let (_, room) = self.buffer.room(snap::raw::decompress_len(block)?)?;
+        let said = snap::raw::decompress_len(block)?;
+        if said / SNAPPY_MOST > block.len() {
+            return Err("it claims to hold more than it can".into());
+        }
+        let (_, room) = self.buffer.room(said)?;
         self.buffer.filled += self.snappy.decompress(block, room)?;
         Ok(())
     }
@@ -134,7 +147,9 @@ impl Unpacker {
 
     fn zstd(&mut self, packed: &[u8]) -> Result<(), Refusal> {
         let said = get_frame_content_size(packed).ok().flatten();
-        let mut room_wanted = said.map_or(STEP, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let said = said.map_or(STEP, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        // Room for what is said, as far as the bytes at hand make it likely.
+        let mut room_wanted = said.min(STEP + packed.len().saturating_mul(ZSTD_LIKELY));
         self.zstd.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
         let mut input = InBuffer::around(packed);
         loop {

@@ -1,0 +1,25 @@
+//! The machine's clock, for what the tests drive by themselves.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use tidemill_engine::{Clock, EventTime, Monotonic};
+
+struct MachineClock(Instant);
+
+/// A clock that begins now.
+pub(crate) fn machine_clock() -> Arc<dyn Clock> {
+    Arc::new(MachineClock(Instant::now()))
+}
+
+impl Clock for MachineClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.0.elapsed().as_micros() as i64)
+    }
+
+    fn wall(&self) -> EventTime {
+        EventTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64)
+    }
+}
