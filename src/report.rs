@@ -240,7 +240,7 @@ mod tests {
             partitions,
         };
         let outputs = vec![OutputStatus { name: "screen".into(), rows: 1_234 }];
-        Status { elapsed_us, at, bounded, inputs: vec![input], outputs, late: 2 }
+        Status { elapsed_us, at, bounded, inputs: vec![input], outputs, late: 2, function_failures: vec![] }
     }
 
     #[test]

@@ -118,6 +118,9 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     counter(encoder, "tidemill_stepped_back_rows", "Rows whose LogAppendTime was below an earlier one", back)?;
     counter(encoder, "tidemill_bad_records", "Records that could not be processed, by class", bad)?;
     counter(encoder, "tidemill_late_rows", "Rows that came after their windows had closed", late)?;
+    let failures = status.function_failures.iter().map(|(name, n)| (vec![("function", name.clone())], *n));
+    let help = "Calls of a function of the spec that failed and gave NULL";
+    counter(encoder, "tidemill_function_failures", help, failures)?;
     counter(encoder, "tidemill_rows_out", "Rows handed to an output", rows)?;
 
     let partitions = || status.inputs.iter().flat_map(|input| input.partitions.iter().map(move |p| (input, p)));

@@ -35,6 +35,6 @@ mod windows;
 
 pub use error::{QueryError, QueryErrors};
 pub use functions::reference::{EXAMPLE_COLUMN, EXAMPLE_ROW, FunctionDoc, function_docs, function_reference};
-pub use javascript::{UserFunction, UserFunctions};
+pub use javascript::{OnError, UserFunction, UserFunctions};
 pub use plan::{CompatibilityLevel, InputTable, Settings, plan};
 pub use script::{DeclaredTable, Script};

@@ -44,7 +44,15 @@ fn names_and_labels_follow_the_conventions() {
         partitions: vec![partition(0, Some(7), EventTime(1_700_000_000_000_000)), partition(1, None, EventTime::MAX)],
     };
     let outputs = vec![OutputStatus { name: "screen".into(), rows: 9 }];
-    let status = Status { elapsed_us: 0, at, bounded: false, inputs: vec![input], outputs, late: 4 };
+    let status = Status {
+        elapsed_us: 0,
+        at,
+        bounded: false,
+        inputs: vec![input],
+        outputs,
+        late: 4,
+        function_failures: vec![("hex".into(), 2)],
+    };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Fixed(status)));
     let mut text = String::new();
@@ -61,6 +69,7 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_bad_records_total{input="clicks",class="malformed"} 2"#,
             r#"tidemill_bad_records_total{input="clicks",class="late"} 3"#,
             r#"tidemill_late_rows_total{} 4"#,
+            r#"tidemill_function_failures_total{function="hex"} 2"#,
             r#"tidemill_rows_out_total{output="screen"} 9"#,
             r#"tidemill_partition_lag{input="clicks",topic="c\"l",partition="0"} 7.0"#,
             r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,

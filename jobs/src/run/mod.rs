@@ -134,6 +134,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
         let status = options.stats.status(options.clock.as_ref(), true);
         return Ok(Summary { status, stopped: options.stop.load(Ordering::Relaxed) });
     };
+    options.stats.watch_functions(&job.functions);
     let dataflow = plan(job, &script, &tables).map_err(query_error)?;
     // A step that no statement reads is not run, nor are inputs that only it reads.
     connected.retain(|input| dataflow.inputs.iter().any(|columns| columns.name == input.spec.name));

@@ -10,6 +10,7 @@ use std::{
 
 use tidemill_connectors::kafka::KafkaInput;
 use tidemill_engine::{Clock, EventTime, Monotonic, decoder::BadClass, intake::InputCounters};
+use tidemill_queries::UserFunctions;
 
 use super::inputs::Transport;
 
@@ -20,6 +21,7 @@ pub struct Stats {
     outputs: Mutex<Vec<(String, Arc<AtomicU64>)>>,
     /// Rows that came after their windows had closed.
     pub(super) late: Arc<AtomicU64>,
+    functions: Mutex<UserFunctions>,
     started: OnceLock<Monotonic>,
 }
 
@@ -45,6 +47,8 @@ pub struct Status {
     pub outputs: Vec<OutputStatus>,
     /// Rows that came after their windows had closed.
     pub late: u64,
+    /// Of each function of the spec how many calls have failed and given NULL.
+    pub function_failures: Vec<(String, u64)>,
 }
 
 /// An input at one instant.
@@ -108,12 +112,17 @@ impl Stats {
         rows
     }
 
+    pub(super) fn watch_functions(&self, functions: &UserFunctions) {
+        *self.functions.lock().unwrap_or_else(PoisonError::into_inner) = functions.clone();
+    }
+
     /// The run as it stands.
     #[must_use]
     pub fn status(&self, clock: &dyn Clock, bounded: bool) -> Status {
         let now = clock.monotonic();
         let inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         Status {
             elapsed_us: now.0 - self.started.get_or_init(|| now).0,
             at: clock.wall(),
@@ -124,6 +133,7 @@ impl Stats {
                 .map(|(name, rows)| OutputStatus { name: name.clone(), rows: rows.load(Relaxed) })
                 .collect(),
             late: self.late.load(Relaxed),
+            function_failures: functions.iter().map(|f| (f.name().to_owned(), f.failures())).collect(),
         }
     }
 }

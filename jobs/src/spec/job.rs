@@ -300,6 +300,17 @@ pub enum Check {
     Lax,
 }
 
+/// What becomes of a call of a function that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnFunctionError {
+    /// The job stops, as for a CAST.
+    #[default]
+    Fail,
+    /// The result is NULL, and the failure is counted.
+    GiveNull,
+}
+
 /// What becomes of a record that cannot be decoded; it is counted in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -12,7 +12,7 @@ use tidemill_certs::SecretRef;
 
 use super::{
     columns::ColumnType,
-    job::{Check, Fetch, Isolation, LatePolicy, OnBadRecord, OnOutputError},
+    job::{Check, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
     named::Named,
     units::{ByteSize, Duration},
 };
@@ -99,7 +99,7 @@ pub(super) struct RawFunction {
 }
 
 /// A JavaScript text that declares the function to call: `main`, or the only one. One of `file`, `source`. A call may take
-/// 1 s, and the function may hold 64 MiB in each thread; an exception stops the job, as CAST does.
+/// 1 s, and the function may hold 64 MiB in each thread.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
 #[schemars(rename = "JavaScript")]
@@ -108,6 +108,9 @@ pub(super) struct RawJavaScript {
     pub(super) file: Option<String>,
     /// The text.
     pub(super) source: Option<String>,
+    /// What becomes of a call that throws or takes too long.
+    #[serde(default)]
+    pub(super) on_error: OnFunctionError,
 }
 
 /// Topics of a Kafka cluster.

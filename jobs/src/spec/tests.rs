@@ -242,3 +242,25 @@ fn two_inputs_on_one_topic_need_groups_of_their_own() {
     assert!(report.contains("`a` reads `t` in group `twice` too; give one of them its own `group`"), "{report}");
     assert!(super::parse(&spec(", group: other"), std::path::Path::new("."), "job.yaml").is_ok());
 }
+
+#[test]
+fn functions_are_compiled_with_the_spec() {
+    let spec = |function: &str| {
+        format!(
+            "name: functions\ninputs:\n  a: {{kafka: {{brokers: [b:1], topic: t}}, format: json}}\noutputs: {{o: {{discard: {{}}}}}}\n\
+             functions: {{hex: {{javascript: {function}}}}}\nquery: SELECT udf.hex(x) AS x INTO o FROM a\n"
+        )
+    };
+    let job = parse(&spec("{source: \"function hex(x) { return x; }\", on_error: give_null}"), "".as_ref(), "job.yaml");
+    assert_eq!(job.unwrap().functions.iter().map(|f| f.name().to_owned()).collect::<Vec<_>>(), ["hex"]);
+    for (function, expected) in [
+        ("{source: \"function (\"}", "functions.hex.javascript: `hex` failed at hex.js:1"),
+        ("{source: \"var x = 1\"}", "`hex.js` declares no function"),
+        ("{}", "functions.hex.javascript"),
+        ("{file: missing.js}", "missing.js"),
+        ("{source: \"function f(x) {}\", on_error: drop}", "on_error"),
+    ] {
+        let errors = parse(&spec(function), "".as_ref(), "job.yaml").unwrap_err().to_string();
+        assert!(errors.contains(expected), "{errors}");
+    }
+}

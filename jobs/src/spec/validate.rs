@@ -3,11 +3,11 @@
 
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
 
-use tidemill_queries::{UserFunction, UserFunctions};
+use tidemill_queries::{OnError, UserFunction, UserFunctions};
 
 use super::{
     check::Check,
-    job::{Input, InputTransport, Job, State, Time},
+    job::{Input, InputTransport, Job, OnFunctionError, State, Time},
     named::Named,
     problem::Path,
     query,
@@ -121,15 +121,19 @@ fn function(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawFunction) -
     let path = path.key("javascript");
     check.exactly_one(&path, &[("file", script.file.is_some()), ("source", script.source.is_some())]);
     let (file, source) = match script {
-        RawJavaScript { file: Some(file), source: None } => {
+        RawJavaScript { file: Some(file), source: None, .. } => {
             let resolved = check.resolve(&path.key("file"), file)?;
             let read = read_text(&resolved).map_err(|error| format!("`{}`: {error}", resolved.display()));
             (file.clone(), check.holds_value(&path.key("file"), read)?)
         }
-        RawJavaScript { file: None, source: Some(source) } => (format!("{name}.js"), source.clone()),
+        RawJavaScript { file: None, source: Some(source), .. } => (format!("{name}.js"), source.clone()),
         _ => return None,
     };
-    check.holds_value(&path, UserFunction::javascript(name, &file, &source))
+    let on_error = match script.on_error {
+        OnFunctionError::Fail => OnError::Fail,
+        OnFunctionError::GiveNull => OnError::GiveNull,
+    };
+    check.holds_value(&path, UserFunction::javascript(name, &file, &source)).map(|f| f.on_error(on_error))
 }
 
 fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<PathBuf> {

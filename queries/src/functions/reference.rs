@@ -59,7 +59,13 @@ pub fn function_reference() -> String {
          Datetimes are UTC, in microseconds. Text that holds a number, a bit or an ISO 8601 datetime is converted where \
          such a value is needed; text that does not stops the job, as CAST does: TRY_CAST gives NULL instead. A value of \
          type `any` (from JSON_PARSE, user code, or branches of different types) has its own type in each row, and is \
-         converted likewise.\n\n",
+         converted likewise.\n\n\
+         `udf.name(x, ...)` and, in place of an aggregate, `uda.name(x)` call the JavaScript that the spec declares under \
+         `functions`. There a bigint or float is a Number, a bit a Boolean, text a String, a datetime a Date, a record an \
+         Object, an array an Array, NULL null; what comes back is what JSON.stringify makes of it, a Number without a \
+         fraction a bigint, undefined and NaN NULL. An aggregate is a function that sets `this.init`, \
+         `this.accumulate(value, timestamp)` and `this.computeResult`; values come by event time, inside records \
+         datetimes as text, and `deaccumulate` is never called. Results must depend on the arguments alone.\n\n",
     );
     let _ = writeln!(text, "Examples of scalar functions see the row `{EXAMPLE_ROW}`, the others rows in which");
     let _ = writeln!(text, "`x` is {}.", EXAMPLE_COLUMN.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));

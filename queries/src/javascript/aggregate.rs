@@ -4,7 +4,7 @@
 //! an object in an engine could not be saved. When the window is over they are handed over by event time; values of one
 //! instant in the order of their JSON, so that a result does not depend on who brought them. `deaccumulate` is never called.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, LargeStringArray},
@@ -18,17 +18,18 @@ use datafusion_expr::{
 };
 use tidemill_engine::any::any_type;
 
-use super::{Script, engine};
+use super::{OnError, Script, engine};
 
 /// Of a value of any type and its event time.
-pub(super) fn function(script: &Arc<Script>) -> Arc<AggregateUDF> {
+pub(super) fn function(script: &Arc<Script>, on_error: OnError) -> Arc<AggregateUDF> {
     let signature = Signature::any(2, Volatility::Immutable);
-    Arc::new(AggregateUDF::new_from_impl(Aggregate { script: Arc::clone(script), signature }))
+    Arc::new(AggregateUDF::new_from_impl(Aggregate { script: Arc::clone(script), on_error, signature }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Aggregate {
     script: Arc<Script>,
+    on_error: OnError,
     signature: Signature,
 }
 
@@ -50,7 +51,7 @@ impl AggregateUDFImpl for Aggregate {
     }
 
     fn accumulator(&self, _args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Values { script: Arc::clone(&self.script), values: vec![] }))
+        Ok(Box::new(Values { script: Arc::clone(&self.script), on_error: self.on_error, values: vec![] }))
     }
 
     fn state_fields(&self, _args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -62,6 +63,7 @@ impl AggregateUDFImpl for Aggregate {
 #[derive(Debug)]
 struct Values {
     script: Arc<Script>,
+    on_error: OnError,
     values: Vec<(i64, Option<String>)>,
 }
 
@@ -102,7 +104,14 @@ impl Accumulator for Values {
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.values.sort();
         let values = self.values.iter().map(|(t, v)| (*t, v.as_deref()));
-        engine::aggregate(&self.script, values).map(ScalarValue::LargeUtf8).map_err(DataFusionError::Execution)
+        match engine::aggregate(&self.script, values) {
+            Ok(result) => Ok(ScalarValue::LargeUtf8(result)),
+            Err(_) if self.on_error == OnError::GiveNull => {
+                self.script.failures.fetch_add(1, Relaxed);
+                Ok(ScalarValue::LargeUtf8(None))
+            }
+            Err(error) => Err(DataFusionError::Execution(error)),
+        }
     }
 
     fn size(&self) -> usize {

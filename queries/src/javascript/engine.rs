@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -13,7 +14,7 @@ use rquickjs::{
     function::{Args, Constructor, This},
 };
 
-use super::{MEMORY_LIMIT, Script, TIME_LIMIT, values::Converter};
+use super::{MEMORY_LIMIT, OnError, Script, TIME_LIMIT, values::Converter};
 
 /// Bytes of the stack that scripts may use; threads have at least 2 MiB.
 const STACK_LIMIT: usize = 256 << 10;
@@ -129,6 +130,7 @@ pub(super) fn entry(script: &Script) -> Result<String, String> {
         name: script.name.clone(),
         entry: String::new(),
         id: 0,
+        failures: AtomicU64::new(0),
     };
     let builtin = Engine::start(&blank)?.functions();
     let mut declared = engine.functions();
@@ -182,6 +184,7 @@ fn instance<'js>(ctx: &Ctx<'js>, script: &Script) -> rquickjs::Result<Object<'js
 /// Calls a function once for each row. `push` puts the arguments of a row, `take` takes its result.
 pub(super) fn each_row(
     script: &Script,
+    on_error: OnError,
     rows: usize,
     arity: usize,
     push: impl for<'js> Fn(&Converter<'js>, &mut Args<'js>, usize) -> rquickjs::Result<()>,
@@ -196,7 +199,15 @@ pub(super) fn each_row(
             engine.watch.reset();
             let mut args = Args::new(ctx.clone(), arity);
             let called = push(&converter, &mut args, row).and_then(|()| function.call_arg(args));
-            called.and_then(|value| take(&converter, value)).catch(&ctx).map_err(failure)?;
+            match called.and_then(|value| take(&converter, value)).catch(&ctx) {
+                Ok(()) => {}
+                Err(_) if on_error == OnError::GiveNull => {
+                    script.failures.fetch_add(1, Relaxed);
+                    let nothing = rquickjs::Value::new_undefined(ctx.clone());
+                    take(&converter, nothing).catch(&ctx).map_err(failure)?;
+                }
+                Err(error) => return Err(failure(error)),
+            }
         }
         Ok(())
     })

@@ -33,10 +33,21 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(1);
 /// What one engine may hold, in bytes.
 pub(crate) const MEMORY_LIMIT: usize = 64 << 20;
 
+/// What becomes of a call that fails or takes too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnError {
+    /// The evaluation fails, which stops a job, as CAST does.
+    #[default]
+    Fail,
+    /// The result is NULL, and the failure is counted.
+    GiveNull,
+}
+
 /// A function of a job.
 #[derive(Clone, Debug)]
 pub struct UserFunction {
     name: String,
+    on_error: OnError,
     body: Body,
 }
 
@@ -58,6 +69,8 @@ pub(crate) struct Script {
     pub(crate) entry: String,
     /// Tells scripts apart, also two of one text.
     pub(crate) id: u64,
+    /// Calls that failed and gave NULL.
+    pub(crate) failures: AtomicU64,
 }
 
 impl PartialEq for Script {
@@ -87,15 +100,31 @@ impl UserFunction {
             source: source.to_owned(),
             entry: String::new(),
             id: NEXT.fetch_add(1, Relaxed),
+            failures: AtomicU64::new(0),
         };
         script.entry = engine::entry(&script)?;
-        Ok(Self { name: name.to_owned(), body: Body::JavaScript(Arc::new(script)) })
+        Ok(Self { name: name.to_owned(), on_error: OnError::Fail, body: Body::JavaScript(Arc::new(script)) })
     }
 
     /// From a DataFusion function, for programs that embed this crate; it is called as `udf.name`.
     #[must_use]
     pub fn native(name: &str, function: Arc<ScalarUDF>) -> Self {
-        Self { name: name.to_owned(), body: Body::Native(function) }
+        Self { name: name.to_owned(), on_error: OnError::Fail, body: Body::Native(function) }
+    }
+
+    /// With another rule for calls of its JavaScript that fail.
+    #[must_use]
+    pub fn on_error(self, on_error: OnError) -> Self {
+        Self { on_error, ..self }
+    }
+
+    /// How many calls have failed and given NULL.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        match &self.body {
+            Body::JavaScript(script) => script.failures.load(Relaxed),
+            Body::Native(_) => 0,
+        }
     }
 
     /// As a query calls it.
@@ -107,7 +136,7 @@ impl UserFunction {
     /// A call of `udf.name`.
     pub(crate) fn call(&self, args: Vec<Typed>, span: Span) -> Result<Typed, QueryError> {
         match &self.body {
-            Body::JavaScript(script) => scalar::call(script, args, span),
+            Body::JavaScript(script) => scalar::call(script, self.on_error, args, span),
             Body::Native(function) => {
                 let types: Vec<_> = args.iter().map(|a| a.data_type.clone()).collect();
                 let data_type = function.return_type(&types).map_err(|e| QueryError::at(span, e.strip_backtrace()))?;
@@ -121,7 +150,7 @@ impl UserFunction {
         match &self.body {
             Body::JavaScript(script) => {
                 engine::check_aggregate(script).map_err(|e| QueryError::at(span, e))?;
-                Ok(aggregate::function(script))
+                Ok(aggregate::function(script, self.on_error))
             }
             Body::Native(_) => Err(QueryError::at(span, format!("`{}` is called as `udf.{0}`", self.name))),
         }
@@ -137,6 +166,11 @@ impl UserFunctions {
     #[must_use]
     pub fn new(functions: Vec<UserFunction>) -> Self {
         Self(functions.into())
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &UserFunction> {
+        self.0.iter()
     }
 
     pub(crate) fn find(&self, name: &str, span: Span) -> Result<&UserFunction, QueryError> {

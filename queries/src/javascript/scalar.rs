@@ -8,18 +8,24 @@ use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImp
 use sqlparser::tokenizer::Span;
 use tidemill_engine::any::any_type;
 
-use super::{Script, engine};
+use super::{OnError, Script, engine};
 use crate::{error::QueryError, functions::rows::invoke, typed::Typed};
 
-pub(super) fn call(script: &Arc<Script>, args: Vec<Typed>, span: Span) -> std::result::Result<Typed, QueryError> {
+pub(super) fn call(
+    script: &Arc<Script>,
+    on_error: OnError,
+    args: Vec<Typed>,
+    span: Span,
+) -> std::result::Result<Typed, QueryError> {
     let signature = Signature::variadic_any(Volatility::Immutable);
-    let function = ScalarUDF::new_from_impl(Call { script: Arc::clone(script), signature });
+    let function = ScalarUDF::new_from_impl(Call { script: Arc::clone(script), on_error, signature });
     Typed::call(function, args, any_type(), span)
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Call {
     script: Arc<Script>,
+    on_error: OnError,
     signature: Signature,
 }
 
@@ -41,6 +47,7 @@ impl ScalarUDFImpl for Call {
             let mut out = LargeStringBuilder::new();
             engine::each_row(
                 &self.script,
+                self.on_error,
                 args.rows(),
                 args.len(),
                 |converter, call, row| {

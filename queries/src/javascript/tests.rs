@@ -10,7 +10,7 @@ use arrow::{
 };
 use sqlparser::tokenizer::Span;
 
-use super::{UserFunction, engine};
+use super::{OnError, UserFunction, engine};
 use crate::typed::Typed;
 
 fn run(source: &str, column: ArrayRef) -> Result<Vec<Option<String>>, String> {
@@ -77,6 +77,18 @@ fn an_endless_loop_is_stopped_and_the_next_call_goes_on() {
     assert!(error.contains("`f` did not end within 1 s and was stopped"), "{error}");
     assert!(started.elapsed().as_secs() < 10);
     assert_eq!(run(source, Arc::new(Int64Array::from(vec![2]))).unwrap(), [Some("2".to_owned())]);
+}
+
+#[test]
+fn a_call_that_fails_gives_null_where_that_is_asked_for() {
+    let source = "function main(x) { if (x === null) throw 'no'; while (x > 1) {} return x; }";
+    let function = UserFunction::javascript("f", "f.js", source).unwrap().on_error(OnError::GiveNull);
+    let (column, rows) = (ints(), ints().len());
+    let call = function.call(vec![Typed::column("x", 0, column.data_type().clone(), Span::empty())], Span::empty());
+    let batch = RecordBatch::try_from_iter_with_nullable([("x", column, true)]).unwrap();
+    let results = call.unwrap().expr.evaluate(&batch).and_then(|v| v.into_array(rows)).unwrap();
+    assert_eq!(results.as_string::<i64>().iter().collect::<Vec<_>>(), [Some("1"), None, None]);
+    assert_eq!(function.failures(), 2);
 }
 
 #[test]
