@@ -80,7 +80,7 @@ fn the_reference_page_is_up_to_date() {
 /// The built-in functions of ASA's reference, by name: each is planned, or refused by name.
 #[test]
 fn no_function_of_the_language_is_missing() {
-    for name in include_str!("asa_functions.txt").lines() {
+    for name in include_str!("../asa_functions.txt").lines() {
         let error = result(&format!("SELECT {name}() AS x FROM t"), EXAMPLE_ROW).err().unwrap_or_default();
         assert!(!error.contains("unknown function"), "{name} is missing");
     }
