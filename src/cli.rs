@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidemill demo                     watch windows close on live data; needs nothing else
   tidemill validate job.yaml        every mistake of a job, without connecting to anything
+  tidemill doctor job.yaml          does everything answer that the job connects to? if not, why
   tidemill run job.yaml             run it until Ctrl-C; it goes on where it left off
   tidemill run job.yaml --bounded   read what is there now, close every window, exit
 
@@ -62,6 +63,11 @@ pub(crate) enum Command {
     /// Lists every mistake with its place and exits with 2. Columns are checked when every input has a `schema`; otherwise
     /// a run checks them, once it has seen a sample.
     Validate(ValidateArgs),
+    /// Look at everything that a job connects to, step by step.
+    ///
+    /// Secrets, brokers (name, port, TLS, login), topics, group, a sample, directories: each with its time and a tick, or the
+    /// cause. Exits with 0 only when all is well. Reads a sample and writes no row.
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of job specs.
     ///
     /// Point an editor at it, e.g. by a first line `# yaml-language-server: $schema=spec.schema.json` in a job.
@@ -115,6 +121,19 @@ pub(crate) struct ValidateArgs {
     /// The job's YAML file.
     #[arg(value_name = "JOB")]
     pub(crate) job: PathBuf,
+    /// For a reader, or one JSON object on stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// How long a step may take.
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) wait: Duration,
     /// For a reader, or one JSON object on stdout.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ReportFormat,

@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     InvalidAndShown,
     /// Anything that took a connection or the disk.
     AtRunTime(anyhow::Error),
+    /// The same, and the command has shown it.
+    AtRunTimeAndShown,
 }
 
 impl From<SpecErrors> for Failure {
@@ -43,6 +45,7 @@ impl Failure {
                 ExitCode::from(2)
             }
             Self::InvalidAndShown => ExitCode::from(2),
+            Self::AtRunTimeAndShown => ExitCode::from(1),
             Self::AtRunTime(error) => {
                 terminal::say(&format!("error: {}", with_sources(error.as_ref())));
                 ExitCode::from(1)

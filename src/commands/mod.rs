@@ -2,6 +2,7 @@
 
 mod completions;
 mod demo;
+mod doctor;
 mod run;
 mod schema;
 mod validate;
@@ -15,6 +16,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Schema => schema::schema(),
         Command::Completions { shell } => completions::completions(shell),
         Command::Demo(args) => demo::demo(&args),

@@ -100,7 +100,7 @@ fn a_spec_that_is_not_there_is_named() {
 fn the_command_line_explains_itself() {
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, 0);
-    for command in ["run", "validate", "schema", "completions", "demo"] {
+    for command in ["run", "validate", "doctor", "schema", "completions", "demo"] {
         assert!(stdout.contains(&format!("\n  {command} ")), "{command}: {stdout}");
     }
     assert!(stdout.contains("Exit codes: 0 done"), "{stdout}");
@@ -118,7 +118,9 @@ fn the_schema_is_the_committed_one() {
 
 #[test]
 fn every_example_is_valid() {
-    for example in ["demo.yaml", "clicks-per-minute.yaml", "files.yaml"] {
+    let clouds =
+        ["aiven.yaml", "confluent-cloud.yaml", "event-hubs.yaml", "key-vault.yaml", "msk.yaml", "redpanda.yaml"];
+    for example in ["demo.yaml", "clicks-per-minute.yaml", "files.yaml"].iter().chain(&clouds) {
         let (code, stdout, stderr) = run(&["validate", &format!("examples/{example}")]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{example}");
         assert!(stdout.starts_with("ok: "), "{stdout}");

@@ -1,12 +1,14 @@
-//! Secured connections, against real listeners: jobs run over each.
+//! Secured connections, against real listeners: jobs run over each, and each fault is answered with its own sentence.
 
 use std::{
     fs,
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
-use xtask::kafka::{Broker, Certificates, Listener, PASSWORD, Record, shared, unsigned_token};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use xtask::kafka::{Broker, Certificates, Listener, Operation, PASSWORD, Record, Resource, shared, unsigned_token};
 
 /// What `security:` of a job says, and where secrets are for it.
 struct Secured<'a> {
@@ -28,8 +30,13 @@ impl Secured<'_> {
         format!("certificate: {{file: {}}}, key: {{file: {}}}", certificate.display(), key.display())
     }
 
-    /// Copies `topic` into `out` over the same connection; `run --bounded` of it.
+    /// A job that copies `topic` into `out` over the same connection, bounded.
     fn run(&self, topic: &str, out: &str, address: &str, security: &str, wait: &str) -> Output {
+        let arguments = ["run", "--bounded", "--workers", "1", "--wait", wait];
+        self.command(topic, out, address, security, &arguments).output().unwrap()
+    }
+
+    fn command(&self, topic: &str, out: &str, address: &str, security: &str, arguments: &[&str]) -> Command {
         let name = format!("{out}-job");
         let kafka = |topic: &str| format!("{{brokers: [\"{address}\"], topic: {topic}, security: {{{security}}}}}");
         let spec = format!(
@@ -40,14 +47,14 @@ impl Secured<'_> {
         );
         let job = self.folder.join(format!("{name}.yaml"));
         fs::write(&job, spec).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_tidemill"))
-            .args(["run", "--bounded", "--workers", "1", "--wait", wait])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command
+            .args(arguments)
             .arg(&job)
             .stdin(Stdio::null())
-            .env("RUST_LOG", "warn")
             .env("KAFKA_PASSWORD", PASSWORD)
-            .output()
-            .unwrap()
+            .env("WRONG_PASSWORD", "hunter2");
+        command
     }
 }
 
@@ -86,5 +93,211 @@ fn a_job_runs_over_every_listener() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn each_fault_is_named() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("faults", 1, &[]).unwrap();
+    let files = broker.certificates();
+    let file = |field: &str, path: &Path| format!("{field}: {{file: {}}}", path.display());
+    let (ca, client, alice) = (secured.ca(), secured.client(), secured.user("alice", "PLAIN"));
+    let strange_ca = file("ca", &files.strange_ca);
+    let stranger = [file("certificate", &files.strange_certificate), file("key", &files.strange_key)].join(", ");
+    let other_name = broker.address(Listener::SaslTls).replace("127.0.0.1", "localhost");
+    let truncated = folder.path().join("truncated.pem");
+    let certificate = fs::read_to_string(&files.certificate).unwrap();
+    fs::write(&truncated, &certificate[..certificate.len() / 2]).unwrap();
+    let wrong = "mechanism: PLAIN, username: alice, password: {env: WRONG_PASSWORD}";
+
+    fs::write(folder.path().join("token.jwt"), unsigned_token("alice")).unwrap();
+    let (untrusted, wanted) =
+        ("its certificate was signed by nobody in `ca`", "it wants a client certificate that it trusts");
+    let (tls_listener, no_sasl) = ("a TLS listener, but the job says plain text", "this listener does not take SASL");
+    let strange_key = [file("certificate", &files.certificate), file("key", &files.strange_key)].join(", ");
+    let cut_off = [file("certificate", &truncated), file("key", &files.key)].join(", ");
+    let scram = wrong.replace("PLAIN", "SCRAM-SHA-512");
+    let bob = secured.user("bob", "PLAIN");
+    let token = "mechanism: OAUTHBEARER, token: {file: token.jwt}";
+    let cases = [
+        (Listener::SaslTls, format!("protocol: sasl_ssl, {strange_ca}, {alice}"), untrusted),
+        (Listener::Expired, format!("protocol: sasl_ssl, {ca}, {alice}"), "its certificate has expired"),
+        (Listener::Mtls, format!("protocol: mtls, {ca}, {stranger}"), wanted),
+        (Listener::Mtls, format!("protocol: sasl_ssl, {ca}, {alice}"), wanted),
+        (
+            Listener::Plaintext,
+            format!("protocol: sasl_ssl, {ca}, {alice}"),
+            "a plain-text listener, but the job says TLS",
+        ),
+        (Listener::SaslTls, "protocol: none".to_owned(), tls_listener),
+        (Listener::SaslTls, format!("protocol: sasl_plaintext, {alice}"), tls_listener),
+        (
+            Listener::Mtls,
+            format!("protocol: mtls, {ca}, {cut_off}"),
+            "`certificate` is cut off: block 1, `CERTIFICATE`, begins",
+        ),
+        (Listener::Mtls, format!("protocol: mtls, {ca}, {strange_key}"), "`key` does not belong to `certificate`"),
+        (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, {wrong}"), "wrong user or password"),
+        (Listener::SaslPlaintext, format!("protocol: sasl_plaintext, {scram}"), "wrong user or password"),
+        (
+            Listener::SaslPlaintext,
+            format!("protocol: sasl_plaintext, {token}"),
+            "it does not offer `OAUTHBEARER`, only",
+        ),
+        (Listener::SaslPlaintext, "protocol: none".to_owned(), "does this listener want SASL?"),
+        (Listener::Plaintext, format!("protocol: sasl_plaintext, {alice}"), no_sasl),
+        (Listener::Tls, format!("protocol: sasl_ssl, {ca}, {alice}"), no_sasl),
+        (Listener::SaslTls, format!("protocol: mtls, {ca}, {client}"), "does this listener want SASL?"),
+        (
+            Listener::SaslTls,
+            format!("protocol: sasl_ssl, {ca}, {bob}"),
+            "`User:bob` is not allowed to use topic `faults`",
+        ),
+    ];
+    let mut cases: Vec<_> = cases
+        .into_iter()
+        .map(|(listener, security, sentence)| (broker.address(listener), security, sentence))
+        .collect();
+    let other_host = "its certificate is for another host";
+    cases.push((other_name, format!("protocol: sasl_ssl, {ca}, {alice}"), other_host));
+    let mut wrong = vec![];
+    for (number, (address, security, sentence)) in cases.iter().enumerate() {
+        let start = Instant::now();
+        let output = secured.run("faults", &format!("faults-{number}"), address, security, "4s");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(start.elapsed() < Duration::from_secs(20), "{security}: {stderr}");
+        if output.status.code() != Some(1) || !stderr.contains(sentence) {
+            wrong.push(format!("{sentence}: {stderr}"));
+        }
+        assert!(!stderr.contains(PASSWORD) && !stderr.contains("hunter2"), "{stderr}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_missing_right_names_principal_and_resource() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    let security = format!("protocol: sasl_ssl, {}, {}", secured.ca(), secured.user("bob", "SCRAM-SHA-256"));
+    let address = broker.address(Listener::SaslTls);
+    broker.create_topic("rights", 1, &[]).unwrap();
+    broker.produce("rights", [Record::new(0, r#"{"i":1}"#)]).unwrap();
+    let refused = |out: &str| {
+        let output = secured.command("rights", out, &address, &security, &["run", "--workers", "1"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let command = |operation: &str, resource: &str| {
+        format!(
+            "kafka-acls --bootstrap-server {address} --add --allow-principal 'User:bob' --operation {operation} {resource}"
+        )
+    };
+    let topic = refused("rights-out");
+    assert!(topic.contains("input `a`: `User:bob` is not allowed to use topic `rights`"), "{topic}");
+    assert!(topic.contains(&command("Read", "--topic rights")), "{topic}");
+
+    broker.allow("bob", Operation::Read, Resource::Topic("rights")).unwrap();
+    broker.create_topic("rights-out", 1, &[]).unwrap();
+    let output = refused("rights-out");
+    assert!(output.contains("output `b`: `User:bob` is not allowed to use topic `rights-out`"), "{output}");
+    assert!(output.contains(&command("Write", "--topic rights-out")), "{output}");
+
+    broker.allow("bob", Operation::Write, Resource::Topic("rights-out")).unwrap();
+    let group = refused("rights-out");
+    assert!(group.contains("input `a`: `User:bob` is not allowed to use group `rights-out-job`"), "{group}");
+    assert!(group.contains(&command("Read", "--group rights-out-job")), "{group}");
+}
+
+#[test]
+fn the_doctor_shows_each_step_and_the_chain_as_it_was_sent() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("looked-at", 2, &[]).unwrap();
+    broker.create_topic("looked-at-out", 1, &[]).unwrap();
+    broker.produce("looked-at", [Record::new(0, r#"{"i":1}"#)]).unwrap();
+    let look = |listener, security: &str, format| {
+        let address = broker.address(listener);
+        let arguments = ["doctor", "--format", format];
+        let output = secured.command("looked-at", "looked-at-out", &address, security, &arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr, "");
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), address)
+    };
+    let (ca, client) = (secured.ca(), secured.client());
+    let (code, stdout, _) = look(Listener::Mtls, &format!("protocol: mtls, {ca}, {client}"), "json");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "{stdout}");
+    for text in [
+        "asks for a client certificate",
+        "`CN=broker` for 127.0.0.1, valid until 2100-01-01 00:00 UTC, issued by `CN=tidemill test CA`",
+        "no SASL, as `User:CN=client`",
+        "2 partitions; the group has positions in 0",
+        "1 records, 1 columns",
+    ] {
+        assert!(stdout.contains(text), "{text}: {stdout}");
+    }
+
+    let alice = secured.user("alice", "PLAIN");
+    let (code, stdout, address) = look(Listener::Expired, &format!("protocol: sasl_ssl, {ca}, {alice}"), "text");
+    assert_eq!(code, Some(1), "{stdout}");
+    let cause = "its certificate has expired; `CN=broker` for 127.0.0.1, valid until 2020-01-01 00:00 UTC";
+    assert!(stdout.contains(cause), "{stdout}");
+    assert!(stdout.starts_with("input `a`\n  \u{2713} security ("), "{stdout}");
+    assert!(stdout.contains(&format!("\u{2717} {address}: TLS (")), "{stdout}");
+    assert!(!stdout.contains("login"), "what follows a failure is not tried: {stdout}");
+}
+
+/// Whatever a run leaves behind, and says at the most talkative level, holds no secret.
+#[test]
+fn no_secret_shows_anywhere() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("marked", 1, &[]).unwrap();
+    broker.create_topic("marked-out", 1, &[]).unwrap();
+    broker.produce("marked", [Record::new(0, r#"{"i":1}"#), Record::new(0, "{")]).unwrap();
+    let token = unsigned_token("alice");
+    fs::write(folder.path().join("token.jwt"), &token).unwrap();
+    let Certificates { key, .. } = broker.certificates();
+    let key_line = fs::read_to_string(key).unwrap().lines().nth(1).unwrap().to_owned();
+    let plain = STANDARD.encode(format!("\0alice\0{PASSWORD}"));
+    let markers = [PASSWORD.to_owned(), plain, token, key_line, "hunter2".to_owned()];
+
+    let (ca, client, alice) = (secured.ca(), secured.client(), secured.user("alice", "PLAIN"));
+    let wrong = "mechanism: SCRAM-SHA-256, username: alice, password: {env: WRONG_PASSWORD}";
+    let both = format!("protocol: sasl_ssl, {ca}, {client}, {alice}");
+    for (listener, security) in [
+        (Listener::SaslTls, both),
+        (Listener::Mtls, format!("protocol: mtls, {ca}, {client}")),
+        (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, mechanism: OAUTHBEARER, token: {{file: token.jwt}}")),
+        (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, {wrong}")),
+    ] {
+        for arguments in [&["run", "--bounded", "--workers", "1"][..], &["validate"], &["doctor"]] {
+            let mut command = secured.command("marked", "marked-out", &broker.address(listener), &security, arguments);
+            let output = command.env("TIDEMILL_LOG", "trace").env("RUST_BACKTRACE", "1").output().unwrap();
+            for text in [output.stdout, output.stderr] {
+                assert_shows_none(&String::from_utf8_lossy(&text), &markers);
+            }
+        }
+    }
+    let mut left = vec![folder.path().to_owned()];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.file_name().is_some_and(|name| name != "token.jwt") {
+            assert_shows_none(&String::from_utf8_lossy(&fs::read(path).unwrap()), &markers);
+        }
+    }
+}
+
+fn assert_shows_none(text: &str, markers: &[String]) {
+    for marker in markers {
+        let at = text.find(marker.as_str());
+        assert!(at.is_none(), "a secret shows behind: {}", &text[at.unwrap().saturating_sub(200)..at.unwrap()]);
     }
 }

@@ -69,8 +69,13 @@ type Step = fn() -> Result<Counts>;
 /// # Errors
 /// When a step cannot be run at all.
 pub fn run() -> Result<Counts> {
-    let steps: [(&str, Step); 4] =
-        [("format", format), ("clippy", clippy), ("tests", tests), ("conformance", conformance)];
+    let steps: [(&str, Step); 5] = [
+        ("format", format),
+        ("clippy", clippy),
+        ("dependencies", dependencies),
+        ("tests", tests),
+        ("conformance", conformance),
+    ];
     let mut all = Vec::new();
     let mut times = Vec::new();
     for (name, step) in steps {
@@ -91,6 +96,22 @@ fn format() -> Result<Counts> {
 
 fn clippy() -> Result<Counts> {
     component("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+/// Licences and advisories, by `deny.toml`. The advisories come from the network, and are left out aloud where it is not there.
+fn dependencies() -> Result<Counts> {
+    let deny =
+        |arguments: &[&str]| cargo(&["deny"]).args(arguments).stderr(Stdio::null()).stdout(Stdio::null()).status();
+    if !deny(&["--version"])?.success() {
+        println!("skipped: not installed; `cargo install cargo-deny` adds it");
+        return Ok(Counts::SKIPPED);
+    }
+    let checked = Counts::check(cargo(&["deny", "check", "licenses", "bans", "sources"]).status()?.success());
+    if !deny(&["fetch"])?.success() {
+        println!("skipped: the advisory database cannot be reached");
+        return Ok(checked + Counts::SKIPPED);
+    }
+    Ok(checked + Counts::check(cargo(&["deny", "check", "advisories"]).status()?.success()))
 }
 
 /// A cargo command that rustup installs apart; skipped where it is not.

@@ -1,6 +1,6 @@
 //! What a certificate says about itself.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::{
@@ -75,6 +75,12 @@ impl CertificateFacts {
         })
     }
 
+    /// Until when it is valid, `2026-11-20 10:00 UTC`.
+    #[must_use]
+    pub fn valid_until(&self) -> String {
+        date(self.not_after)
+    }
+
     pub(super) fn parse(part: Part, der: &CertificateDer<'_>) -> Result<Self, MaterialError> {
         Self::of(der).ok_or_else(|| MaterialError::Damaged {
             part,
@@ -119,6 +125,12 @@ impl Expiry {
         let crossed = WARN_BEFORE.iter().filter(|before| left <= **before).count();
         let left = in_words(Duration::from_secs(left));
         (crossed > 0).then(|| (crossed, format!("`{part}` expires in {left}: `{subject}`, {}", date(*not_after))))
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}` until {}", self.part, self.subject, date(self.not_after))
     }
 }
 

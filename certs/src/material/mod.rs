@@ -123,6 +123,14 @@ impl Identity {
         &self.chain
     }
 
+    /// Whose the certificate is, as Kafka names it: `CN=client,O=here`, the most particular part first.
+    #[must_use]
+    pub fn distinguished_name(&self) -> String {
+        let subject = certificate::subject(&self.chain[0]);
+        let parts: Vec<_> = subject.split(", ").collect();
+        parts.into_iter().rev().collect::<Vec<_>>().join(",")
+    }
+
     /// The key, decrypted.
     #[must_use]
     pub fn key(&self) -> &PrivateKeyDer<'static> {

@@ -26,13 +26,15 @@ use super::{
     input::Own,
     partition::Partition,
     range::deadline,
-    wire::{Address, Client, OffsetQuestion},
+    wire::{Address, Client, OffsetQuestion, speaks_tls},
 };
 
 /// How long one question may take after the first contact.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait for a topic's settings, without which things go on.
 const SETTINGS_WITHIN: Duration = Duration::from_secs(3);
+/// How long a listener that told nothing is looked at.
+const LISTENER_WITHIN: Duration = Duration::from_secs(1);
 /// One try of the first contact; logs are read between tries.
 const CONTACT_TRY: Duration = Duration::from_millis(500);
 /// A topic created a moment ago may not be known to every broker yet.
@@ -143,10 +145,26 @@ impl Cluster {
                     return Err(Fault::Leaderless { topic: topic.clone() });
                 }
                 let answers = self.brokers.answers(&self.connection.brokers);
+                let answers = answers.into_iter().map(|(broker, cause)| self.listener(broker, cause)).collect();
                 return Err(Fault::Unreachable { answers, waited: wait });
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// A closed or silent connection tells little: what the job does not speak is tried, whether the listener speaks it.
+    fn listener(&self, broker: String, cause: Cause) -> (String, Cause) {
+        let security = &self.connection.security;
+        let cause = match cause {
+            Cause::WrongProtocol | Cause::NoAnswer | Cause::Disconnected | Cause::Unnamed(_)
+                if security.tls.is_none() && speaks_tls(&broker, LISTENER_WITHIN) =>
+            {
+                Cause::TlsListener
+            }
+            Cause::Disconnected if security.sasl.is_none() => Cause::SaslWanted,
+            cause => cause,
+        };
+        (broker, cause)
     }
 
     /// Asks a broker about topics; answers in their order.
@@ -279,7 +297,7 @@ fn librdkafka_topic(consumer: &BaseConsumer<Reporter>, topic: &str, within: Dura
             Ok(if partitions.is_empty() { TopicAnswer::NotYet } else { TopicAnswer::Partitions(partitions) })
         }
         Some(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(TopicAnswer::Unknown),
-        Some(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(Fault::NotAllowed { what: named() }),
+        Some(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Err(Fault::not_allowed(named())),
         Some(Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE) => Ok(TopicAnswer::NotYet),
         Some(code) => {
             let cause = Cause::Unnamed(RDKafkaErrorCode::from(code).to_string());

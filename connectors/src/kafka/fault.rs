@@ -6,6 +6,8 @@ use kafka_protocol::error::ResponseError;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tidemill_engine::{EngineError, ErrorKind};
 
+use super::config::KafkaConnection;
+
 /// Why a broker did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -21,6 +23,12 @@ pub enum Cause {
     WrongProtocol,
     /// TLS was spoken to a plain-text listener.
     PlaintextListener,
+    /// Plain text was spoken to a TLS listener.
+    TlsListener,
+    /// Closed after the first request, where none says who we are: a SASL listener does that.
+    SaslWanted,
+    /// The listener does not take SASL.
+    NoSasl,
     /// The certificate of the broker was not accepted; librdkafka does not say why.
     CertificateNotVerified,
     /// The certificate of the broker was signed by nobody whom we trust.
@@ -61,13 +69,14 @@ impl Cause {
     /// Finds the cause in a text of librdkafka's log and error callbacks.
     #[must_use]
     pub fn of(text: &str) -> Self {
-        let table: [(&[&str], Self); 10] = [
+        let table: [(&[&str], Self); 11] = [
             (&["Connection refused"], Self::Refused),
             (&["Failed to resolve"], Self::Unresolved),
             (&["connecting to a PLAINTEXT broker listener"], Self::PlaintextListener),
             (&["certificate verify failed", "could not be verified"], Self::CertificateNotVerified),
             (&["certificate required", "bad certificate", "alert handshake failure"], Self::CertificateWanted),
             (&["SASL authentication error", "Authentication failed"], Self::WrongCredentials),
+            (&["current SASL state"], Self::NoSasl),
             (&["Unsupported SASL mechanism"], Self::MechanismRefused { mechanism: String::new(), offered: Vec::new() }),
             (&["timed out", "Timed out", "setup time"], Self::NoAnswer),
             (&["SSL listener", "Invalid response size", "in state APIVERSION_QUERY"], Self::WrongProtocol),
@@ -85,6 +94,8 @@ impl Cause {
         matches!(
             self,
             Self::PlaintextListener
+                | Self::TlsListener
+                | Self::NoSasl
                 | Self::CertificateNotVerified
                 | Self::UnknownIssuer
                 | Self::WrongName(_)
@@ -107,6 +118,11 @@ impl fmt::Display for Cause {
             Self::Disconnected => "the connection was closed",
             Self::WrongProtocol => "closed the connection at the first request: a TLS listener, or not a Kafka broker",
             Self::PlaintextListener => "a plain-text listener, but the job says TLS",
+            Self::TlsListener => "a TLS listener, but the job says plain text: set `security` to `sasl_ssl` or `mtls`",
+            Self::SaslWanted => "closed the connection after the first request: does this listener want SASL?",
+            Self::NoSasl => {
+                "this listener does not take SASL: another port does, or `security` is to be `mtls` or `none`"
+            }
             Self::CertificateNotVerified => "its certificate is not trusted: check `ca`, the host name, the dates",
             Self::UnknownIssuer => "its certificate was signed by nobody in `ca`: check that `ca` is this cluster's",
             Self::WrongName(text) => return write!(f, "its certificate is for another host: {text}"),
@@ -160,10 +176,12 @@ pub enum Fault {
         why: String,
     },
     /// The principal lacks a right.
-    #[error("not allowed to use {what}: ask for the right (ACL) on it")]
+    #[error("{}", not_allowed(what, asked.as_ref()))]
     NotAllowed {
         /// "topic `a`", "group `g`", "the cluster".
         what: String,
+        /// Who asked, and whom; `None` where only the broker knows.
+        asked: Option<Asked>,
     },
     /// There is no such topic.
     #[error(
@@ -302,6 +320,32 @@ pub enum Fault {
     Client(KafkaError),
 }
 
+/// Who asked for something that was not allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// As the broker's ACLs name it, `User:alice`.
+    pub principal: String,
+    /// Brokers, for the command.
+    pub bootstrap: String,
+    /// What it takes, `Read` or `Write`.
+    pub operation: &'static str,
+}
+
+fn not_allowed(what: &str, asked: Option<&Asked>) -> String {
+    let Some(Asked { principal, bootstrap, operation }) = asked else {
+        return format!("not allowed to use {what}: ask for the right (ACL) on it");
+    };
+    let kinds = [("topic `", "topic"), ("group `", "group"), ("transactional id `", "transactional-id")];
+    let resource = kinds
+        .iter()
+        .find_map(|(prefix, kind)| Some(format!("--{kind} {}", what.strip_prefix(prefix)?.trim_end_matches('`'))));
+    let resource = resource.as_deref().unwrap_or("--cluster");
+    format!(
+        "`{principal}` is not allowed to use {what}; whoever may can allow it with: kafka-acls --bootstrap-server {bootstrap} \
+         --add --allow-principal '{principal}' --operation {operation} {resource}"
+    )
+}
+
 fn each(answers: &[(String, Cause)]) -> String {
     let texts: Vec<_> = answers.iter().map(|(broker, cause)| format!("`{broker}`: {cause}")).collect();
     texts.join("; ")
@@ -335,17 +379,34 @@ impl Fault {
         match error.rdkafka_error_code() {
             Some(
                 Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed,
-            ) => Self::NotAllowed { what: what.to_owned() },
+            ) => Self::not_allowed(what.to_owned()),
             Some(Code::OperationTimedOut | Code::RequestTimedOut) => Self::Request { doing, cause: Cause::NoAnswer },
             Some(code) => Self::Request { doing, cause: Cause::Unnamed(code.to_string()) },
             None => Self::Client(error.clone()),
         }
     }
 
+    /// A right is missing; [`Fault::by`] says whose.
+    pub(super) fn not_allowed(what: String) -> Self {
+        Self::NotAllowed { what, asked: None }
+    }
+
+    /// Says who asked, where a right was missing.
+    #[must_use]
+    pub(super) fn by(self, connection: &KafkaConnection, operation: &'static str) -> Self {
+        match self {
+            Self::NotAllowed { what, asked: None } => {
+                let (principal, bootstrap) = (connection.security.principal(), connection.bootstrap());
+                Self::NotAllowed { what, asked: Some(Asked { principal, bootstrap, operation }) }
+            }
+            other => other,
+        }
+    }
+
     /// Makes a fault of an error in an answer about `topic`.
     pub(super) fn request_refused(doing: &'static str, topic: &str, error: ResponseError) -> Self {
         match error {
-            ResponseError::TopicAuthorizationFailed => Self::NotAllowed { what: format!("topic `{topic}`") },
+            ResponseError::TopicAuthorizationFailed => Self::not_allowed(format!("topic `{topic}`")),
             error => Self::Request { doing, cause: Cause::Answered(error) },
         }
     }

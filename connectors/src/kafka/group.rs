@@ -11,7 +11,7 @@ use tidemill_engine::{Result, source::PartitionId};
 
 use super::{
     client::{Brokers, Reporter},
-    config::SourceSettings,
+    config::{KafkaConnection, SourceSettings},
     fault::Fault,
     partition::{Partition, PartitionTable},
 };
@@ -37,6 +37,7 @@ pub struct Committed {
 pub struct Group {
     name: String,
     input: String,
+    connection: KafkaConnection,
     table: Arc<PartitionTable>,
     consumer: BaseConsumer<Reporter>,
 }
@@ -52,7 +53,8 @@ impl Group {
         config.set("group.id", name).set("enable.auto.commit", "false");
         let consumer: BaseConsumer<_> = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
         brokers.authenticate(consumer.client().native_ptr())?;
-        Ok(Self { name: name.to_owned(), input: settings.input.clone(), table, consumer })
+        let (input, connection) = (settings.input.clone(), settings.connection.clone());
+        Ok(Self { name: name.to_owned(), input, connection, table, consumer })
     }
 
     /// What the group has committed; partitions without a position are left out.
@@ -122,7 +124,7 @@ impl Group {
             }
             _ => Fault::request(doing, &format!("group `{}`", self.name), error),
         };
-        fault.of_input(&self.input)
+        fault.by(&self.connection, "Read").of_input(&self.input)
     }
 }
 

@@ -146,6 +146,7 @@ impl KafkaInput {
     pub fn connect(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration) -> Result<Self> {
         let input = settings.input.clone();
         let contact = |own| Self::contact(settings.clone(), clock.clone(), wait, own);
+        let connection = settings.connection.clone();
         let contacted = match settings.fetch {
             Fetch::Librdkafka => contact(false),
             Fetch::Own => contact(true),
@@ -158,7 +159,7 @@ impl KafkaInput {
                 contacted => contacted,
             },
         };
-        contacted.map_err(|fault| fault.of_input(&input))
+        contacted.map_err(|fault| fault.by(&connection, "Read").of_input(&input))
     }
 
     fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration, own: bool) -> Result<Self, Fault> {

@@ -272,6 +272,17 @@ impl Security {
         }
     }
 
+    /// Who brokers take us for, as their ACLs name it by default.
+    #[must_use]
+    pub fn principal(&self) -> String {
+        let name = match &self.sasl {
+            Some(Sasl::OauthBearer(tokens)) => tokens.token().ok().map(|token| token.principal),
+            Some(sasl) => sasl.principal().map(str::to_owned),
+            None => self.tls.as_ref().and_then(|tls| Some(tls.identity()?.distinguished_name())),
+        };
+        format!("User:{}", name.as_deref().unwrap_or("ANONYMOUS"))
+    }
+
     /// Whether the mechanism is one that only librdkafka does.
     pub(super) fn takes_librdkafka(&self) -> bool {
         matches!(self.sasl, Some(Sasl::Gssapi { .. }))

@@ -116,7 +116,8 @@ impl KafkaSink {
             let limit = cluster.settings(topics, "max.message.bytes", wait)?.into_iter().flatten().next();
             Deliveries::producer(&settings.produce_config(limit.and_then(|limit| limit.parse().ok())), &brokers)
         };
-        let producer = contact().map_err(|fault| fault.of_output(&settings.output))?;
+        let producer =
+            contact().map_err(|fault| fault.by(&settings.connection, "Write").of_output(&settings.output))?;
         Ok(Self { settings, producer, alone: None, brokers, encoder, rows: EncodedRows::default(), on_rejected })
     }
 
@@ -188,7 +189,9 @@ impl KafkaSink {
                 format!("refused by topic `{topic}`: {code}")
             }
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-                return Err(Fault::NotAllowed { what: format!("topic `{topic}`") }.of_output(&self.settings.output));
+                return Err(Fault::not_allowed(format!("topic `{topic}`"))
+                    .by(&self.settings.connection, "Write")
+                    .of_output(&self.settings.output));
             }
             Code::UnknownTopic | Code::UnknownTopicOrPartition => {
                 return Err(Fault::TopicGone { topic: topic.clone() }.of_output(&self.settings.output));

@@ -200,7 +200,7 @@ impl KafkaSource {
                     Err(fault) => fault,
                 }
             }
-            Trouble::Said(Code::TopicAuthorizationFailed, _) => Fault::NotAllowed { what: format!("topic `{topic}`") },
+            Trouble::Said(Code::TopicAuthorizationFailed, _) => Fault::not_allowed(format!("topic `{topic}`")),
             Trouble::Said(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition, _) => {
                 Fault::TopicGone { topic }
             }

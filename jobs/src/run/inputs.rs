@@ -114,8 +114,19 @@ impl ConnectedInput {
         }
     }
 
+    /// What was found of it, for a person.
+    pub(super) fn describe(&self) -> Result<String, EngineError> {
+        Ok(match &self.transport {
+            Transport::Kafka { input, group, .. } => {
+                let (partitions, committed) = (input.partitions().len(), group.committed()?.len());
+                format!("{partitions} partitions; the group has positions in {committed}")
+            }
+            Transport::File { files } => format!("{} files", files.len()),
+        })
+    }
+
     /// The columns of a sample; `None` when it holds no record. A record that cannot be read is the run's concern.
-    fn infer(&self) -> Result<Option<(SchemaRef, usize)>, EngineError> {
+    pub(super) fn infer(&self) -> Result<Option<(SchemaRef, usize)>, EngineError> {
         let payloads = self.sample()?;
         let inferred = match &self.spec.format {
             InputFormat::Json(_) => {

@@ -5,6 +5,7 @@
 //! ```
 //! The calling thread supervises: it starts epochs, commits what they reached, reports, and ends the run.
 
+mod doctor;
 mod error;
 mod inputs;
 mod outputs;
@@ -36,6 +37,7 @@ use tidemill_engine::{
 use tidemill_queries::{InputTable, QueryErrors, Script, Settings};
 
 use crate::spec::{Job, LatePolicy};
+pub use doctor::{Finding, doctor};
 pub use error::RunError;
 use inputs::ConnectedInput;
 use pipeline::Pipeline;

@@ -59,7 +59,7 @@ pub(super) fn unix_time(clock: &dyn Clock) -> UnixTime {
 }
 
 /// An error and its sources; some say what their source says, which is said once.
-fn in_a_line(error: &dyn Error) -> String {
+pub(super) fn in_a_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -165,6 +165,7 @@ fn keys_of_every_form_open() {
     let ec = include_str!("ec.crt");
     let sec1 = read(&identity(ec, include_str!("ec.sec1.key")));
     assert!(sec1.identity().unwrap().key_pem().expose_str().unwrap().starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
+    assert_eq!(sec1.identity().unwrap().distinguished_name(), "CN=ec,O=tidemill tests");
     read(&identity(include_str!("rsa.crt"), include_str!("rsa.pkcs1.key")));
 
     let password = secret("changeit");

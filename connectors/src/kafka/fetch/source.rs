@@ -421,7 +421,7 @@ impl FetchSource {
         tracing::debug!(%topic, number, %error, "a fetch was refused");
         match error {
             E::TopicAuthorizationFailed => {
-                return Err(self.error(Fault::NotAllowed { what: format!("topic `{topic}`") }));
+                return Err(self.error(Fault::not_allowed(format!("topic `{topic}`"))));
             }
             E::OffsetOutOfRange if !slot.follower => self.out_of_range(index)?,
             E::NotLeaderOrFollower | E::FencedLeaderEpoch => {

@@ -16,6 +16,6 @@ mod transport;
 pub(super) use address::Address;
 pub(super) use client::{Client, OffsetQuestion};
 pub(super) use connection::{Connection, Parts, frame};
-pub(super) use protection::Protection;
+pub(super) use protection::{Protection, roots};
 pub(super) use topology::{Leader, Topology};
-pub(super) use transport::{Transport, cause_of};
+pub(super) use transport::{Transport, cause_of, speaks_tls};

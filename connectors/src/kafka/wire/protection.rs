@@ -45,7 +45,11 @@ impl Protection {
     }
 }
 
-fn tls(material: &TlsMaterial) -> Result<ClientConfig, Fault> {
+/// The authorities that brokers are checked against: the description's, else the machine's.
+///
+/// # Errors
+/// When there are none.
+pub(in crate::kafka) fn roots(material: &TlsMaterial) -> Result<RootCertStore, Fault> {
     let fault = |error: rustls::Error| Fault::Protection(format!("TLS: {error}"));
     let mut roots = RootCertStore::empty();
     match material.ca() {
@@ -59,6 +63,12 @@ fn tls(material: &TlsMaterial) -> Result<ClientConfig, Fault> {
         let text = "this machine has no CA certificates: install `ca-certificates`, or give `ca`";
         return Err(Fault::Protection(text.to_owned()));
     }
+    Ok(roots)
+}
+
+fn tls(material: &TlsMaterial) -> Result<ClientConfig, Fault> {
+    let fault = |error: rustls::Error| Fault::Protection(format!("TLS: {error}"));
+    let roots = roots(material)?;
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(fault)?

@@ -71,6 +71,9 @@ pub(super) fn authenticate(connection: &mut Connection, credentials: &Credential
     let mechanism = credentials.mechanism();
     let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
     let answer = connection.ask(&handshake)?;
+    if ResponseError::try_from_code(answer.error_code) == Some(ResponseError::IllegalSaslState) {
+        return Err(Cause::NoSasl);
+    }
     if answer.error_code != 0 {
         let offered = answer.mechanisms.iter().map(|name| name.to_string()).collect();
         return Err(Cause::MechanismRefused { mechanism: mechanism.to_owned(), offered });

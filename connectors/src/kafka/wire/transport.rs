@@ -9,7 +9,8 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, InvalidMessage, Stream, pki_types::ServerName,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, InvalidMessage, RootCertStore, Stream,
+    pki_types::ServerName,
 };
 use socket2::{SockRef, TcpKeepalive};
 
@@ -27,7 +28,7 @@ pub(in crate::kafka) struct Transport {
 
 impl Transport {
     /// Connects and, with `tls`, shakes hands. Blocking; each step may take as long as `left` says is left.
-    pub(super) fn open(
+    pub(in crate::kafka) fn open(
         address: &Address,
         tls: Option<&Arc<ClientConfig>>,
         left: &dyn Fn() -> Duration,
@@ -114,6 +115,24 @@ impl Write for Transport {
             Some(tls) => Stream::new(&mut **tls, &mut self.socket).flush(),
         }
     }
+}
+
+/// Whether a listener answers a greeting of TLS in kind. The handshake is not gone through: nobody is trusted.
+pub(in crate::kafka) fn speaks_tls(broker: &str, within: Duration) -> bool {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let Ok(builder) = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions() else {
+        return false;
+    };
+    let config = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let opened = Transport::open(&Address::parse(broker), Some(&Arc::new(config)), &|| within);
+    matches!(
+        opened,
+        Err(Cause::UnknownIssuer
+            | Cause::WrongName(_)
+            | Cause::CertificateExpired
+            | Cause::CertificateNotYetValid
+            | Cause::CertificateWanted)
+    )
 }
 
 /// A socket takes no time-out of zero.

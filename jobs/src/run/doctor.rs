@@ -1,0 +1,174 @@
+//! Looks at everything that a job connects to, step by step, without running it.
+
+use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
+
+use tidemill_certs::SecretStore;
+use tidemill_connectors::{
+    formats::encode::JsonEncoder,
+    kafka::{KafkaConnection, KafkaSink, OnRejected, Security, SecuritySettings, SinkSettings, probe},
+};
+
+use super::{
+    RunOptions,
+    inputs::ConnectedInput,
+    security::{in_a_line, unix_time},
+};
+use crate::spec::{Input, InputTransport, Job, KafkaOutput, Output, OutputTransport};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Whose it is: "input `clicks`", "state".
+    pub subject: String,
+    /// What was tried.
+    pub step: String,
+    /// What was found, or why it failed.
+    pub outcome: Result<String, String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Looks at a job's secrets, brokers, topics, group, outputs and directories. `each` gets a finding as soon as it is there.
+/// What follows from a step that failed is not tried. Returns whether all is well.
+pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) -> bool {
+    let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
+    let mut doctor = Doctor { job, options, secrets, each, is_well: true };
+    for input in &job.inputs {
+        doctor.input(input);
+    }
+    for output in &job.outputs {
+        doctor.output(output);
+    }
+    doctor.directory("state", &job.state.store);
+    doctor.directory("dead letters", &job.dead_letters);
+    doctor.is_well
+}
+
+struct Doctor<'a> {
+    job: &'a Job,
+    options: &'a RunOptions,
+    secrets: Arc<SecretStore>,
+    each: &'a mut dyn FnMut(Finding),
+    is_well: bool,
+}
+
+impl Doctor<'_> {
+    fn input(&mut self, input: &Input) {
+        let subject = format!("input `{}`", input.name);
+        if let InputTransport::Kafka(kafka) = &input.transport
+            && self.cluster(&subject, &kafka.brokers, &kafka.security).is_none()
+        {
+            return;
+        }
+        let what = match &input.transport {
+            InputTransport::Kafka(kafka) => format!("topic {}, group {}", kafka.topics.join(", "), kafka.group),
+            InputTransport::File(file) => file.path.display().to_string(),
+        };
+        let (job, options, secrets) = (self.job, self.options, Arc::clone(&self.secrets));
+        let connected = self.step(&subject, what, || {
+            let connected = ConnectedInput::connect(job, input, &secrets, options)?;
+            let found = connected.describe()?;
+            Ok((connected, found))
+        });
+        let Some(connected) = connected else { return };
+        self.step(&subject, "sample".to_owned(), || {
+            let found = match connected.infer()? {
+                Some((schema, records)) => format!("{records} records, {} columns", schema.fields().len()),
+                None => "no records yet".to_owned(),
+            };
+            Ok(((), found))
+        });
+    }
+
+    fn output(&mut self, output: &Output) {
+        let subject = format!("output `{}`", output.name);
+        match &output.transport {
+            OutputTransport::Kafka(kafka) => self.kafka_output(&subject, &output.name, kafka),
+            OutputTransport::File(file) => self.directory(&subject, &file.path),
+            OutputTransport::Stdout | OutputTransport::Discard => {}
+        }
+    }
+
+    fn kafka_output(&mut self, subject: &str, name: &str, kafka: &KafkaOutput) {
+        let Some(security) = self.cluster(subject, &kafka.brokers, &kafka.security) else { return };
+        let settings = SinkSettings {
+            output: name.to_owned(),
+            connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
+            topic: kafka.topic.clone(),
+            key: kafka.key.clone(),
+            queue_kib: 64,
+        };
+        let options = self.options;
+        self.step(subject, format!("topic {}", kafka.topic), || {
+            let clock = options.clock.as_ref();
+            KafkaSink::connect(settings, Box::new(JsonEncoder), OnRejected::Stop, clock, options.wait)?;
+            Ok(((), "exists; whether it may be written shows with the first row".to_owned()))
+        });
+    }
+
+    /// The secrets, then each broker; the security when one of them lets us in.
+    fn cluster(&mut self, subject: &str, brokers: &[String], settings: &SecuritySettings) -> Option<Security> {
+        let (secrets, now) = (Arc::clone(&self.secrets), unix_time(self.options.clock.as_ref()));
+        let security = self.step(subject, "security".to_owned(), || {
+            let security = settings.resolve(&secrets, now)?;
+            let mut found = security.protocol().to_owned();
+            if let Some(tls) = &security.tls {
+                for expiry in tls.expiries() {
+                    found += &format!("; {expiry}");
+                }
+                for note in tls.notes() {
+                    found += &format!("; {note}");
+                }
+            }
+            Ok((security, found))
+        })?;
+        let mut lets_us_in = false;
+        for broker in brokers {
+            match probe(broker, &security, &self.options.clock, self.options.wait) {
+                Ok(steps) => {
+                    lets_us_in |= steps.last().is_some_and(|step| step.what == "login" && step.outcome.is_ok());
+                    for step in steps {
+                        let what = format!("{broker}: {}", step.what);
+                        self.tell(subject, what, step.outcome, step.took);
+                    }
+                }
+                Err(fault) => self.tell(subject, broker.clone(), Err(fault.to_string()), Duration::ZERO),
+            }
+        }
+        lets_us_in.then_some(security)
+    }
+
+    /// Whether a file can be made there; none is left behind.
+    fn directory(&mut self, subject: &str, path: &Path) {
+        self.step(subject, path.display().to_string(), || {
+            let probe = path.join(format!(".doctor-{}", std::process::id()));
+            fs::create_dir_all(path)?;
+            fs::write(&probe, b"")?;
+            fs::remove_file(&probe)?;
+            Ok(((), "can be written".to_owned()))
+        });
+    }
+
+    fn step<T>(
+        &mut self,
+        subject: &str,
+        step: String,
+        look: impl FnOnce() -> Result<(T, String), Box<dyn Error>>,
+    ) -> Option<T> {
+        let clock = self.options.clock.as_ref();
+        let begun = clock.monotonic();
+        let looked = look();
+        let took = Duration::from_micros(u64::try_from(clock.monotonic().0 - begun.0).unwrap_or(0));
+        let (value, outcome) = match looked {
+            Ok((value, found)) => (Some(value), Ok(found)),
+            Err(error) => (None, Err(in_a_line(error.as_ref()))),
+        };
+        self.tell(subject, step, outcome, took);
+        value
+    }
+
+    fn tell(&mut self, subject: &str, step: String, outcome: Result<String, String>, took: Duration) {
+        self.is_well &= outcome.is_ok();
+        (self.each)(Finding { subject: subject.to_owned(), step, outcome, took });
+    }
+}
