@@ -15,7 +15,7 @@ use prometheus_client::{
 use tidemill_engine::{Clock, EventTime};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use crate::run::{InputStatus, PartitionStatus, Stats, Status};
+use crate::run::{Certificate, InputStatus, PartitionStatus, Stats, Status};
 
 /// The media type of OpenMetrics text, which Prometheus asks for and everyone can read.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -93,7 +93,8 @@ impl fmt::Debug for RunCollector {
 
 impl Collector for RunCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encode_status(&self.stats.status(self.clock.as_ref(), false), &mut encoder)
+        encode_status(&self.stats.status(self.clock.as_ref(), false), &mut encoder)?;
+        encode_certificates(&self.stats.certificates(), self.clock.wall(), &mut encoder)
     }
 }
 
@@ -131,6 +132,19 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     gauge(encoder, "tidemill_partition_lag", "Records that are known to lie ahead", lag)?;
     gauge(encoder, "tidemill_watermark_seconds", "No later row is older, Unix time", watermarks)?;
     gauge(encoder, "tidemill_watermark_delay_seconds", "The clock less the smallest watermark", delay)
+}
+
+fn encode_certificates(
+    certificates: &[Certificate],
+    now: EventTime,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
+    let left = certificates.iter().map(|Certificate { owner, expiry }| {
+        let labels =
+            vec![("connection", owner.clone()), ("part", expiry.part.to_string()), ("subject", expiry.subject.clone())];
+        (labels, expiry.not_after as f64 - now.0 as f64 / 1e6)
+    });
+    gauge(encoder, "tidemill_certificate_expiry_seconds", "Until a certificate ends", left)
 }
 
 fn partition_labels(input: &InputStatus, partition: &PartitionStatus) -> Labels {

@@ -24,6 +24,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const COORDINATOR_TRIES: u32 = 50;
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(200);
 
+/// Errors that librdkafka has to say of a group; it says each once.
+const SAID_AT_MOST: usize = 16;
+
 /// A committed position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
@@ -37,7 +40,7 @@ pub struct Committed {
 pub struct Group {
     name: String,
     input: String,
-    connection: KafkaConnection,
+    connection: Box<KafkaConnection>,
     table: Arc<PartitionTable>,
     consumer: BaseConsumer<Reporter>,
 }
@@ -53,7 +56,7 @@ impl Group {
         config.set("group.id", name).set("enable.auto.commit", "false");
         let consumer: BaseConsumer<_> = config.create_with_context(Reporter(brokers.clone())).map_err(Fault::Client)?;
         brokers.authenticate(consumer.client().native_ptr())?;
-        let (input, connection) = (settings.input.clone(), settings.connection.clone());
+        let (input, connection) = (settings.input.clone(), Box::new(settings.connection.clone()));
         Ok(Self { name: name.to_owned(), input, connection, table, consumer })
     }
 
@@ -116,11 +119,22 @@ impl Group {
         self.consumer.commit(&list, CommitMode::Sync).map_err(|error| self.fault("commit offsets", &error))
     }
 
+    /// Whether the group's coordinator was not told to us for want of a right: librdkafka says so as it would of a record, and
+    /// goes on asking until the time is over.
+    fn was_refused(&self) -> bool {
+        let said = std::iter::from_fn(|| self.consumer.poll(Duration::ZERO)).take(SAID_AT_MOST);
+        said.filter_map(Result::err)
+            .any(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed))
+    }
+
     fn fault(&self, doing: &'static str, error: &KafkaError) -> tidemill_engine::EngineError {
         use RDKafkaErrorCode as Code;
         let fault = match error.rdkafka_error_code() {
             Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress) => {
                 Fault::GroupInUse { group: self.name.clone() }
+            }
+            Some(Code::OperationTimedOut | Code::RequestTimedOut) if self.was_refused() => {
+                Fault::not_allowed(format!("group `{}`", self.name))
             }
             _ => Fault::request(doing, &format!("group `{}`", self.name), error),
         };

@@ -3,6 +3,7 @@ use std::{
     net::TcpStream,
 };
 
+use tidemill_certs::{Expiry, Part};
 use tidemill_engine::{Monotonic, decoder::BadClass};
 
 use super::*;
@@ -75,6 +76,28 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,
             r#"tidemill_watermark_delay_seconds{} 10.5"#,
         ]
+    );
+}
+
+#[test]
+fn the_end_of_certificates_is_told() {
+    #[derive(Debug)]
+    struct One(Certificate);
+    impl Collector for One {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            encode_certificates(std::slice::from_ref(&self.0), EventTime(1_700_000_000_000_000), &mut encoder)
+        }
+    }
+    let expiry = Expiry { part: Part::Certificate, subject: "CN=client".into(), not_after: 1_700_000_060 };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(One(Certificate { owner: "input `clicks`".into(), expiry })));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(
+        text.contains(
+            "tidemill_certificate_expiry_seconds{connection=\"input `clicks`\",part=\"certificate\",subject=\"CN=client\"} 60.0"
+        ),
+        "{text}"
     );
 }
 

@@ -73,7 +73,7 @@ impl ConnectedInput {
                 let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
                 let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
                 let owner = Owner::Input(&spec.name);
-                let security = security::resolve(owner, &kafka.security, secrets, options.clock.as_ref())?;
+                let security = security::resolve(owner, &kafka.security, secrets, options)?;
                 let settings = SourceSettings {
                     input: spec.name.clone(),
                     connection: KafkaConnection { brokers: kafka.brokers.clone(), security },

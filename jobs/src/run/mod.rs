@@ -41,7 +41,7 @@ pub use doctor::{Finding, doctor};
 pub use error::RunError;
 use inputs::ConnectedInput;
 use pipeline::Pipeline;
-pub use status::{InputStatus, OutputStatus, PartitionStatus, Stats, Status};
+pub use status::{Certificate, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
 const EARLY_ARRIVAL_US: i64 = 5 * 60 * 1_000_000;
@@ -198,6 +198,7 @@ fn supervise(
         }
         if now.0 - reported.0 >= REPORT_US {
             reported = now;
+            options.stats.warn_of_expiries(security::unix_time(clock));
             each(&options.stats.status(clock, options.bounded));
         }
     }

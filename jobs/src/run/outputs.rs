@@ -66,7 +66,7 @@ fn open_kafka(
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<KafkaSink, RunError> {
     let owner = Owner::Output(&output.name);
-    let security = security::resolve(owner, &kafka.security, secrets, options.clock.as_ref())?;
+    let security = security::resolve(owner, &kafka.security, secrets, options)?;
     let settings = SinkSettings {
         output: output.name.clone(),
         connection: KafkaConnection { brokers: kafka.brokers.clone(), security },

@@ -6,6 +6,8 @@ use tidemill_certs::{SecretStore, UnixTime};
 use tidemill_connectors::kafka::{Security, SecuritySettings};
 use tidemill_engine::{Clock, EngineError, ErrorKind};
 
+use super::RunOptions;
+
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Owner<'a> {
@@ -36,9 +38,9 @@ pub(super) fn resolve(
     owner: Owner<'_>,
     settings: &SecuritySettings,
     secrets: &Arc<SecretStore>,
-    clock: &dyn Clock,
+    options: &RunOptions,
 ) -> Result<Security, EngineError> {
-    let now = unix_time(clock);
+    let now = unix_time(options.clock.as_ref());
     let security = settings.resolve(secrets, now).map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
     if let Some(tls) = &security.tls {
         for note in tls.notes() {
@@ -47,9 +49,8 @@ pub(super) fn resolve(
                 false => tracing::warn!("{owner}: {note}"),
             }
         }
-        for (_, warning) in tls.expiries().iter().filter_map(|expiry| expiry.warning(now)) {
-            tracing::warn!("{owner}: {warning}");
-        }
+        options.stats.add_certificates(&owner.to_string(), tls.expiries());
+        options.stats.warn_of_expiries(now);
     }
     Ok(security)
 }

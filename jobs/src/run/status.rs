@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use tidemill_certs::{Expiry, UnixTime};
 use tidemill_connectors::kafka::KafkaInput;
 use tidemill_engine::{Clock, EventTime, Monotonic, decoder::BadClass, intake::InputCounters};
 use tidemill_queries::UserFunctions;
@@ -23,6 +24,23 @@ pub struct Stats {
     pub(super) late: Arc<AtomicU64>,
     functions: Mutex<UserFunctions>,
     started: OnceLock<Monotonic>,
+    certificates: Mutex<Vec<Watched>>,
+}
+
+/// A certificate whose end is watched.
+struct Watched {
+    certificate: Certificate,
+    /// How many of its warnings were given.
+    warned: usize,
+}
+
+/// A certificate of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose connection, "input `clicks`".
+    pub owner: String,
+    /// Which one, and when it ends.
+    pub expiry: Expiry,
 }
 
 struct InputStats {
@@ -104,6 +122,34 @@ impl Stats {
         let stats = InputStats { name: name.to_owned(), counters: Arc::clone(&counters), kafka };
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
         counters
+    }
+
+    pub(super) fn add_certificates(&self, owner: &str, expiries: Vec<Expiry>) {
+        let owned = expiries.into_iter().map(|expiry| Certificate { owner: owner.to_owned(), expiry });
+        self.watched().extend(owned.map(|certificate| Watched { certificate, warned: 0 }));
+    }
+
+    /// Warns of certificates whose end has come nearer than 30, 7 or 1 days, once each.
+    pub(super) fn warn_of_expiries(&self, now: UnixTime) {
+        for Watched { certificate, warned } in self.watched().iter_mut() {
+            match certificate.expiry.warning(now) {
+                Some((crossed, warning)) if crossed > *warned => {
+                    *warned = crossed;
+                    tracing::warn!("{}: {warning}", certificate.owner);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The certificates of all connections.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.watched().iter().map(|watched| watched.certificate.clone()).collect()
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add_output(&self, name: &str) -> Arc<AtomicU64> {
