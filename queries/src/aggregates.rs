@@ -13,6 +13,7 @@ use crate::{
     coercion::{coerce, mismatch, to_number},
     error::QueryError,
     functions::reference::FunctionDoc,
+    ranked,
     typed::Typed,
 };
 
@@ -40,7 +41,7 @@ impl AggregateCall {
 
 impl PartialEq for AggregateCall {
     fn eq(&self, other: &Self) -> bool {
-        self.function.name() == other.function.name() && self.args == other.args && self.distinct == other.distinct
+        self.function == other.function && self.args == other.args && self.distinct == other.distinct
     }
 }
 
@@ -114,7 +115,7 @@ const fn doc(
 
 /// What the reference page says of them.
 pub(crate) fn docs() -> Vec<FunctionDoc> {
-    AGGREGATES.iter().map(|(_, doc)| *doc).collect()
+    AGGREGATES.iter().map(|(_, doc)| *doc).chain(ranked::docs()).collect()
 }
 
 /// Whether this lower-case name is that of an aggregate.

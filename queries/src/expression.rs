@@ -32,6 +32,7 @@ use crate::{
     error::{QueryError, reason},
     functions::{self, Part, conversion::Failure, pattern::Like, record::Row},
     operators::{balanced, binary, bit, call, case, cast, coalesce, compare, literal, number},
+    rank, ranked,
     scope::{Scope, field},
     typed::Typed,
     windows::{arguments, asa_window, function_name, name_span},
@@ -41,15 +42,7 @@ use crate::{
 const MAX_DEPTH: usize = 128;
 
 /// Functions of the language that are not built yet.
-const NOT_BUILT: &[&str] = &[
-    "collect",
-    "collecttop",
-    "getarrayelements",
-    "getrecordproperties",
-    "percentile_cont",
-    "percentile_disc",
-    "topone",
-];
+const NOT_BUILT: &[&str] = &["getarrayelements", "getrecordproperties"];
 
 /// Plans expressions over one scope.
 pub(crate) struct Expressions<'a> {
@@ -63,6 +56,8 @@ pub(crate) struct Expressions<'a> {
     first_aggregate: usize,
     /// Names of the SELECT list, for HAVING; they win over columns.
     aliases: Vec<(String, Typed)>,
+    /// The place of a row in the order of all rows, where rows have one.
+    pub(crate) order: Option<Typed>,
     /// What `System.Window().Id` is; null where no window has an id.
     pub(crate) window_id: Option<Typed>,
     /// Columns in the order of their use outside aggregates.
@@ -82,6 +77,7 @@ impl<'a> Expressions<'a> {
             aggregates: vec![],
             first_aggregate: 0,
             aliases: vec![],
+            order: None,
             window_id: None,
             used: vec![],
             guids: 0,
@@ -419,6 +415,16 @@ impl<'a> Expressions<'a> {
             self.used.extend(column.expr.downcast_ref::<Column>().map(|c| (c.index(), span)));
             return Ok(column);
         }
+        if rank::is_row_number(function) {
+            return match self.scope.analytics.iter().find(|a| a.function == *function) {
+                Some(column) => Ok(Typed::column(&name, column.index, column.data_type.clone(), span)),
+                None => Err(QueryError::at(span, "ROW_NUMBER stands in the list of a SELECT without GROUP BY")
+                    .help("number the rows of a subquery")),
+            };
+        }
+        if ranked::is_ranked(&name) {
+            return self.ranked(&name, function, span);
+        }
         if function.over.is_some() {
             return Err(QueryError::unsupported(span, format!("`{name}(...)` with OVER")));
         }
@@ -555,6 +561,17 @@ impl<'a> Expressions<'a> {
                 .help("declare it as bigint or float, or CAST it where its text is a number"));
         }
         let call = aggregates::call(name, arg, distinct, bare, span)?;
+        Ok(self.aggregate_column(call, name, span))
+    }
+
+    /// An aggregate that takes the rows of the window in an order.
+    fn ranked(&mut self, name: &str, function: &Function, span: Span) -> Result<Typed, QueryError> {
+        if let Some(reason) = self.no_aggregates {
+            return Err(QueryError::at(span, reason));
+        }
+        let mut inner = Expressions::plain(self.rows, "an aggregate cannot be used inside an aggregate");
+        inner.depth = self.depth;
+        let call = ranked::call(name, function, self.rows, self.order.as_ref(), &mut inner, span)?;
         Ok(self.aggregate_column(call, name, span))
     }
 

@@ -28,7 +28,7 @@ use tidemill_engine::{
         order::order_type,
         plan::{
             AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, MatchPlan,
-            MetadataColumn, Node, NodeId, OperatorPlan, TimeBounds, TimePolicy,
+            MetadataColumn, Node, NodeId, OperatorPlan, RankPlan, TimeBounds, TimePolicy,
         },
     },
     datetime_type,
@@ -73,6 +73,8 @@ pub(crate) enum Step {
         partition: Vec<usize>,
         calls: Vec<AggregateCall>,
     },
+    /// Adds a column of places before the event time.
+    Rank(RankPlan),
     /// Adds a column for each call before the event time.
     Analytic(Vec<AnalyticCall>),
     /// The columns of references stand behind those of the input.
@@ -121,6 +123,7 @@ impl Graph {
             | Step::Assign(_)
             | Step::AssignSessions { .. }
             | Step::Unnest { .. }
+            | Step::Rank(_)
             | Step::Analytic(_)
             | Step::Union => inputs.iter().all(|input| self.can_order(*input)),
             Step::Aggregate { .. } | Step::Recognize(_) | Step::Output(_) => false,
@@ -181,6 +184,10 @@ impl Graph {
                         aggregates: used.map(|(i, c)| lowered(c, i, from, &input)).collect::<Result<_>>()?,
                     })
                 }
+                (Step::Rank(plan), Some((_, from))) => OperatorPlan::Rank(RankPlan {
+                    partition: plan.partition.iter().map(|k| moved(k, from)).collect::<Result<_>>()?,
+                    order: plan.order.iter().map(|(e, o)| Ok((moved(e, from)?, *o))).collect::<Result<_>>()?,
+                }),
                 (Step::Analytic(calls), Some((_, from))) => {
                     let first = node.time() - calls.len();
                     let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
@@ -219,7 +226,7 @@ impl Graph {
                 let (wanted, width) = (node.wants(&needs[id]), self.nodes[*input].schema.fields().len());
                 needs[*input].extend(wanted.into_iter().filter(|c| *c < width || *c == ORDER_COLUMN));
                 needs[*input].insert(self.nodes[*input].time());
-                if matches!(node.step, Step::Analytic(_) | Step::Recognize(_)) && self.can_order(*input) {
+                if node.takes_rows_in_order() && self.can_order(*input) {
                     needs[*input].insert(ORDER_COLUMN);
                 }
             }
@@ -249,6 +256,15 @@ impl GraphNode {
         self.schema.fields().len() - 1
     }
 
+    /// Whether its operator needs the places of its rows in the order of all rows.
+    fn takes_rows_in_order(&self) -> bool {
+        match &self.step {
+            Step::Analytic(_) | Step::Rank(_) | Step::Recognize(_) => true,
+            Step::Aggregate { windows, .. } => matches!(windows, Windows::Sliding { .. }),
+            _ => false,
+        }
+    }
+
     /// Columns of the input that the columns `needs` are made of.
     fn wants(&self, needs: &BTreeSet<usize>) -> BTreeSet<usize> {
         match &self.step {
@@ -266,6 +282,11 @@ impl GraphNode {
             // The list lies where the first of its two columns does.
             Step::Unnest { .. } => {
                 needs.iter().copied().filter(|c| self.is_kept(*c, 2)).chain([self.time() - 2]).collect()
+            }
+            Step::Rank(plan) => {
+                let expressions = plan.partition.iter().chain(plan.order.iter().map(|(e, _)| e));
+                let kept = needs.iter().copied().filter(|c| self.is_kept(*c, 1));
+                kept.chain(expressions.flat_map(columns_of)).collect()
             }
             Step::Analytic(calls) => {
                 let first = self.time() - calls.len();
@@ -297,6 +318,7 @@ impl GraphNode {
             Step::Filter(_) => kept_of_input().collect(),
             Step::Assign(_) | Step::AssignSessions { .. } => kept_before(3).chain(time - 3..=time).collect(),
             Step::Unnest { .. } => kept_before(2).chain(time - 2..=time).collect(),
+            Step::Rank(_) => kept_before(1).chain([time - 1, time]).collect(),
             Step::Analytic(calls) => {
                 let used = needs.range(time - calls.len()..time).copied();
                 kept_before(calls.len()).chain(used).chain([time]).collect()

@@ -24,6 +24,8 @@ mod graph;
 mod javascript;
 mod operators;
 mod plan;
+mod rank;
+mod ranked;
 mod recognize;
 mod rewrite;
 mod scope;

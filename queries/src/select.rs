@@ -9,15 +9,16 @@ use sqlparser::{
     ast::{AccessExpr, Expr, GroupByExpr, Ident, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind},
     tokenizer::Span,
 };
-use tidemill_engine::{EVENT_TIME, datetime_type};
+use tidemill_engine::{EVENT_TIME, ORDER, dataflow::order::order_type, datetime_type};
 
 use crate::{
     analytic,
     coercion::coerce,
     error::{QueryError, QueryErrors, all, both, reason},
     expression::{Expressions, place},
-    graph::Step,
+    graph::{ORDER_COLUMN, Step},
     plan::Planner,
+    rank,
     scope::{Scope, field, schema_of},
     script::check_select,
     tables::{Relation, TableWindow, WINDOW_COLUMNS, add_window_columns},
@@ -90,9 +91,20 @@ impl Planner<'_> {
 
     /// Without GROUP BY; HAVING is a second WHERE that sees the aliases.
     fn plain(&mut self, select: &Select, relation: Relation) -> Result<Relation, QueryErrors> {
-        let Relation { node, scope, .. } = self.assigned(relation);
+        let mut relation = self.assigned(relation);
+        let calls = rank::calls(select);
+        let numbered = !calls.is_empty();
+        if numbered {
+            if let Some(condition) = &select.selection {
+                let condition = Expressions::plain(&relation.scope, NO_WINDOW).condition(condition)?;
+                relation.node = self.graph.filter(relation.node, condition.expr);
+            }
+            relation = self.ranked(relation, calls)?;
+        }
+        let Relation { node, scope, .. } = relation;
         let mut expressions = Expressions::plain(&scope, NO_WINDOW);
-        let filter = select.selection.as_ref().map(|c| expressions.condition(c)).transpose();
+        let filter = select.selection.as_ref().filter(|_| !numbered);
+        let filter = filter.map(|c| expressions.condition(c)).transpose();
         let items = items(select, &mut expressions, Some(&scope));
         let (filter, items) = both(filter, items)?;
         expressions.with_aliases(items.clone());
@@ -161,6 +173,8 @@ impl Planner<'_> {
             add_window_columns(&mut scope, added.first);
         }
         let mut expressions = Expressions::grouped(&scope, rows, added.first_aggregate());
+        expressions.order =
+            self.graph.can_order(relation.node).then(|| Typed::column(ORDER, ORDER_COLUMN, order_type(), span));
         let has_ids = windows.iter().any(|(.., id)| id.is_some());
         if has_ids {
             expressions.window_id = Some(Typed::column("window_id", added.id(), DataType::Utf8, span));

@@ -226,7 +226,7 @@ fn asa_window_of<'a>(kind: &str, function: &'a Function) -> Result<AsaWindow<'a>
     let windows = match (kind, values.as_slice()) {
         ("tumbling", [size]) => aligned(*size, *size),
         ("hopping", [size, hop]) => aligned(*size, *hop),
-        ("sliding", _) => return Err(QueryError::unsupported(span, format!("`{name}`"))),
+        ("sliding", [size]) => Windows::Sliding { size: *size },
         ("session", [gap, max]) => Windows::Session(SessionShape { gap: *gap, max: Some(*max), closed: Closed::End }),
         _ => return Err(QueryError::at(span, usage)),
     };

@@ -58,7 +58,7 @@ fn partitions() -> Vec<Partition> {
         .collect()
 }
 
-const QUERIES: [&str; 10] = [
+const QUERIES: [&str; 13] = [
     "SELECT k, x * 2 AS x2, n INTO out FROM events WHERE n % 3 = 1",
     "SELECT k, COUNT(*) AS c, SUM(x) AS s, AVG(x) AS a, MIN(x) AS lo, MAX(x) AS hi, STDEV(x) AS sd, VARP(x) AS v,
         COUNT(DISTINCT n) AS d, SUM(n) AS ns, System.Timestamp() AS t INTO out
@@ -72,6 +72,13 @@ const QUERIES: [&str; 10] = [
     "SELECT k, n % 2 AS odd, COUNT(*) AS c, SUM(x) AS s, MAX(n) AS hi, System.Timestamp() AS t, System.Window().Id AS w INTO out
      FROM events GROUP BY k, n % 2, Windows(Window('session', SessionWindow(millisecond, 60, 400) OVER (PARTITION BY k)),
         Window('all', SessionWindow(millisecond, 2, 100)), Window('now', System.Timestamp()))",
+    "SELECT k, COUNT(*) AS c, SUM(x) AS s, STDEV(x) AS d, MIN(n) AS lo, MAX(x) AS hi, LAST_VALUE(n) AS last,
+        System.Timestamp() AS t INTO out FROM events WHERE n % 3 = 1 GROUP BY k, SlidingWindow(millisecond, 50)",
+    "SELECT k, TopOne(n) OVER (ORDER BY n % 10) AS top, CollectTop(3) OVER (ORDER BY n % 100 DESC, x) AS best, Collect(n) AS every,
+        Percentile_Cont(0.4) OVER (ORDER BY x) AS p, Percentile_Disc(0.9) OVER (ORDER BY n DESC) AS q, FIRST_VALUE(x) AS f INTO out
+     FROM events GROUP BY k, HoppingWindow(millisecond, 300, 100)",
+    "SELECT k, x, n, place, window_end INTO out FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end, k ORDER BY n % 5) AS place
+        FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '400' MILLISECOND))) WHERE place <= 3",
     "SELECT k, window_start, window_end, COUNT(*) AS c, SUM(x) AS s INTO out
      FROM TABLE(SESSION(TABLE events PARTITION BY k, DESCRIPTOR(_timestamp), INTERVAL '30' MILLISECOND))
      GROUP BY k, window_start, window_end",

@@ -14,6 +14,7 @@ use datafusion_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, GroupsAccumulator, Signature, Volatility,
     function::{AccumulatorArgs, StateFieldsArgs},
 };
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::{
     exact::ExactSum,
@@ -137,7 +138,7 @@ impl AggregateUDFImpl for ExactAggregate {
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         refuse_distinct(&args)?;
         Ok(match self.function.needs_squares() {
-            false => Box::new(OnePowerSums::new(finish_sum(self.function, &args))),
+            false => Box::new(OnePowerSums::new(finish_sum(self.function, whole(&args), args.name))),
             true => Box::new(OnePowerSums::new(finish_squares(self.function))),
         })
     }
@@ -149,7 +150,7 @@ impl AggregateUDFImpl for ExactAggregate {
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
         refuse_distinct(&args)?;
         Ok(match self.function.needs_squares() {
-            false => Box::new(GroupedPowerSums::new(finish_sum(self.function, &args))),
+            false => Box::new(GroupedPowerSums::new(finish_sum(self.function, whole(&args), args.name))),
             true => Box::new(GroupedPowerSums::new(finish_squares(self.function))),
         })
     }
@@ -159,9 +160,33 @@ fn refuse_distinct(args: &AccumulatorArgs<'_>) -> Result<()> {
     if args.is_distinct { not_impl_err!("`{}`: DISTINCT is built for COUNT only", args.name) } else { Ok(()) }
 }
 
-fn finish_sum(function: Function, args: &AccumulatorArgs<'_>) -> Finish<SUM> {
-    if args.return_field.data_type() == &DataType::Int64 {
-        let name = args.name.to_owned();
+/// Sums of one of these functions, for callers that add and retract values themselves.
+pub(crate) enum RollingSum {
+    /// Of the values.
+    Sum(Finish<SUM>),
+    /// Of the values and of their squares.
+    Squares(Finish<SQUARES>),
+}
+
+/// The sums of an aggregate; `None` when it is none of these functions.
+pub(crate) fn rolling_sum(aggregate: &AggregateFunctionExpr) -> Option<RollingSum> {
+    use Function::{Avg, Stdev, Stdevp, Sum, Var, Varp};
+    let name = aggregate.fun().name();
+    let function = [Sum, Avg, Stdev, Stdevp, Var, Varp].into_iter().find(|f| f.name() == name)?;
+    let whole = aggregate.field().data_type() == &DataType::Int64;
+    Some(match function.needs_squares() {
+        false => RollingSum::Sum(finish_sum(function, whole, aggregate.name())),
+        true => RollingSum::Squares(finish_squares(function)),
+    })
+}
+
+fn whole(args: &AccumulatorArgs<'_>) -> bool {
+    args.return_field.data_type() == &DataType::Int64
+}
+
+fn finish_sum(function: Function, whole: bool, name: &str) -> Finish<SUM> {
+    if whole {
+        let name = name.to_owned();
         return Box::new(move |groups| {
             let sums = groups.iter().map(|group| whole_sum(group, &name));
             Ok(Arc::new(sums.collect::<Result<Int64Array>>()?))

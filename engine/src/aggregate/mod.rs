@@ -5,13 +5,19 @@
 //! Ours keep sums exactly ([`exact::ExactSum`]) and round once, when a window closes. COUNT, MIN and MAX have no such
 //! problem: DataFusion's are used as they are.
 //!
+//! Aggregates that keep rows take the order of rows as arguments ([`ranked`]), so that they depend on no other.
+//!
 //! [`function`] are the functions as the planner sees them, `power_sums` the state of a group and the accumulators over it.
 
 pub mod exact;
 pub mod function;
-mod power_sums;
+pub mod percentile;
+pub(crate) mod power_sums;
+pub mod ranked;
 
 pub use function::{all, avg, stdev, stdevp, sum, var, varp};
+pub use percentile::percentile;
+pub use ranked::{Ranked, ranked};
 
 #[cfg(test)]
 mod tests;

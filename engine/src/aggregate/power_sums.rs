@@ -17,15 +17,15 @@ use datafusion_expr::{Accumulator, EmitTo, GroupsAccumulator, utils::format_stat
 use super::exact::ExactSum;
 
 /// Number of sums that a sum or an average needs.
-pub(super) const SUM: usize = 1;
+pub(crate) const SUM: usize = 1;
 /// Number of sums that a variance needs: of the values, and of the high and the low parts of their squares.
-pub(super) const SQUARES: usize = 3;
+pub(crate) const SQUARES: usize = 3;
 
 /// Count and sums of one group.
 #[derive(Clone, Debug)]
-pub(super) struct PowerSums<const N: usize> {
-    pub(super) count: i64,
-    pub(super) sums: [ExactSum; N],
+pub(crate) struct PowerSums<const N: usize> {
+    pub(crate) count: i64,
+    pub(crate) sums: [ExactSum; N],
 }
 
 impl<const N: usize> Default for PowerSums<N> {
@@ -34,8 +34,25 @@ impl<const N: usize> Default for PowerSums<N> {
     }
 }
 
+impl<const N: usize> PowerSums<N> {
+    /// Adds a value.
+    #[inline]
+    pub(crate) fn add(&mut self, value: impl Number) {
+        self.count += 1;
+        value.add_to(&mut self.sums);
+    }
+
+    /// Takes a value off.
+    pub(crate) fn retract(&mut self, value: impl Number) {
+        let mut gone = Self::default();
+        value.add_to(&mut gone.sums);
+        self.count -= 1;
+        self.sums.iter_mut().zip(&gone.sums).for_each(|(sum, gone)| sum.retract(gone));
+    }
+}
+
 /// A type of input columns.
-pub(super) trait Number: Copy {
+pub(crate) trait Number: Copy {
     /// Adds itself, and its square where that is wanted.
     fn add_to<const N: usize>(self, sums: &mut [ExactSum; N]);
 }
@@ -61,7 +78,7 @@ impl Number for i64 {
 }
 
 /// Makes a column of results, one row for each group.
-pub(super) type Finish<const N: usize> = Box<dyn Fn(&[PowerSums<N>]) -> Result<ArrayRef> + Send + Sync>;
+pub(crate) type Finish<const N: usize> = Box<dyn Fn(&[PowerSums<N>]) -> Result<ArrayRef> + Send + Sync>;
 
 /// The names and types of the state columns.
 pub(super) fn state_fields<const N: usize>(name: &str) -> Vec<FieldRef> {

@@ -4,6 +4,7 @@
 pub mod merge;
 pub mod order;
 pub mod plan;
+mod rank;
 pub mod stage;
 mod stateless;
 #[cfg(test)]

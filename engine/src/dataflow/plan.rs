@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::{
+    compute::SortOptions,
+    datatypes::{DataType, SchemaRef},
+};
 use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
 
 use crate::{
@@ -115,6 +118,8 @@ pub enum OperatorPlan {
     },
     /// Aggregates by window and key. Columns: keys, `window_start`, `window_end`, aggregates, event time.
     Aggregate(AggregatePlan),
+    /// Adds the column of a ROW_NUMBER before the event time.
+    Rank(RankPlan),
     /// Adds a column for each call before the event time: a function of the row and of those before it.
     Analytic(Vec<AnalyticCall>),
     /// Runs of rows that match a pattern. Columns: measures, event time.
@@ -129,7 +134,11 @@ impl OperatorPlan {
     /// Whether it takes its rows in their order and gives them in one ([`super::order`]).
     #[must_use]
     pub fn is_sequential(&self) -> bool {
-        matches!(self, Self::Analytic(_) | Self::Recognize(_))
+        match self {
+            Self::Analytic(_) | Self::Rank(_) | Self::Recognize(_) => true,
+            Self::Aggregate(plan) => matches!(plan.windows, Windows::Sliding { .. }),
+            _ => false,
+        }
     }
 
     /// Whether it holds rows back until the watermark has passed them, so that its results are told apart by event time
@@ -185,6 +194,15 @@ pub enum LateAction {
     Drop,
     /// It keeps its event time; windows that are still open take it, others count it as late (standard SQL).
     Keep,
+}
+
+/// The place of a row, from 1, among the rows of its event time, which those of a window share.
+#[derive(Clone, Debug)]
+pub struct RankPlan {
+    /// Rows of the same values are numbered together.
+    pub partition: Vec<Arc<dyn PhysicalExpr>>,
+    /// What orders them; then it is the order of rows.
+    pub order: Vec<(Arc<dyn PhysicalExpr>, SortOptions)>,
 }
 
 /// A windowed aggregation.

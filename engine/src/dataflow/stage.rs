@@ -13,7 +13,8 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 
 use super::{
     order::InOrder,
-    plan::{Dataflow, NodeId, OperatorPlan},
+    plan::{AggregatePlan, Dataflow, NodeId, OperatorPlan},
+    rank::Rank,
     stateless::{Filter, Project, Union},
     unnest::Unnest,
 };
@@ -23,8 +24,8 @@ use crate::{
     operator::{Emit, Operator},
     recognize::Recognize,
     window::{
-        AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, WindowAggregate, shape::Windows,
-        slices::Slices,
+        AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, Sliding, WindowAggregate,
+        shape::Windows, slices::Slices,
     },
 };
 
@@ -116,7 +117,7 @@ impl Stage {
             let input_half = |port: usize| halves[node.inputs[port]];
             match &node.operator {
                 OperatorPlan::Input(_) => {}
-                OperatorPlan::Aggregate(plan) => {
+                OperatorPlan::Aggregate(plan) if !node.operator.is_sequential() => {
                     let input = &dataflow.nodes[node.inputs[0]].schema;
                     let window = Arc::new(WindowAggregate::try_new(plan.clone(), input, Arc::clone(late))?);
                     let partial = (input_half(0) == half).then(|| {
@@ -303,6 +304,14 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
         }
         OperatorPlan::Unnest { outer } => Box::new(Unnest { outer: *outer, schema }),
         OperatorPlan::Union => Box::new(Union::new(schema, node.inputs.len())),
+        OperatorPlan::Aggregate(plan @ AggregatePlan { windows: Windows::Sliding { size }, .. }) => {
+            let sliding = Sliding::try_new(plan, *size, input, schema)?;
+            Box::new(InOrder::try_new(sliding, "sliding window", dataflow, &node.inputs, Arc::clone(late))?)
+        }
+        OperatorPlan::Rank(plan) => {
+            let rank = Rank::try_new(plan, input, schema)?;
+            Box::new(InOrder::try_new(rank, "row number", dataflow, &node.inputs, Arc::clone(late))?)
+        }
         OperatorPlan::Analytic(calls) => {
             let analytic = Analytic::try_new(calls, input, schema)?;
             Box::new(InOrder::try_new(analytic, "analytic", dataflow, &node.inputs, Arc::clone(late))?)
@@ -324,17 +333,27 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
 /// sum of what its operators reach back, from an input to an output. 0 when none does.
 #[must_use]
 pub fn reach_back(dataflow: &Dataflow) -> i64 {
-    let mut reach = vec![0i64; dataflow.nodes.len()];
+    // Rows of windows have the time of their window: what reads them by that time reaches back further.
+    let (mut reach, mut shift) = (vec![0i64; dataflow.nodes.len()], vec![0i64; dataflow.nodes.len()]);
     for (id, node) in dataflow.nodes.iter().enumerate() {
-        let upstream = node.inputs.iter().map(|&i| reach[i]).max().unwrap_or(0);
+        let upstream = |of: &[i64]| node.inputs.iter().map(|&i| of[i]).max().unwrap_or(0);
         let own = match &node.operator {
-            OperatorPlan::Aggregate(plan) => plan.windows.reach_back(),
-            OperatorPlan::AssignSessions { shape, .. } => Windows::Session(*shape).reach_back(),
-            OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max().unwrap_or(0),
-            OperatorPlan::Recognize(plan) => plan.within_us,
+            OperatorPlan::Aggregate(plan) => Some(plan.windows.reach_back()),
+            OperatorPlan::AssignSessions { shape, .. } => Some(Windows::Session(*shape).reach_back()),
+            OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max(),
+            OperatorPlan::Recognize(plan) => Some(plan.within_us),
+            OperatorPlan::Rank(_) => Some(0),
+            _ => None,
+        };
+        let assigned = match &node.operator {
+            OperatorPlan::Assign(windows) => windows.reach_back(),
             _ => 0,
         };
-        reach[id] = upstream.saturating_add(own);
+        reach[id] = upstream(&reach);
+        match own {
+            Some(own) => reach[id] = reach[id].saturating_add(upstream(&shift)).saturating_add(own),
+            None => shift[id] = upstream(&shift).saturating_add(assigned),
+        }
     }
     reach.into_iter().max().unwrap_or(0)
 }

@@ -8,7 +8,10 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion_expr::{EmitTo, GroupsAccumulator};
-use datafusion_physical_expr::{GroupsAccumulatorAdapter, aggregate::LoweredAggregate};
+use datafusion_physical_expr::{
+    GroupsAccumulatorAdapter,
+    aggregate::{AggregateFunctionExpr, LoweredAggregate},
+};
 use datafusion_physical_plan::aggregates::{
     group_values::{GroupValues, new_group_values},
     order::GroupOrdering,
@@ -111,6 +114,15 @@ impl Piece {
     }
 }
 
+/// An accumulator of groups for any aggregate.
+pub(super) fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
+    if aggregate.groups_accumulator_supported() {
+        return Ok(aggregate.create_groups_accumulator()?);
+    }
+    let aggregate = Arc::clone(aggregate);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+}
+
 /// The groups of one slice or window.
 pub(super) struct Groups {
     plan: Arc<GroupsPlan>,
@@ -128,19 +140,8 @@ impl Groups {
             0 => None,
             _ => Some(new_group_values(Arc::clone(&plan.key_schema), &GroupOrdering::None)?),
         };
-        let accumulators = plan
-            .aggregates
-            .iter()
-            .map(|lowered| {
-                let aggregate = &lowered.aggregate;
-                if aggregate.groups_accumulator_supported() {
-                    return aggregate.create_groups_accumulator();
-                }
-                let aggregate = Arc::clone(aggregate);
-                let adapter = GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator());
-                Ok(Box::new(adapter) as Box<dyn GroupsAccumulator>)
-            })
-            .collect::<datafusion_common::Result<_>>()?;
+        let accumulators =
+            plan.aggregates.iter().map(|lowered| accumulator(&lowered.aggregate)).collect::<Result<_>>()?;
         Ok(Self { plan, keys, accumulators, extents: vec![], ids: vec![] })
     }
 

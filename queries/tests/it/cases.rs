@@ -135,6 +135,7 @@ fn describe(dataflow: &Dataflow) -> String {
                 format!("aggregate {:?} by [{}] [{}]", a.windows, keys.join(", "), calls.join(", "))
             }
             OperatorPlan::Recognize(plan) => format!("recognize {:?} within {}", plan.pattern, plan.within_us),
+            OperatorPlan::Rank(plan) => format!("rank by {:?}", plan.order),
             OperatorPlan::Analytic(calls) => {
                 format!("analytic {}", calls.iter().map(call).collect::<Vec<_>>().join(", "))
             }
@@ -195,6 +196,8 @@ files!(
     windows,
     standard_windows,
     sessions,
+    sliding,
+    ranked,
     steps,
     names,
     mistakes,
