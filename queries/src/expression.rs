@@ -219,6 +219,13 @@ impl<'a> Expressions<'a> {
         }
     }
 
+    fn column_or_source(&mut self, name: &Ident) -> Result<Typed, QueryError> {
+        match (self.scope.find(&name.value, name.span)?, self.scope.source_time(name)) {
+            (None, Some(time)) => Ok(time),
+            _ => self.name(name),
+        }
+    }
+
     fn column(&mut self, name: &Ident, relation: Option<usize>) -> Result<Typed, QueryError> {
         let column = self.scope.column(name, relation)?;
         self.used.extend(column.expr.downcast_ref::<Column>().map(|c| (c.index(), name.span)));
@@ -503,7 +510,12 @@ impl<'a> Expressions<'a> {
                     let args = arguments(function)?
                         .into_iter()
                         .enumerate()
-                        .map(|(i, arg)| if found.takes_part(i) { part(arg) } else { self.plan(arg) })
+                        .map(|(i, arg)| match arg {
+                            _ if found.takes_part(i) => part(arg),
+                            // The language's DATEDIFF of two sources of a join.
+                            Expr::Identifier(source) if name == "datediff" => self.column_or_source(source),
+                            _ => self.plan(arg),
+                        })
                         .collect::<Result<_, _>>()?;
                     found.call(args, span)
                 }

@@ -27,8 +27,8 @@ use tidemill_engine::{
     dataflow::{
         order::order_type,
         plan::{
-            AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, MatchPlan,
-            MetadataColumn, Node, NodeId, OperatorPlan, RankPlan, TimeBounds, TimePolicy,
+            AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, JoinPlan, LookupPlan,
+            MatchPlan, MetadataColumn, Node, NodeId, OperatorPlan, RankPlan, TablePlan, TimeBound, TimeBounds, TimePolicy,
         },
     },
     datetime_type,
@@ -79,8 +79,36 @@ pub(crate) enum Step {
     Analytic(Vec<AnalyticCall>),
     /// The columns of references stand behind those of the input.
     Recognize(MatchPlan),
+    /// Columns: those of the left rows and their event time, those of the right rows and their event time, event time.
+    Join(JoinStep),
+    /// Columns: those of the rows, those of the table, event time.
+    Lookup(LookupStep),
     Union,
     Output(usize),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct JoinStep {
+    pub(crate) outer: bool,
+    pub(crate) keys: Vec<(Expr, Expr)>,
+    pub(crate) bounds: Vec<TimeBound>,
+    /// Over the columns of the join.
+    pub(crate) condition: Option<Expr>,
+    /// How many columns the left rows have, their event time included.
+    pub(crate) left_width: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LookupStep {
+    /// The input of reference data, by its place among the tables.
+    pub(crate) table: usize,
+    pub(crate) outer: bool,
+    /// Over the rows, and over the columns of the table.
+    pub(crate) keys: Vec<(Expr, Expr)>,
+    /// Over the columns of both.
+    pub(crate) condition: Option<Expr>,
+    /// How many columns the rows have, without the event time.
+    pub(crate) left_width: usize,
 }
 
 #[derive(Debug)]
@@ -125,8 +153,9 @@ impl Graph {
             | Step::Unnest { .. }
             | Step::Rank(_)
             | Step::Analytic(_)
+            | Step::Lookup(_)
             | Step::Union => inputs.iter().all(|input| self.can_order(*input)),
-            Step::Aggregate { .. } | Step::Recognize(_) | Step::Output(_) => false,
+            Step::Join(_) | Step::Aggregate { .. } | Step::Recognize(_) | Step::Output(_) => false,
         }
     }
 
@@ -137,9 +166,11 @@ impl Graph {
     pub(crate) fn finish(self, tables: &[InputTable], outputs: &[String]) -> Result<Dataflow> {
         let needs = self.needs();
         let wanted = self.wanted_of_inputs(&needs);
+        let looked_up = self.wanted_of_tables(&needs);
         let mut dataflow = Dataflow {
             nodes: vec![],
             inputs: wanted.iter().map(|(input, columns)| input_columns(&tables[*input], columns)).collect(),
+            tables: looked_up.iter().map(|(table, columns)| table_plan(&tables[*table], columns)).collect(),
             outputs: outputs.to_vec(),
         };
         let mut done: Vec<(NodeId, Places)> = Vec::with_capacity(self.nodes.len());
@@ -198,6 +229,15 @@ impl Graph {
                     let before = self.nodes[node.inputs[0]].schema.fields().len();
                     OperatorPlan::Recognize(moved_match(plan, before, from, width)?)
                 }
+                (Step::Join(join), Some((_, left))) => {
+                    OperatorPlan::Join(join.plan(&columns, &places, left, &done[node.inputs[1]].1)?)
+                }
+                (Step::Lookup(lookup), Some((_, from))) => {
+                    let table = looked_up.keys().position(|t| *t == lookup.table).unwrap_or_default();
+                    let wanted = looked_up.get(&lookup.table).into_iter().flatten();
+                    let of_table = wanted.enumerate().map(|(new, old)| (*old, new)).collect();
+                    OperatorPlan::Lookup(lookup.plan(table, &columns, &places, from, &of_table)?)
+                }
                 (Step::Union, _) => OperatorPlan::Union,
                 (Step::Output(output), _) => OperatorPlan::Output(*output),
                 _ => return Err(internal_datafusion_err!("a node without input")),
@@ -222,8 +262,8 @@ impl Graph {
             if needs[id].is_empty() {
                 continue;
             }
-            for input in &node.inputs {
-                let (wanted, width) = (node.wants(&needs[id]), self.nodes[*input].schema.fields().len());
+            for (port, input) in node.inputs.iter().enumerate() {
+                let (wanted, width) = (node.wants(port, &needs[id]), self.nodes[*input].schema.fields().len());
                 needs[*input].extend(wanted.into_iter().filter(|c| *c < width || *c == ORDER_COLUMN));
                 needs[*input].insert(self.nodes[*input].time());
                 if node.takes_rows_in_order() && self.can_order(*input) {
@@ -232,6 +272,20 @@ impl Graph {
             }
         }
         needs
+    }
+
+    /// Columns of each table of reference data that are read.
+    fn wanted_of_tables(&self, needs: &[BTreeSet<usize>]) -> BTreeMap<usize, BTreeSet<usize>> {
+        let mut wanted = BTreeMap::<usize, BTreeSet<usize>>::new();
+        for (node, needs) in self.nodes.iter().zip(needs) {
+            if let (Step::Lookup(lookup), false) = (&node.step, needs.is_empty()) {
+                let kept = kept(needs, lookup.condition.as_ref(), node.time());
+                let keys = lookup.keys.iter().flat_map(|(_, key)| columns_of(key));
+                let columns = kept.range(lookup.left_width..).map(|c| c - lookup.left_width).chain(keys);
+                wanted.entry(lookup.table).or_default().extend(columns);
+            }
+        }
+        wanted
     }
 
     /// Columns of each input that is read, over all nodes that read it.
@@ -259,14 +313,14 @@ impl GraphNode {
     /// Whether its operator needs the places of its rows in the order of all rows.
     fn takes_rows_in_order(&self) -> bool {
         match &self.step {
-            Step::Analytic(_) | Step::Rank(_) | Step::Recognize(_) => true,
+            Step::Analytic(_) | Step::Rank(_) | Step::Recognize(_) | Step::Join(_) => true,
             Step::Aggregate { windows, .. } => matches!(windows, Windows::Sliding { .. }),
             _ => false,
         }
     }
 
-    /// Columns of the input that the columns `needs` are made of.
-    fn wants(&self, needs: &BTreeSet<usize>) -> BTreeSet<usize> {
+    /// Columns of the input at this port that the columns `needs` are made of.
+    fn wants(&self, port: usize, needs: &BTreeSet<usize>) -> BTreeSet<usize> {
         match &self.step {
             Step::Input { .. } => BTreeSet::new(),
             Step::Filter(predicate) => needs.iter().copied().chain(columns_of(predicate)).collect(),
@@ -293,6 +347,13 @@ impl GraphNode {
                 let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(first + i)));
                 let read = used.flat_map(|(_, call)| call_expressions(call)).flat_map(columns_of);
                 needs.range(..first).copied().chain(read).collect()
+            }
+            Step::Join(join) => join.wants(port, &kept(needs, join.condition.as_ref(), self.time())),
+            Step::Lookup(lookup) => {
+                let kept = kept(needs, lookup.condition.as_ref(), self.time());
+                let keys = lookup.keys.iter().flat_map(|(key, _)| columns_of(key));
+                let order = needs.contains(&ORDER_COLUMN).then_some(ORDER_COLUMN);
+                kept.range(..lookup.left_width).copied().chain(keys).chain(order).collect()
             }
             Step::Aggregate { keys, calls, .. } => {
                 let used = calls.iter().enumerate().filter(|(i, _)| needs.contains(&(keys.len() + 2 + i)));
@@ -323,6 +384,11 @@ impl GraphNode {
                 let used = needs.range(time - calls.len()..time).copied();
                 kept_before(calls.len()).chain(used).chain([time]).collect()
             }
+            Step::Join(join) => kept(needs, join.condition.as_ref(), time).into_iter().chain([time]).collect(),
+            Step::Lookup(lookup) => {
+                let order = needs.contains(&ORDER_COLUMN).then_some(ORDER_COLUMN);
+                kept(needs, lookup.condition.as_ref(), time).into_iter().chain([time]).chain(order).collect()
+            }
             Step::Aggregate { keys, .. } => {
                 (0..keys.len() + 2).chain(needs.range(keys.len() + 2..time).copied()).chain([time]).collect()
             }
@@ -338,6 +404,73 @@ impl GraphNode {
     /// Whether a column of this node is one of its input that stays, where the node adds so many before the event time.
     fn is_kept(&self, column: usize, added: usize) -> bool {
         column < self.time() - added || column == ORDER_COLUMN
+    }
+}
+
+/// The columns of a join that are kept, without the event time: those that are needed, and those of its condition.
+fn kept(needs: &BTreeSet<usize>, condition: Option<&Expr>, time: usize) -> BTreeSet<usize> {
+    let read = condition.into_iter().flat_map(columns_of);
+    needs.iter().copied().chain(read).filter(|c| *c < time).collect()
+}
+
+impl LookupStep {
+    fn plan(
+        &self,
+        table: usize,
+        columns: &[usize],
+        places: &Places,
+        left: &Places,
+        of_table: &Places,
+    ) -> Result<LookupPlan> {
+        let pruned = || internal_datafusion_err!("a column of a join was pruned but is used");
+        let place = |at: &Places, c: usize| at.get(&c).copied().ok_or_else(pruned);
+        let kept = &columns[..columns.len() - 1];
+        let is_of_table = |c: &usize| *c != ORDER_COLUMN && *c >= self.left_width;
+        let (of_right, of_left): (Vec<_>, Vec<_>) = kept.iter().partition(|c| is_of_table(c));
+        let keys = self.keys.iter().map(|(l, r)| Ok((moved(l, left)?, moved(r, of_table)?)));
+        Ok(LookupPlan {
+            table,
+            outer: self.outer,
+            keys: keys.collect::<Result<_>>()?,
+            condition: self.condition.as_ref().map(|c| moved(c, places)).transpose()?,
+            left_columns: of_left.into_iter().map(|c| place(left, c)).collect::<Result<_>>()?,
+            table_columns: of_right.into_iter().map(|c| place(of_table, c - self.left_width)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn table_plan(table: &InputTable, columns: &BTreeSet<usize>) -> TablePlan {
+    TablePlan { columns: input_columns(table, columns), rows: Arc::default() }
+}
+
+impl JoinStep {
+    /// What the kept columns, keys and bounds read of a side.
+    fn wants(&self, port: usize, kept: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let width = self.left_width;
+        if port == 0 {
+            let keys = self.keys.iter().flat_map(|(left, _)| columns_of(left));
+            let times = self.bounds.iter().map(|b| b.left_time);
+            kept.range(..width).copied().chain(keys).chain(times).collect()
+        } else {
+            let keys = self.keys.iter().flat_map(|(_, right)| columns_of(right));
+            kept.range(width..).map(|c| c - width).chain(keys).collect()
+        }
+    }
+
+    fn plan(&self, columns: &[usize], places: &Places, left: &Places, right: &Places) -> Result<JoinPlan> {
+        let pruned = || internal_datafusion_err!("a column of a join was pruned but is used");
+        let place = |at: &Places, c: usize| at.get(&c).copied().ok_or_else(pruned);
+        let kept = &columns[..columns.len() - 1];
+        let (of_left, of_right) = kept.split_at(kept.partition_point(|c| *c < self.left_width));
+        let bound = |b: &TimeBound| Ok(TimeBound { left_time: place(left, b.left_time)?, ..*b });
+        Ok(JoinPlan {
+            outer: self.outer,
+            keys: self.keys.iter().map(|(l, r)| Ok((moved(l, left)?, moved(r, right)?))).collect::<Result<_>>()?,
+            bounds: self.bounds.iter().map(bound).collect::<Result<_>>()?,
+            condition: self.condition.as_ref().map(|c| moved(c, places)).transpose()?,
+            left_columns: of_left.iter().map(|c| place(left, *c)).collect::<Result<_>>()?,
+            right_columns: of_right.iter().map(|c| place(right, c - self.left_width)).collect::<Result<_>>()?,
+        })
     }
 }
 

@@ -22,6 +22,7 @@ mod expression;
 mod functions;
 mod graph;
 mod javascript;
+mod joins;
 mod operators;
 mod plan;
 mod rank;

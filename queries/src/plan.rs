@@ -32,6 +32,8 @@ pub struct InputTable {
     pub sampled: Option<usize>,
     /// The column that gives the event time where the query has no TIMESTAMP BY; `None` means arrival.
     pub time_column: Option<String>,
+    /// Whether it is reference data: a table that streams are joined with, without a time of its own.
+    pub reference: bool,
 }
 
 /// Which of ASA's levels of compatibility a query is written for.

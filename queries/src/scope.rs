@@ -31,6 +31,19 @@ pub(crate) struct ScopeColumn {
     pub(crate) visible: bool,
     /// Whether it is the event time under another name.
     pub(crate) is_time: bool,
+    /// Of `window_start` and `window_end`: the size of the windows, in microseconds.
+    pub(crate) window: Option<i64>,
+}
+
+/// When the rows of a source of a FROM were.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SourceTime {
+    /// Which source, by its place in [`Scope::relations`].
+    pub(crate) relation: usize,
+    /// The column; `None`: the event time of the rows at hand.
+    pub(crate) time: Option<usize>,
+    /// How far it may lie before the event time of the rows at hand, in microseconds.
+    pub(crate) lag_us: i64,
 }
 
 /// The column of a function of the rows before, which the text names by calling it again.
@@ -51,6 +64,12 @@ pub(crate) struct Scope {
     pub(crate) analytics: Vec<AnalyticColumn>,
     /// Place of the event time.
     pub(crate) time: usize,
+    /// The times of the streams in FROM.
+    pub(crate) sources: Vec<SourceTime>,
+    /// Columns that are the event time of their relation.
+    pub(crate) event_times: Vec<(usize, String)>,
+    /// Whether a JOIN made them: then a name that several relations have must say which.
+    pub(crate) joined: bool,
     /// Why a column may be unknown although records have it, e.g. that types come from a sample.
     pub(crate) note: Option<String>,
     /// Whether the types are declared: a text column is text then, and not numbers that a producer has quoted.
@@ -90,6 +109,7 @@ impl Scope {
                 relation: 0,
                 visible: true,
                 is_time: false,
+                window: None,
             })
             .collect();
         Self {
@@ -97,10 +117,27 @@ impl Scope {
             columns,
             analytics: vec![],
             time,
+            sources: vec![SourceTime { relation: 0, time: None, lag_us: 0 }],
+            event_times: vec![],
+            joined: false,
             note: None,
             declared: false,
             functions: UserFunctions::default(),
         }
+    }
+
+    /// Without any name.
+    pub(crate) fn empty() -> Self {
+        let mut scope = Self::of(&schema_of([]), vec![]);
+        (scope.relations, scope.sources) = (vec![], vec![]);
+        scope
+    }
+
+    /// The time of a stream in FROM.
+    pub(crate) fn source_time(&self, name: &Ident) -> Option<Typed> {
+        let relation = self.relation(&name.value)?;
+        let source = self.sources.iter().find(|s| s.relation == relation)?;
+        Some(Typed::column(EVENT_TIME, source.time.unwrap_or(self.time), datetime_type(), name.span))
     }
 
     pub(crate) fn time(&self, span: Span) -> Typed {
@@ -120,6 +157,15 @@ impl Scope {
     fn find_in(&self, relation: Option<usize>, name: &str, span: Span) -> Result<Option<&ScopeColumn>, QueryError> {
         let columns = || self.columns.iter().filter(|c| relation.is_none_or(|r| c.relation == r));
         if let Some(column) = columns().find(|c| c.name == name) {
+            let other = columns().find(|c| c.name == name && c.visible && c.relation != column.relation);
+            if let (true, None, Some(other)) = (column.visible && self.joined, relation, other) {
+                let names = [column, other].map(|c| self.relations[c.relation].first().map_or("", String::as_str));
+                return Err(QueryError::at(
+                    span,
+                    format!("`{name}` is a column of `{}` and of `{}`", names[0], names[1]),
+                )
+                .help(format!("write `{}.{name}`", names[0])));
+            }
             return Ok(Some(column));
         }
         let mut same = columns().filter(|c| c.name.eq_ignore_ascii_case(name));
@@ -142,12 +188,18 @@ impl Scope {
     pub(crate) fn column(&self, name: &Ident, relation: Option<usize>) -> Result<Typed, QueryError> {
         match self.find_in(relation, &name.value, name.span)? {
             Some(c) => Ok(Typed::column(&c.name, c.index, c.data_type.clone(), name.span)),
-            None => Err(self.unknown(name)),
+            None => Err(self.unknown_in(relation, name)),
         }
     }
 
     pub(crate) fn unknown(&self, name: &Ident) -> QueryError {
-        let known: Vec<&str> = self.columns.iter().filter(|c| c.visible).map(|c| c.name.as_str()).collect();
+        self.unknown_in(None, name)
+    }
+
+    fn unknown_in(&self, relation: Option<usize>, name: &Ident) -> QueryError {
+        let columns = self.columns.iter().filter(|c| c.visible && relation.is_none_or(|r| c.relation == r));
+        let mut known: Vec<&str> = vec![];
+        columns.for_each(|c| known.extend((!known.contains(&c.name.as_str())).then_some(c.name.as_str())));
         let error = QueryError::unknown(name.span, "column", &name.value, &known);
         match (&self.note, &error.help) {
             (Some(note), None) => error.help(note.clone()),

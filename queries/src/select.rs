@@ -113,7 +113,8 @@ impl Planner<'_> {
         for condition in [filter, having].into_iter().flatten() {
             node = self.graph.filter(node, condition.expr);
         }
-        self.project(node, items, scope.time(Span::empty()))
+        let windows: Vec<_> = scope.columns.iter().filter_map(|c| Some((c.index, c.window?))).collect();
+        self.project(node, items, scope.time(Span::empty()), &windows)
     }
 
     fn grouped(
@@ -217,6 +218,7 @@ impl Planner<'_> {
         if let Some(condition) = filter {
             node = self.graph.filter(node, condition.expr);
         }
+        let first = keys.len();
         let keys: Vec<Arc<dyn PhysicalExpr>> = keys.into_iter().map(|k| k.expr).collect();
         let several = windows.len() > 1;
         let mut parts = vec![];
@@ -237,10 +239,20 @@ impl Planner<'_> {
         if let Some(condition) = having {
             node = self.graph.filter(node, condition.expr);
         }
-        self.project(node, items, time)
+        // The columns that show the windows of a table function lie behind the keys.
+        let size = relation.window.as_ref().and_then(TableWindow::size);
+        let windows = size.map_or(vec![], |size| vec![(first, size), (first + 1, size)]);
+        self.project(node, items, time, &windows)
     }
 
-    fn project(&mut self, node: usize, items: Vec<(String, Typed)>, time: Typed) -> Result<Relation, QueryErrors> {
+    /// `windows` are the columns of `node` that show the start or end of a window, with its size.
+    fn project(
+        &mut self,
+        node: usize,
+        items: Vec<(String, Typed)>,
+        time: Typed,
+        windows: &[(usize, i64)],
+    ) -> Result<Relation, QueryErrors> {
         let items = items
             .into_iter()
             .map(|(name, item)| match item.data_type {
@@ -252,7 +264,9 @@ impl Planner<'_> {
         let schema = schema_of(items.iter().map(|(name, item)| (name.clone(), item.data_type.clone())));
         let mut scope = self.scope_of(&schema, vec![]);
         for (column, (_, item)) in scope.columns.iter_mut().zip(&items) {
-            column.is_time = column_place(item).is_some() && column_place(item) == column_place(&time);
+            let place = column_place(item);
+            column.is_time = place.is_some() && place == column_place(&time);
+            column.window = windows.iter().find(|(at, _)| place == Some(*at)).map(|(_, size)| *size);
         }
         let list = items.into_iter().map(|(_, item)| item.expr).chain([time.expr]).collect();
         Ok(Relation { node: self.graph.add(Step::Project(list), vec![node], schema), scope, window: None })
@@ -368,6 +382,11 @@ fn items(
             items.add(&alias.value, value, alias.span)
         }
         SelectItem::Wildcard(options) => match all_columns {
+            Some(scope) if scope.sources.len() > 1 => {
+                let names: Vec<&str> = scope.relations.iter().filter_map(|r| Some(r.first()?.as_str())).collect();
+                Err(QueryError::at(options.wildcard_token.0.span, "`*` cannot be used in a JOIN of streams")
+                    .help(format!("write `{}.*`", names.join(".*`, `"))))
+            }
             Some(scope) => {
                 items.add_all(scope, None);
                 Ok(())

@@ -24,6 +24,7 @@ use crate::{
     expression::{Expressions, place},
     functions::conversion::{Failure, convert},
     graph::{InputTime, Step, input_schema},
+    joins::join_of,
     plan::Planner,
     rewrite::{PARTITION_BY, TIMESTAMP_BY},
     scope::{Scope, ScopeColumn, schema_of},
@@ -54,6 +55,16 @@ pub(crate) struct TableWindow {
     pub(crate) windows: Windows,
     /// For sessions: columns of the relation whose values make sessions of their own.
     pub(crate) partition: Vec<Typed>,
+}
+
+impl TableWindow {
+    /// How far apart rows of one window lie at most, in microseconds; of sessions that is not known.
+    pub(crate) fn size(&self) -> Option<i64> {
+        match self.windows {
+            Windows::Aligned(shape) | Windows::Cumulating(shape) => Some(shape.size),
+            Windows::Session(_) | Windows::Sliding { .. } => None,
+        }
+    }
 }
 
 /// The one name of an input, step or output.
@@ -156,14 +167,24 @@ impl Planner<'_> {
         let mut relation = self.analytic(relation, &mut calls)?;
         for join in &table.joins {
             relation = match &join.join_operator {
-                JoinOperator::CrossApply => self.apply(relation, &join.relation, false, select)?,
-                JoinOperator::OuterApply => self.apply(relation, &join.relation, true, select)?,
-                _ => {
+                JoinOperator::CrossApply | JoinOperator::OuterApply => {
+                    let outer = matches!(join.join_operator, JoinOperator::OuterApply);
+                    let elements = self.apply(relation, &join.relation, outer, select)?;
+                    self.analytic(elements, &mut calls)?
+                }
+                operator => {
                     let span = source_name(&join.relation).map_or(select, |n| n.span);
-                    return Err(QueryError::unsupported(span, "JOIN").into());
+                    let (outer, on) = join_of(operator, span)?;
+                    match self.reference(&join.relation)? {
+                        Some((table, scope)) => self.lookup(relation, table, scope, outer, on, span)?,
+                        None => {
+                            let right = self.relation(&join.relation, select)?;
+                            let right = self.analytic(right, &mut calls)?;
+                            self.join(relation, right, outer, on, span)?
+                        }
+                    }
                 }
             };
-            relation = self.analytic(relation, &mut calls)?;
         }
         analytic::refuse(&calls, &relation.scope)?;
         Ok(relation)
@@ -223,8 +244,30 @@ impl Planner<'_> {
             relation: scope.relations.len() - 1,
             visible: true,
             is_time: false,
+            window: None,
         }));
         Ok(relation)
+    }
+
+    /// The input of reference data that an element of FROM names, if it is one.
+    fn reference(&self, factor: &TableFactor) -> Result<Option<(usize, Scope)>, QueryErrors> {
+        let TableFactor::Table { name, alias, args: None, with_hints, .. } = factor else { return Ok(None) };
+        let name = relation_name(name)?;
+        if self.step(name)?.is_some() {
+            return Ok(None);
+        }
+        let input = self.input(name)?;
+        if !self.tables[input].reference {
+            return Ok(None);
+        }
+        if let Some(hint) = timestamp_by(with_hints)? {
+            return Err(QueryError::at(place(hint), format!("reference data has no time: `{}`", name.value))
+                .help("leave TIMESTAMP BY away")
+                .into());
+        }
+        let mut scope = self.input_scope(input);
+        rename(&mut scope, alias.as_ref())?;
+        Ok(Some((input, scope)))
     }
 
     pub(crate) fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
@@ -243,13 +286,13 @@ impl Planner<'_> {
                 let name = relation_name(name)?;
                 let timestamp_by = timestamp_by(with_hints)?;
                 let mut relation = self.named(name, timestamp_by)?;
-                rename(&mut relation, alias.as_ref())?;
+                rename(&mut relation.scope, alias.as_ref())?;
                 Ok(relation)
             }
             TableFactor::Derived { lateral: false, subquery, alias, sample: None } => {
                 let mut relation = self.query(subquery)?;
                 relation.scope.relations = vec![vec![]];
-                rename(&mut relation, alias.as_ref())?;
+                rename(&mut relation.scope, alias.as_ref())?;
                 Ok(relation)
             }
             TableFactor::Table { alias, .. } | TableFactor::TableFunction { alias, .. } => {
@@ -260,7 +303,7 @@ impl Planner<'_> {
                     return Err(QueryError::unknown(span, "table function", &name, &TABLE_FUNCTIONS).into());
                 }
                 let mut relation = self.windowed(&name, &args?, span)?;
-                rename(&mut relation, alias.as_ref())?;
+                rename(&mut relation.scope, alias.as_ref())?;
                 Ok(relation)
             }
             TableFactor::MatchRecognize { alias, .. } => {
@@ -277,7 +320,7 @@ impl Planner<'_> {
     fn named(&mut self, name: &Ident, timestamp_by: Option<&Expr>) -> Result<Relation, QueryErrors> {
         if let Some(step) = self.step(name)? {
             return match timestamp_by {
-                None => Ok(step),
+                None => Ok(with_event_times(step)),
                 Some(by) => {
                     Err(QueryError::at(place(by), format!("TIMESTAMP BY is for inputs, `{}` is a step", name.value))
                         .help("put it on the input that the step reads")
@@ -286,7 +329,12 @@ impl Planner<'_> {
             };
         }
         let input = self.input(name)?;
-        let scope = self.input_scope(input);
+        if self.tables[input].reference {
+            return Err(QueryError::at(name.span, format!("`{}` is reference data, which has no time", name.value))
+                .help("read a stream, and JOIN the reference data to it")
+                .into());
+        }
+        let mut scope = self.input_scope(input);
         let bounds = self.settings.time;
         let column = self.tables[input].time_column.as_ref().map(|c| Ident::with_span(name.span, c));
         let time = match (timestamp_by, column) {
@@ -299,6 +347,12 @@ impl Planner<'_> {
             }
             (None, None) => InputTime::Arrival,
         };
+        let named = |index: usize| scope.columns.iter().find(|c| c.index == index).map(|c| c.name.clone());
+        let by = match &time {
+            InputTime::By { expression, .. } => expression.downcast_ref::<Column>().and_then(|c| named(c.index())),
+            InputTime::Arrival => Some(MetadataColumn::Timestamp.name().to_owned()),
+        };
+        scope.event_times.extend(by.map(|name| (0, name)));
         Ok(self.read(input, scope, time))
     }
 
@@ -412,13 +466,18 @@ impl Planner<'_> {
 
     /// Repeats rows for the windows of a table function, where no aggregation takes that over.
     pub(crate) fn assigned(&mut self, relation: Relation) -> Relation {
-        let Some(TableWindow { windows, partition }) = relation.window else { return relation };
+        let Some(window) = relation.window else { return relation };
+        let size = window.size();
+        let TableWindow { windows, partition } = window;
         let before = self.graph.schema(relation.node);
         let time = before.fields().len() - 1;
         let columns = before.fields()[..time].iter().map(|f| (f.name().clone(), f.data_type().clone()));
         let schema = schema_of(columns.chain(WINDOW_COLUMNS.iter().map(|w| ((*w).to_owned(), datetime_type()))));
         let mut scope = relation.scope;
         add_window_columns(&mut scope, time);
+        for column in scope.columns.iter_mut().filter(|c| c.index == time || c.index == time + 1) {
+            column.window = Some(shape.size);
+        }
         scope.time = time + 2;
         let step = match windows {
             Windows::Session(shape) => {
@@ -439,7 +498,15 @@ pub(crate) fn add_window_columns(scope: &mut Scope, first: usize) {
         relation: 0,
         visible: true,
         is_time: i == 2,
+        window: None,
     }));
+}
+
+/// A step whose columns of event time can bound a join.
+fn with_event_times(mut step: Relation) -> Relation {
+    let times = step.scope.columns.iter().filter(|c| c.is_time).map(|c| (0, c.name.clone()));
+    step.scope.event_times = times.collect();
+    step
 }
 
 /// A datetime, or null where it cannot be read: such a record is dead-lettered.
@@ -470,11 +537,11 @@ fn timestamp_by(hints: &[Expr]) -> Result<Option<&Expr>, QueryError> {
     Ok(found)
 }
 
-fn rename(relation: &mut Relation, alias: Option<&TableAlias>) -> Result<(), QueryError> {
+fn rename(scope: &mut Scope, alias: Option<&TableAlias>) -> Result<(), QueryError> {
     let Some(alias) = alias else { return Ok(()) };
     if let Some(column) = alias.columns.first() {
         return Err(QueryError::unsupported(column.name.span, "an alias with column names"));
     }
-    relation.scope.relations[0].insert(0, alias.name.value.clone());
+    scope.relations[0].insert(0, alias.name.value.clone());
     Ok(())
 }

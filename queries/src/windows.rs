@@ -259,7 +259,7 @@ fn times(unit: i64, n: i64, span: Span) -> Result<i64, QueryError> {
 }
 
 /// Microseconds of a unit of a window.
-fn unit_of(expr: &Expr) -> Result<i64, QueryError> {
+pub(crate) fn unit_of(expr: &Expr) -> Result<i64, QueryError> {
     let name = match expr {
         Expr::Identifier(name) => Some(name.value.as_str()),
         Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(name), .. }) => Some(name.as_str()),
@@ -334,7 +334,7 @@ pub(crate) fn standard_windows(name: &str, intervals: &[&Expr], span: Span) -> R
 }
 
 /// `INTERVAL '10' MINUTES` in microseconds.
-fn interval(expr: &Expr) -> Result<i64, QueryError> {
+pub(crate) fn interval(expr: &Expr) -> Result<i64, QueryError> {
     let wrong = || QueryError::at(place(expr), "expected an interval such as INTERVAL '10' MINUTES");
     let Expr::Interval(Interval { value, leading_field: Some(field), last_field: None, .. }) = expr else {
         return Err(wrong());

@@ -15,7 +15,13 @@ fn outcome(query: &str, partitions: &[Partition], cut: Cut) -> Outcome {
     let field = |name, data_type| Field::new(name, data_type, true);
     let schema =
         Schema::new(vec![field("k", DataType::Utf8), field("x", DataType::Float64), field("n", DataType::Int64)]);
-    let table = InputTable { name: "events".into(), schema: Arc::new(schema), sampled: None, time_column: None };
+    let table = InputTable {
+        name: "events".into(),
+        schema: Arc::new(schema),
+        sampled: None,
+        time_column: None,
+        reference: false,
+    };
     let script = Script::parse(query).unwrap();
     let dataflow = tidemill_queries::plan(&script, &[table], &["out".to_owned()], &Settings::default()).unwrap();
     let inputs = BTreeMap::from([("events".to_owned(), partitions.to_vec())]);
@@ -58,7 +64,7 @@ fn partitions() -> Vec<Partition> {
         .collect()
 }
 
-const QUERIES: [&str; 13] = [
+const QUERIES: [&str; 15] = [
     "SELECT k, x * 2 AS x2, n INTO out FROM events WHERE n % 3 = 1",
     "SELECT k, COUNT(*) AS c, SUM(x) AS s, AVG(x) AS a, MIN(x) AS lo, MAX(x) AS hi, STDEV(x) AS sd, VARP(x) AS v,
         COUNT(DISTINCT n) AS d, SUM(n) AS ns, System.Timestamp() AS t INTO out
@@ -91,6 +97,12 @@ const QUERIES: [&str; 13] = [
         MAX(n) OVER (LIMIT DURATION(millisecond, 70)) AS hi, System.Timestamp() AS t INTO out FROM events WHERE n % 3 = 1",
     "WITH small AS (SELECT k, n % 2 AS odd, SUM(x) AS s FROM events GROUP BY k, n % 2, TumblingWindow(millisecond, 250))
      SELECT k, LAG(s) OVER (PARTITION BY odd LIMIT DURATION(second, 1)) AS before INTO out FROM small",
+    "SELECT a.k, a.n, b.n AS m, b.x, System.Timestamp() AS t INTO out FROM events a
+     LEFT JOIN events b ON a.k = b.k AND DATEDIFF(millisecond, a, b) BETWEEN 5 AND 20 AND b.n > a.n WHERE a.n % 7 = 0",
+    "WITH pairs AS (SELECT a.k, a.n, b.n AS m FROM events a
+        JOIN events b ON a.k = b.k AND DATEDIFF(millisecond, a, b) BETWEEN -3 AND 3 AND a.n < b.n AND a.n % 3 = 0)
+     SELECT k, n, m, LAG(m) OVER (PARTITION BY k LIMIT DURATION(second, 1)) AS before, System.Timestamp() AS t
+     INTO out FROM pairs",
 ];
 
 #[test]

@@ -17,13 +17,14 @@ use tidemill_engine::{
     Clock, EventTime, Monotonic,
     dataflow::{
         merge::{Merge, Output},
-        plan::Dataflow,
+        plan::{Dataflow, InputColumns, TablePlan},
         worker::Worker,
     },
     dead_letter::{DeadLetter, DeadLetters},
     decoder::{BadClass, DecoderFactory},
     event_time::{BrokerClocks, TimeRule},
     intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
+    reference,
     sink::Sink,
     source::{PartitionId, Record, Source, SourceEvent, TimestampKind, Visit},
 };
@@ -67,36 +68,35 @@ pub struct Outcome {
 pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: Cut) -> anyhow::Result<Outcome> {
     let letters: Arc<Mutex<Letters>> = Arc::default();
     let mut by_worker: Vec<Vec<Intake>> = (0..cut.workers).map(|_| vec![]).collect();
+    let options = || IntakeOptions {
+        arrival: TimeRule::LogAppend,
+        judge_arrival: true,
+        idle_margin_us: 0,
+        clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
+        growing: false,
+        on_bad_record: OnBadRecord::DeadLetter,
+        dead_letters: letters.clone(),
+        counters: Arc::default(),
+        clock: Arc::new(NoClock),
+        resume: BTreeMap::new(),
+        batch_rows: cut.batch_rows,
+    };
+    let source = |columns: &InputColumns, workers: usize, worker: usize| {
+        let numbered = inputs.get(&columns.name).into_iter().flatten().enumerate();
+        let own = numbered.filter(|(id, _)| id % workers == worker);
+        let partitions = own.map(|(id, records)| (PartitionId(id as u32), records.clone(), 0)).collect();
+        Box::new(Records { topic: columns.name.clone(), partitions, run: cut.run_records, joined: false })
+    };
     for (index, columns) in dataflow.inputs.iter().enumerate() {
-        let schema = Arc::clone(&columns.payload);
-        JsonDecoder::new(Arc::clone(&schema), JsonOptions::default())?;
-        let decoders: DecoderFactory = Arc::new(move || {
-            Box::new(JsonDecoder::new(Arc::clone(&schema), JsonOptions::default()).expect("accepted above"))
-        });
+        let decoders = decoders(columns)?;
         for (worker, intakes) in by_worker.iter_mut().enumerate() {
-            let numbered = inputs.get(&columns.name).into_iter().flatten().enumerate();
-            let own = numbered.filter(|(id, _)| id % cut.workers == worker);
-            let source = Records {
-                topic: columns.name.clone(),
-                partitions: own.map(|(id, records)| (PartitionId(id as u32), records.clone(), 0)).collect(),
-                run: cut.run_records,
-                joined: false,
-            };
-            let options = IntakeOptions {
-                arrival: TimeRule::LogAppend,
-                judge_arrival: true,
-                idle_margin_us: 0,
-                clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
-                growing: false,
-                on_bad_record: OnBadRecord::DeadLetter,
-                dead_letters: letters.clone(),
-                counters: Arc::default(),
-                clock: Arc::new(NoClock),
-                resume: BTreeMap::new(),
-                batch_rows: cut.batch_rows,
-            };
-            intakes.push(Intake::new(dataflow, index, Box::new(source), &decoders, options));
+            let source = source(columns, cut.workers, worker);
+            intakes.push(Intake::new(dataflow, index, source, &decoders, options()));
         }
+    }
+    for TablePlan { columns, rows } in &dataflow.tables {
+        let loaded = reference::load(columns, source(columns, 1, 0), &decoders(columns)?, options(), false)?;
+        rows.put(EventTime::MIN, loaded);
     }
     let collected: Vec<Arc<Mutex<Vec<Row>>>> = dataflow.outputs.iter().map(|_| Arc::default()).collect();
     let sinks = collected.iter().map(|rows| Output { sink: Box::new(Collect(Arc::clone(rows))), rows: Arc::default() });
@@ -113,6 +113,14 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
     let mut dead_letters = letters.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
     dead_letters.sort();
     Ok(Outcome { rows, dead_letters })
+}
+
+fn decoders(columns: &InputColumns) -> anyhow::Result<DecoderFactory> {
+    let schema = Arc::clone(&columns.payload);
+    JsonDecoder::new(Arc::clone(&schema), JsonOptions::default())?;
+    Ok(Arc::new(move || {
+        Box::new(JsonDecoder::new(Arc::clone(&schema), JsonOptions::default()).expect("accepted above"))
+    }))
 }
 
 /// A worker's partitions, read in turn, a run of records each.

@@ -12,6 +12,7 @@ use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
 use crate::{
     analytic::anomaly::Anomaly,
     recognize::pattern::Pattern,
+    reference::ReferenceTable,
     window::shape::{SessionShape, WindowShape, Windows},
 };
 
@@ -25,6 +26,8 @@ pub struct Dataflow {
     pub nodes: Vec<Node>,
     /// Inputs as the intake has to deliver them, by the index in [`InputPlan::input`].
     pub inputs: Vec<InputColumns>,
+    /// Reference data, by the index in [`LookupPlan::table`].
+    pub tables: Vec<TablePlan>,
     /// Names of the outputs, by the index in [`OperatorPlan::Output`].
     pub outputs: Vec<String>,
 }
@@ -124,6 +127,11 @@ pub enum OperatorPlan {
     Analytic(Vec<AnalyticCall>),
     /// Runs of rows that match a pattern. Columns: measures, event time.
     Recognize(MatchPlan),
+    /// Pairs of rows of its two inputs. Columns: those of the left rows, those of the right rows, event time.
+    Join(JoinPlan),
+    /// Each row with the rows of a table that match it. Columns: those of the row ([`crate::ORDER`] first where it has one),
+    /// those of the table, event time.
+    Lookup(LookupPlan),
     /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.
     Union,
     /// Hands the rows, without the event time, to the output of this index.
@@ -135,7 +143,7 @@ impl OperatorPlan {
     #[must_use]
     pub fn is_sequential(&self) -> bool {
         match self {
-            Self::Analytic(_) | Self::Rank(_) | Self::Recognize(_) => true,
+            Self::Analytic(_) | Self::Rank(_) | Self::Recognize(_) | Self::Join(_) => true,
             Self::Aggregate(plan) => matches!(plan.windows, Windows::Sliding { .. }),
             _ => false,
         }
@@ -216,6 +224,77 @@ pub struct AggregatePlan {
     pub partition: Vec<usize>,
     /// Aggregates over the input's columns.
     pub aggregates: Vec<Arc<LoweredAggregate>>,
+}
+
+/// A join of two streams.
+#[derive(Clone, Debug)]
+pub struct JoinPlan {
+    /// Whether left rows without a match are kept, with nulls in the right columns.
+    pub outer: bool,
+    /// Pairs of expressions, over the left and over the right rows, of one type, that are equal and not null.
+    pub keys: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
+    /// How far apart in time the rows are; all of them hold. One at least has a lower, one an upper end.
+    pub bounds: Vec<TimeBound>,
+    /// What else is true of a pair, over the columns of the join.
+    pub condition: Option<Arc<dyn PhysicalExpr>>,
+    /// The columns of the left rows that are kept.
+    pub left_columns: Vec<usize>,
+    /// The columns of the right rows that are kept.
+    pub right_columns: Vec<usize>,
+}
+
+/// Reference data that a query reads.
+#[derive(Clone, Debug)]
+pub struct TablePlan {
+    /// The columns that are read; no order.
+    pub columns: InputColumns,
+    /// What it holds; whoever runs the dataflow puts that there before the first row.
+    pub rows: Arc<ReferenceTable>,
+}
+
+/// A join of a stream with reference data.
+#[derive(Clone, Debug)]
+pub struct LookupPlan {
+    /// Index in [`Dataflow::tables`].
+    pub table: usize,
+    /// Whether rows without a match are kept, with nulls in the columns of the table.
+    pub outer: bool,
+    /// Pairs of expressions, over the rows and over the table, of one type, that are equal and not null.
+    pub keys: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
+    /// What else is true of a pair, over the columns of the join.
+    pub condition: Option<Arc<dyn PhysicalExpr>>,
+    /// The columns of the rows that are kept, without the event time.
+    pub left_columns: Vec<usize>,
+    /// The columns of the table that are kept.
+    pub table_columns: Vec<usize>,
+}
+
+/// Bounds of the time from a left to a right row, as ASA's DATEDIFF counts it: boundaries of a unit that lie between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeBound {
+    /// The column of the left rows with the time that is meant: of one of the sources that they were joined from.
+    pub left_time: usize,
+    /// How far that time may lie before the left row's event time, in microseconds.
+    pub lag_us: i64,
+    /// The unit, in microseconds.
+    pub unit_us: i64,
+    /// Boundaries at least; `None`: no bound.
+    pub min: Option<i64>,
+    /// Boundaries at most; `None`: no bound.
+    pub max: Option<i64>,
+}
+
+impl JoinPlan {
+    /// How far before a row the rows may lie that it depends on, in microseconds.
+    #[must_use]
+    pub fn reach_back(&self) -> i64 {
+        let reach = |bound: &TimeBound, ends: Option<i64>| {
+            ends.map(|n| n.saturating_add(1).saturating_mul(bound.unit_us).max(0).saturating_add(bound.lag_us))
+        };
+        let left = self.bounds.iter().filter_map(|b| reach(b, b.max)).min().unwrap_or(i64::MAX);
+        let right = self.bounds.iter().filter_map(|b| reach(b, b.min.map(i64::wrapping_neg))).min().unwrap_or(i64::MAX);
+        left.max(right)
+    }
 }
 
 /// A function of a row and of the rows before it. All expressions are over the input's columns.

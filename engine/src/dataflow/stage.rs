@@ -21,8 +21,10 @@ use super::{
 use crate::{
     EventTime, Result, Signal,
     analytic::Analytic,
+    join::StreamJoin,
     operator::{Emit, Operator},
     recognize::Recognize,
+    reference::Lookup,
     window::{
         AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, Sliding, WindowAggregate,
         shape::Windows, slices::Slices,
@@ -320,6 +322,14 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
             let recognize = Recognize::try_new(plan, input, schema)?;
             Box::new(InOrder::try_new(recognize, "match_recognize", dataflow, &node.inputs, Arc::clone(late))?)
         }
+        OperatorPlan::Join(plan) => {
+            let join = StreamJoin::try_new(plan.clone(), &dataflow.nodes[node.inputs[0]].schema, schema)?;
+            Box::new(InOrder::try_new(join, "join", dataflow, &node.inputs, Arc::clone(late))?)
+        }
+        OperatorPlan::Lookup(plan) => {
+            let input = &dataflow.nodes[node.inputs[0]].schema;
+            Box::new(Lookup::try_new(plan.clone(), &dataflow.tables[plan.table], input, schema)?)
+        }
         OperatorPlan::Assign(Windows::Session(_) | Windows::Sliding { .. })
         | OperatorPlan::Input(_)
         | OperatorPlan::Aggregate(_)
@@ -342,6 +352,7 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
             OperatorPlan::AssignSessions { shape, .. } => Some(Windows::Session(*shape).reach_back()),
             OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max(),
             OperatorPlan::Recognize(plan) => Some(plan.within_us),
+            OperatorPlan::Join(plan) => Some(plan.reach_back()),
             OperatorPlan::Rank(_) => Some(0),
             _ => None,
         };

@@ -22,8 +22,8 @@ use datafusion_physical_expr::{
 
 use super::{
     plan::{
-        AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, MatchPlan, Node,
-        OperatorPlan, RankPlan, Reference, ReferenceKind, RollingAggregate, TimePolicy, Variable,
+        AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, JoinPlan,
+        MatchPlan, Node, OperatorPlan, RankPlan, Reference, ReferenceKind, RollingAggregate, TimeBound, TimePolicy, Variable,
     },
     stage::Stage,
 };
@@ -108,6 +108,7 @@ fn dataflow() -> Dataflow {
     let without_key = windowed(1, &[], tumble, &every[..3]);
     let lag = AnalyticFunction::Lag { offset: 1, default: None, within_us: 100 };
     let over_windows = analytic(2, &by_key.schema, vec![(lag, "a2", DataType::Float64)]);
+    let joined = join(1, 0, true, &schema).schema;
     let mut nodes = vec![
         node(OperatorPlan::Input(InputPlan { input: 0, time: TimePolicy::Arrival }), vec![], &schema),
         node(OperatorPlan::Filter(predicate), vec![0], &schema),
@@ -117,6 +118,8 @@ fn dataflow() -> Dataflow {
         node(OperatorPlan::Union, vec![1, 0], &schema),
         analytic(1, &schema, every_analytic()),
         over_windows,
+        join(1, 0, true, &schema),
+        join(1, 8, false, &joined),
     ];
     let assigned = Arc::clone(&nodes[4].schema);
     nodes.push(windowed(1, &["k"], grow, &every[..2]));
@@ -137,7 +140,7 @@ fn dataflow() -> Dataflow {
     }
     let payload = Arc::new(schema.project(&[0, 1, 2]).unwrap());
     let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![], ordered: false }];
-    Dataflow { nodes, inputs, outputs }
+    Dataflow { nodes, inputs, tables: vec![], outputs }
 }
 
 /// Analytic calls by the first column over the rows of a node of this schema: (function, argument, result).
@@ -155,6 +158,27 @@ fn analytic(input: usize, schema: &Schema, calls: Vec<(AnalyticFunction, &str, D
     });
     let operator = OperatorPlan::Analytic(calls.collect());
     Node { operator, inputs: vec![input], schema: Arc::new(Schema::new(fields)) }
+}
+
+/// A join by the first column of rows of the input's schema with those of another, all of whose columns it keeps.
+fn join(left: usize, right: usize, outer: bool, right_schema: &Schema) -> Node {
+    let schema = input_schema();
+    let width = right_schema.fields().len() - 1;
+    let mut fields: Vec<Field> = schema.fields()[..3].iter().map(|f| f.as_ref().clone()).collect();
+    fields.extend((0..width).map(|i| field(&format!("r{i}"), right_schema.field(i).data_type().clone())));
+    fields.push(schema.field(3).clone());
+    let fields = Schema::new(fields);
+    let condition: Arc<dyn PhysicalExpr> =
+        Arc::new(BinaryExpr::new(col("n", &fields).unwrap(), datafusion_expr::Operator::NotEq, lit(5i64)));
+    let plan = JoinPlan {
+        outer,
+        keys: vec![(col("k", &schema).unwrap(), col(right_schema.field(0).name(), right_schema).unwrap())],
+        bounds: vec![TimeBound { left_time: 3, lag_us: 0, unit_us: 7, min: Some(-2), max: Some(3) }],
+        condition: Some(condition),
+        left_columns: vec![0, 1, 2],
+        right_columns: (0..width).collect(),
+    };
+    Node { operator: OperatorPlan::Join(plan), inputs: vec![left, right], schema: Arc::new(fields) }
 }
 
 /// Every analytic function.

@@ -185,6 +185,11 @@ impl Intake {
         Self { source, rows }
     }
 
+    /// The columns of its batches.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.rows.schema)
+    }
+
     /// Polls the source once, waiting at most `wait`, and emits what came. Returns whether anything came. At the end of
     /// the source emits watermarks of [`EventTime::MAX`], once.
     ///

@@ -179,6 +179,7 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
             metadata: vec![],
             ordered: false,
         }],
+        tables: vec![],
         outputs: vec![],
     };
     let letters: Arc<Letters> = Arc::default();

@@ -178,7 +178,7 @@ pub(super) fn tables(
         let created = script.declared_tables().iter().find(|table| table.name.eq_ignore_ascii_case(name));
         let declared = input.spec.schema.clone().or_else(|| created.and_then(|table| created_schema(table, None)));
         if let Some(schema) = declared {
-            tables.push(InputTable { name: name.clone(), schema, sampled: None, time_column: None });
+            tables.push(InputTable { name: name.clone(), schema, sampled: None, time_column: None, reference: false });
             continue;
         }
         let pinned = if options.bounded || options.reinfer { None } else { pinned::load(job, name)? };
@@ -199,7 +199,13 @@ pub(super) fn tables(
             }
         };
         let schema = created.and_then(|table| created_schema(table, Some(&sample))).unwrap_or(sample);
-        tables.push(InputTable { name: name.clone(), schema, sampled: Some(records), time_column: None });
+        tables.push(InputTable {
+            name: name.clone(),
+            schema,
+            sampled: Some(records),
+            time_column: None,
+            reference: false,
+        });
     }
     Ok(Some(tables))
 }

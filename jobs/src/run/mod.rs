@@ -89,6 +89,7 @@ pub fn check(job: &Job) -> Result<Option<Dataflow>, QueryErrors> {
             schema: Arc::clone(schema),
             sampled: None,
             time_column: None,
+            reference: false,
         })
     });
     match declared.collect::<Option<Vec<_>>>() {

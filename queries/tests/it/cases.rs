@@ -3,6 +3,7 @@
 //! ```text
 //! # input clicks [ts]         JSON lines; the columns in brackets are datetimes
 //! # function name             JavaScript of a user's function
+//! # table users [since]        the same as reference data
 //! # query                     the script
 //! # plan                      expected: one line a node
 //! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
@@ -39,12 +40,17 @@ fn parse(text: &str) -> Vec<Case> {
 
 impl Case {
     fn inputs(&self) -> Vec<Input> {
-        let inputs = self.sections.iter().filter_map(|(title, body)| Some((title.strip_prefix("input ")?, body)));
+        let section = |(title, body): &(String, String)| {
+            let table = title.strip_prefix("table ");
+            Some((table.or(title.strip_prefix("input "))?.to_owned(), table.is_some(), body.clone()))
+        };
+        let inputs = self.sections.iter().filter_map(section);
         inputs
-            .map(|(title, body)| {
+            .map(|(title, table, body)| {
+                let title = title.as_str();
                 let (name, datetimes) = title.split_once(" [").unwrap_or((title, "]"));
                 let datetimes: Vec<&str> = datetimes.trim_end_matches(']').split(", ").collect();
-                Input::new(name, body.trim(), &datetimes)
+                Input { table, ..Input::new(name, body.trim(), &datetimes) }
             })
             .collect()
     }
@@ -95,7 +101,13 @@ fn planned(query: &str, inputs: &[Input], functions: UserFunctions) -> Result<(D
     }
     let tables: Vec<InputTable> = inputs
         .iter()
-        .map(|i| InputTable { name: i.name.clone(), schema: i.schema.clone(), sampled: None, time_column: None })
+        .map(|i| InputTable {
+            name: i.name.clone(),
+            schema: i.schema.clone(),
+            sampled: None,
+            time_column: None,
+            reference: i.table,
+        })
         .collect();
     let dataflow =
         plan(&script, &tables, &outputs, &Settings { standard_delay: Some(0), functions, ..Settings::default() })?;
@@ -139,6 +151,20 @@ fn describe(dataflow: &Dataflow) -> String {
             OperatorPlan::Analytic(calls) => {
                 format!("analytic {}", calls.iter().map(call).collect::<Vec<_>>().join(", "))
             }
+            OperatorPlan::Join(join) => format!(
+                "{} on [{}] within {:?}{}",
+                if join.outer { "left join" } else { "join" },
+                keys(&join.keys),
+                join.bounds,
+                join.condition.as_ref().map_or(String::new(), |c| format!(" where {c}"))
+            ),
+            OperatorPlan::Lookup(lookup) => format!(
+                "{} of {} on [{}]{}",
+                if lookup.outer { "left lookup" } else { "lookup" },
+                dataflow.tables[lookup.table].columns.name,
+                keys(&lookup.keys),
+                lookup.condition.as_ref().map_or(String::new(), |c| format!(" where {c}"))
+            ),
             OperatorPlan::Unnest { outer } => format!("unnest{}", if *outer { " outer" } else { "" }),
             OperatorPlan::Union => "union".to_owned(),
             OperatorPlan::Output(output) => format!("output {}", dataflow.outputs[*output]),
@@ -147,6 +173,10 @@ fn describe(dataflow: &Dataflow) -> String {
         writeln!(text, "{id} {what} <- {:?} ({})", node.inputs, fields.join(", ")).unwrap();
     }
     text
+}
+
+fn keys<T: std::fmt::Display>(keys: &[(T, T)]) -> String {
+    keys.iter().map(|(l, r)| format!("{l} = {r}")).collect::<Vec<_>>().join(", ")
 }
 
 fn call(call: &AnalyticCall) -> String {
@@ -206,5 +236,7 @@ files!(
     analytic,
     user_functions,
     recognize,
+    joins,
+    reference,
     types
 );

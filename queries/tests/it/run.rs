@@ -23,7 +23,7 @@ use tidemill_engine::{
     any::any_type,
     dataflow::{
         order::{order_of, order_type},
-        plan::{Dataflow, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
+        plan::{Dataflow, InputColumns, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
         stage::{Exchange, Stage},
     },
     datetime_type,
@@ -38,6 +38,8 @@ pub(crate) struct Input {
     pub(crate) name: String,
     pub(crate) schema: SchemaRef,
     pub(crate) rows: RecordBatch,
+    /// Whether it is reference data.
+    pub(crate) table: bool,
 }
 
 impl Input {
@@ -57,12 +59,11 @@ impl Input {
         let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).build_decoder().unwrap();
         decoder.decode(lines.as_bytes()).unwrap();
         let rows = decoder.flush().unwrap().unwrap_or(RecordBatch::new_empty(Arc::clone(&schema)));
-        Self { name: name.to_owned(), schema, rows }
+        Self { name: name.to_owned(), schema, rows, table: false }
     }
 
     /// The columns that the dataflow asks for.
-    fn batch(&self, dataflow: &Dataflow, input: usize) -> RecordBatch {
-        let wanted = &dataflow.inputs[input];
+    fn batch(&self, wanted: &InputColumns, input: usize) -> RecordBatch {
         let n = self.rows.num_rows();
         let arrival: Vec<i64> = (0..n as i64).map(|i| START + i * 1_000_000).collect();
         let times = || -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(arrival.clone()).with_timezone("UTC")) };
@@ -95,6 +96,10 @@ impl Input {
 
 /// Rows of each output, by its index, without the event time.
 pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<RecordBatch>>, String> {
+    for table in &dataflow.tables {
+        let input = inputs.iter().find(|i| i.name == table.columns.name).unwrap();
+        table.rows.put(EventTime::MIN, input.batch(&table.columns, 0));
+    }
     let late = Arc::new(AtomicU64::new(0));
     let mut worker = Stage::worker(dataflow, &late).map_err(|e| e.to_string())?;
     let mut merge = Stage::merge(dataflow, &late).map_err(|e| e.to_string())?;
@@ -126,7 +131,7 @@ pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<Recor
         let OperatorPlan::Input(plan) = &node.operator else { continue };
         let name = &dataflow.inputs[plan.input].name;
         let input = inputs.iter().find(|i| i.name == *name).unwrap();
-        let mut batch = input.batch(dataflow, plan.input);
+        let mut batch = input.batch(&dataflow.inputs[plan.input], plan.input);
         if let TimePolicy::Column { expression, .. } = &plan.time {
             let time =
                 expression.evaluate(&batch).and_then(|v| v.into_array(batch.num_rows())).map_err(|e| e.to_string())?;

@@ -58,6 +58,7 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
         sample.add_json(&serde_json::to_vec(row)?)?;
     }
     let time_column = case.timestamp_column.as_ref().and_then(|t| t.of(name)).map(str::to_owned);
+    let reference = case.reference_inputs.iter().any(|r| r.eq_ignore_ascii_case(name));
     let created = script.declared_tables().iter().find(|t| t.name.eq_ignore_ascii_case(name));
     let schema = match created {
         None => with_datetime(&sample.schema(), time_column.as_deref()),
@@ -71,7 +72,7 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
             Arc::new(Schema::new(fields.collect::<Vec<_>>()))
         }
     };
-    Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column })
+    Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column, reference })
 }
 
 /// The event-time column is a datetime, whatever its JSON type.
