@@ -46,7 +46,12 @@ pub(crate) const ORDER_COLUMN: usize = usize::MAX;
 #[derive(Clone, Debug)]
 pub(crate) enum InputTime {
     Arrival,
-    By { expression: Expr, bounds: Option<TimeBounds> },
+    By {
+        expression: Expr,
+        bounds: Option<TimeBounds>,
+        /// `OVER`.
+        substream: Vec<Expr>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -187,9 +192,11 @@ impl Graph {
                     input: wanted.keys().position(|i| i == input).unwrap_or_default(),
                     time: match time {
                         InputTime::Arrival => TimePolicy::Arrival,
-                        InputTime::By { expression, bounds } => {
-                            TimePolicy::Column { expression: moved(expression, &places)?, bounds: *bounds }
-                        }
+                        InputTime::By { expression, bounds, substream } => TimePolicy::Column {
+                            expression: moved(expression, &places)?,
+                            bounds: *bounds,
+                            substream: substream.iter().map(|k| moved(k, &places)).collect::<Result<_>>()?,
+                        },
                     },
                 }),
                 (Step::Filter(predicate), Some((_, from))) => OperatorPlan::Filter(moved(predicate, from)?),
@@ -295,8 +302,8 @@ impl Graph {
             if let (Step::Input { input, time }, false) = (&node.step, needs.is_empty()) {
                 let columns = wanted.entry(*input).or_default();
                 columns.extend(needs);
-                if let InputTime::By { expression, .. } = time {
-                    columns.extend(columns_of(expression));
+                if let InputTime::By { expression, substream, .. } = time {
+                    columns.extend(substream.iter().chain([expression]).flat_map(columns_of));
                 }
             }
         }

@@ -161,7 +161,9 @@ impl Planner<'_> {
         let columns = table_scope.columns.len();
         let time = left_width + columns;
         table_scope.sources.clear();
-        let scope = joined_scope(&stream.scope, &table_scope, left_width, time);
+        let mut scope = joined_scope(&stream.scope, &table_scope, left_width, time);
+        // The event time is still that of the stream.
+        scope.sources.clone_from(&stream.scope.sources);
         let sides = Sides { scope: &scope, left_relations: stream.scope.relations.len(), left_width, time };
         let terms = sides.terms(on)?;
         let mut rest = terms.rest;

@@ -370,11 +370,14 @@ impl Rewriter<'_> {
             };
             let start = self.at + 2;
             self.at = self.expression_end(start, name == PARTITION_BY);
-            hints.push((name, start..self.at));
+            let mut arguments = vec![start..self.at];
+            if name == TIMESTAMP_BY && self.input.get(self.at).is_some_and(|t| is_word(t, "OVER")) {
+                let keys = self.at + 1;
+                self.at = self.expression_end(keys, true);
+                arguments.push(keys..self.at);
+            }
+            hints.push((name, arguments));
             if let Some(next) = self.input.get(self.at) {
-                if is_word(next, "OVER") {
-                    return Err(QueryError::unsupported(next.span, "TIMESTAMP BY ... OVER"));
-                }
                 let sharded = is_word(next, "INTO")
                     && self.input.get(self.at + 1).is_some_and(|t| matches!(t.token, Token::Number(..)));
                 if sharded {
@@ -390,13 +393,18 @@ impl Rewriter<'_> {
         }
         self.push_word("WITH", place);
         self.push(Token::LParen, place);
-        for (i, (name, range)) in hints.into_iter().enumerate() {
+        for (i, (name, arguments)) in hints.into_iter().enumerate() {
             if i > 0 {
                 self.push(Token::Comma, place);
             }
             self.push_word(name, place);
             self.push(Token::LParen, place);
-            self.output.extend_from_slice(&self.input[range]);
+            for (i, range) in arguments.into_iter().enumerate() {
+                if i > 0 {
+                    self.push(Token::Comma, place);
+                }
+                self.output.extend_from_slice(&self.input[range]);
+            }
             self.push(Token::RParen, place);
         }
         self.push(Token::RParen, place);

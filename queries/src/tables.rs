@@ -260,8 +260,8 @@ impl Planner<'_> {
         if !self.tables[input].reference {
             return Ok(None);
         }
-        if let Some(hint) = timestamp_by(with_hints)? {
-            return Err(QueryError::at(place(hint), format!("reference data has no time: `{}`", name.value))
+        if let Some(by) = timestamp_by(with_hints)? {
+            return Err(QueryError::at(place(by.expr), format!("reference data has no time: `{}`", name.value))
                 .help("leave TIMESTAMP BY away")
                 .into());
         }
@@ -317,15 +317,16 @@ impl Planner<'_> {
     }
 
     /// An input or a step.
-    fn named(&mut self, name: &Ident, timestamp_by: Option<&Expr>) -> Result<Relation, QueryErrors> {
+    fn named(&mut self, name: &Ident, timestamp_by: Option<TimestampBy<'_>>) -> Result<Relation, QueryErrors> {
         if let Some(step) = self.step(name)? {
             return match timestamp_by {
                 None => Ok(with_event_times(step)),
-                Some(by) => {
-                    Err(QueryError::at(place(by), format!("TIMESTAMP BY is for inputs, `{}` is a step", name.value))
-                        .help("put it on the input that the step reads")
-                        .into())
-                }
+                Some(by) => Err(QueryError::at(
+                    place(by.expr),
+                    format!("TIMESTAMP BY is for inputs, `{}` is a step", name.value),
+                )
+                .help("put it on the input that the step reads")
+                .into()),
             };
         }
         let input = self.input(name)?;
@@ -338,12 +339,16 @@ impl Planner<'_> {
         let bounds = self.settings.time;
         let column = self.tables[input].time_column.as_ref().map(|c| Ident::with_span(name.span, c));
         let time = match (timestamp_by, column) {
-            (Some(expr), _) => {
+            (Some(TimestampBy { expr, over }), _) => {
                 let mut expressions = Expressions::plain(&scope, "aggregates cannot be used in TIMESTAMP BY");
-                InputTime::By { expression: event_time(expressions.plan(expr)?)?.expr, bounds }
+                let expression = event_time(expressions.plan(expr)?)?.expr;
+                let substream =
+                    over.iter().map(|k| Ok(expressions.plan(k)?.expr)).collect::<Result<_, QueryError>>()?;
+                InputTime::By { expression, bounds, substream }
             }
             (None, Some(column)) => {
-                InputTime::By { expression: event_time(scope.column(&column, None)?)?.expr, bounds }
+                let expression = event_time(scope.column(&column, None)?)?.expr;
+                InputTime::By { expression, bounds, substream: vec![] }
             }
             (None, None) => InputTime::Arrival,
         };
@@ -389,7 +394,8 @@ impl Planner<'_> {
                 let time = if arrival {
                     InputTime::Arrival
                 } else {
-                    InputTime::By { expression: event_time(value)?.expr, bounds: self.standard_bounds() }
+                    let expression = event_time(value)?.expr;
+                    InputTime::By { expression, bounds: self.standard_bounds(), substream: vec![] }
                 };
                 self.read(input, scope, time)
             }
@@ -521,13 +527,19 @@ fn event_time(value: Typed) -> Result<Typed, QueryError> {
     }
 }
 
+/// A `TIMESTAMP BY expr [OVER key, ...]`.
+struct TimestampBy<'a> {
+    expr: &'a Expr,
+    over: Vec<&'a Expr>,
+}
+
 /// The TIMESTAMP BY among the clauses of an input. PARTITION BY does not change results.
-fn timestamp_by(hints: &[Expr]) -> Result<Option<&Expr>, QueryError> {
+fn timestamp_by(hints: &[Expr]) -> Result<Option<TimestampBy<'_>>, QueryError> {
     let mut found = None;
     for hint in hints {
         match hint {
             Expr::Function(f) if function_name(f) == TIMESTAMP_BY => match arguments(f)?.as_slice() {
-                [expr] if found.is_none() => found = Some(*expr),
+                [expr, over @ ..] if found.is_none() => found = Some(TimestampBy { expr, over: over.to_vec() }),
                 _ => return Err(QueryError::at(name_span(f), "expected one TIMESTAMP BY with one expression")),
             },
             Expr::Function(f) if function_name(f) == PARTITION_BY => {}

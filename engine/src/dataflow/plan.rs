@@ -177,6 +177,8 @@ pub enum TimePolicy {
         expression: Arc<dyn PhysicalExpr>,
         /// The policies; `None`: nothing is late or early, and the watermark stays at the beginning until the end.
         bounds: Option<TimeBounds>,
+        /// `OVER key`: rows of each key are out of order among themselves alone. Empty: among all rows of a partition.
+        substream: Vec<Arc<dyn PhysicalExpr>>,
     },
 }
 

@@ -13,7 +13,7 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 
 use super::{
     order::InOrder,
-    plan::{AggregatePlan, Dataflow, NodeId, OperatorPlan},
+    plan::{AggregatePlan, Dataflow, InputPlan, NodeId, OperatorPlan, TimePolicy},
     rank::Rank,
     stateless::{Filter, Project, Union},
     unnest::Unnest,
@@ -352,6 +352,12 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
             OperatorPlan::AssignSessions { shape, .. } => Some(Windows::Session(*shape).reach_back()),
             OperatorPlan::Analytic(calls) => calls.iter().map(|c| c.function.reach_back()).max(),
             OperatorPlan::Recognize(plan) => Some(plan.within_us),
+            // The times of the substreams come back with the rows that they may still be compared with.
+            OperatorPlan::Input(InputPlan {
+                time: TimePolicy::Column { substream, bounds: Some(bounds), .. }, ..
+            }) if !substream.is_empty() => {
+                Some(bounds.late_arrival.unwrap_or(0).saturating_add(bounds.out_of_order).max(1))
+            }
             OperatorPlan::Join(plan) => Some(plan.reach_back()),
             OperatorPlan::Rank(_) => Some(0),
             _ => None,

@@ -186,6 +186,42 @@ impl PartitionTime {
         Placement::At(placed)
     }
 
+    /// Places the next row of a substream (`TIMESTAMP BY ... OVER key`), whose largest event time so far is `largest`: it is
+    /// out of order among the rows of its own substream alone. What comes later than `late_arrival` is late everywhere, and
+    /// that is what the partition's watermark follows.
+    pub fn place_in_substream(&mut self, event: EventTime, arrival: EventTime, largest: &mut EventTime) -> Placement {
+        let TimeRule::Bounded(bounds) = self.rule else { return self.place(event, arrival) };
+        if bounds.late_arrival.is_some() {
+            self.advance_to_arrival(arrival, bounds);
+        }
+        let of_key = self.watermark.max(Self::behind(*largest, bounds));
+        let partition = std::mem::replace(&mut self.watermark, of_key);
+        let before = std::mem::replace(&mut self.largest, *largest);
+        let placement = self.place_bounded(event, arrival, bounds, 1);
+        *largest = self.largest;
+        self.largest = before.max(self.largest);
+        self.watermark = partition;
+        placement
+    }
+
+    /// Whether the substream whose largest event time this is places rows as one without any row does.
+    #[must_use]
+    pub fn is_settled(&self, largest: EventTime) -> bool {
+        match self.rule {
+            TimeRule::Bounded(bounds) => Self::behind(largest, bounds) <= self.watermark,
+            TimeRule::LogAppend | TimeRule::Unbounded => true,
+        }
+    }
+
+    fn behind(largest: EventTime, bounds: TimeBounds) -> EventTime {
+        largest.minus_micros(bounds.out_of_order)
+    }
+
+    fn advance_to_arrival(&mut self, arrival: EventTime, bounds: TimeBounds) {
+        let oldest = bounds.late_arrival.map_or(EventTime::MIN, |late| arrival.minus_micros(late));
+        self.watermark = self.watermark.max(oldest);
+    }
+
     /// Takes a leader's answer, to a request sent at `broker_time` by its clock, that the log ends at `end_offset`, while
     /// all offsets below `position` have been read. Gives the watermark when that moves it; it does not while records
     /// are still to be read.

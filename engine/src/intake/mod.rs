@@ -6,6 +6,7 @@
 
 mod metadata;
 mod progress;
+mod substreams;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use datafusion_physical_expr::PhysicalExpr;
 use metadata::MetadataBuilders;
 pub use progress::{InputCounters, PartitionView};
 use progress::{Journal, PartitionProgress};
+use substreams::Substreams;
 
 use crate::{
     Clock, EVENT_TIME, EngineError, ErrorKind, EventTime, ORDER, Result, Signal,
@@ -138,6 +140,8 @@ struct Reader {
     time: InputTime,
     /// `TIMESTAMP BY`; otherwise event time is the arrival.
     expression: Option<Arc<dyn PhysicalExpr>>,
+    /// `TIMESTAMP BY ... OVER`.
+    substreams: Option<Substreams>,
     /// Rows that keep an event time behind the watermark need it sent before them.
     keeps_late: bool,
     drops_late: bool,
@@ -234,20 +238,22 @@ impl Intake {
 
 impl Reader {
     fn new(node: NodeId, policy: &TimePolicy, options: &IntakeOptions) -> Self {
-        let (rule, expression) = match policy {
-            TimePolicy::Arrival => (options.arrival, None),
-            TimePolicy::Column { expression, bounds } => {
+        let (rule, expression, substream) = match policy {
+            TimePolicy::Arrival => (options.arrival, None, &[][..]),
+            TimePolicy::Column { expression, bounds, substream } => {
                 let bounds = bounds.map(|bounds| match options.judge_arrival {
                     true => bounds,
                     false => TimeBounds { late_arrival: None, early_arrival: None, ..bounds },
                 });
-                (bounds.map_or(TimeRule::Unbounded, TimeRule::Bounded), Some(Arc::clone(expression)))
+                let rule = bounds.map_or(TimeRule::Unbounded, TimeRule::Bounded);
+                (rule, Some(Arc::clone(expression)), substream.as_slice())
             }
         };
         Self {
             node,
             time: InputTime::new(rule, options.idle_margin_us, options.growing),
             expression,
+            substreams: (!substream.is_empty()).then(|| Substreams::new(substream)),
             keeps_late: matches!(rule, TimeRule::Bounded(bounds) if bounds.action == LateAction::Keep),
             drops_late: matches!(rule, TimeRule::Bounded(bounds) if bounds.action == LateAction::Drop),
             sent: EventTime::MIN,
@@ -527,6 +533,7 @@ impl Rows {
     ) -> Result<()> {
         let events = reader.expression.as_ref().map(|e| event_times(e, batch)).transpose()?;
         let events = events.as_ref().map(|e| e.as_primitive::<TimestampMicrosecondType>());
+        let keys = reader.substreams.as_ref().map(|s| s.keys(batch)).transpose()?;
         let mut times = Vec::with_capacity(arrivals.len());
         let mut left_out: Vec<usize> = vec![];
         let mut emitted = 0;
@@ -568,7 +575,13 @@ impl Rows {
                     }
                     emitted = row;
                 }
-                let placement = event.map(|event| time.place_run(event, arrival, same as u64));
+                let placement = match (&mut reader.substreams, &keys) {
+                    (Some(substreams), Some(keys)) => {
+                        let key = keys[row].as_deref();
+                        event.zip(key).map(|(event, key)| substreams.place(time, (partition, key), event, arrival))
+                    }
+                    _ => event.map(|event| time.place_run(event, arrival, same as u64)),
+                };
                 if let (Some(watermark), Some(event), Some(placement)) = (journal.open(), event, placement)
                     && placement != Placement::Early
                 {
@@ -661,7 +674,7 @@ fn shifted(rows: &mut Vec<usize>, start: usize) -> Vec<usize> {
 
 fn left_out_record(placement: Option<Placement>) -> BadRecord {
     let (class, message) = match placement {
-        None => (BadClass::EventTime, "its event time is null or cannot be read"),
+        None => (BadClass::EventTime, "its event time, or the key that it is `OVER`, is null or cannot be read"),
         Some(Placement::Early) => (BadClass::Early, "its event time lies too far ahead of its arrival"),
         Some(_) => (BadClass::Late, "it came behind the watermark"),
     };

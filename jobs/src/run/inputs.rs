@@ -82,7 +82,9 @@ impl ConnectedInput {
                         spec::Isolation::ReadCommitted => Isolation::ReadCommitted,
                         spec::Isolation::ReadUncommitted => Isolation::ReadUncommitted,
                     },
-                    accept_create_time: matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
+                    // Reference data has no time.
+                    accept_create_time: spec.reference.is_some()
+                        || matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
                     queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
                     fetch: match kafka.fetch {
                         spec::Fetch::Auto => Fetch::Auto,
@@ -157,7 +159,7 @@ impl ConnectedInput {
     }
 }
 
-fn file_format(format: &InputFormat) -> files::InputFormat {
+pub(super) fn file_format(format: &InputFormat) -> files::InputFormat {
     match format {
         InputFormat::Json(_) => files::InputFormat::Json,
         InputFormat::Csv(csv) => files::InputFormat::Csv { delimiter: csv.delimiter },
@@ -178,7 +180,13 @@ pub(super) fn tables(
         let created = script.declared_tables().iter().find(|table| table.name.eq_ignore_ascii_case(name));
         let declared = input.spec.schema.clone().or_else(|| created.and_then(|table| created_schema(table, None)));
         if let Some(schema) = declared {
-            tables.push(InputTable { name: name.clone(), schema, sampled: None, time_column: None, reference: false });
+            tables.push(InputTable {
+                name: name.clone(),
+                schema,
+                sampled: None,
+                time_column: None,
+                reference: input.spec.reference.is_some(),
+            });
             continue;
         }
         let pinned = if options.bounded || options.reinfer { None } else { pinned::load(job, name)? };
@@ -204,7 +212,7 @@ pub(super) fn tables(
             schema,
             sampled: Some(records),
             time_column: None,
-            reference: false,
+            reference: input.spec.reference.is_some(),
         });
     }
     Ok(Some(tables))
@@ -264,11 +272,7 @@ pub(super) fn intakes(
             idle_margin_us: idle_margin_us(&input.spec),
             clocks: Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros()))),
             growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),
-            on_bad_record: match input.spec.on_bad_record {
-                spec::OnBadRecord::DeadLetter => OnBadRecord::DeadLetter,
-                spec::OnBadRecord::Fail => OnBadRecord::Fail,
-                spec::OnBadRecord::Drop => OnBadRecord::Drop,
-            },
+            on_bad_record: on_bad_record(&input.spec),
             dead_letters: Arc::clone(letters),
             counters,
             clock: Arc::clone(&options.clock),
@@ -309,8 +313,16 @@ fn sources(
     })
 }
 
+pub(super) fn on_bad_record(input: &spec::Input) -> OnBadRecord {
+    match input.on_bad_record {
+        spec::OnBadRecord::DeadLetter => OnBadRecord::DeadLetter,
+        spec::OnBadRecord::Fail => OnBadRecord::Fail,
+        spec::OnBadRecord::Drop => OnBadRecord::Drop,
+    }
+}
+
 /// Makes decoders of the columns that the query names.
-fn decoders(input: &spec::Input, payload: &SchemaRef) -> Result<DecoderFactory, EngineError> {
+pub(super) fn decoders(input: &spec::Input, payload: &SchemaRef) -> Result<DecoderFactory, EngineError> {
     let (name, schema) = (input.name.clone(), Arc::clone(payload));
     let make: Box<dyn Fn() -> Result<Box<dyn Decoder>, EngineError> + Send + Sync> = match &input.format {
         InputFormat::Json(options) => {

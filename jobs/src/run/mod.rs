@@ -1,7 +1,7 @@
 //! Runs a job: connects, learns the schemas, plans, and drives worker threads and the merge thread to the end.
 //!
 //! ```text
-//! Job -> inputs (connect, sample) -> plan -> outputs, dead letters -> start or resume -> pipeline -> Summary
+//! Job -> inputs (connect, sample) -> plan -> outputs, dead letters -> reference data -> start or resume -> pipeline -> Summary
 //! ```
 //! The calling thread supervises: it starts epochs, commits what they reached, reports, and ends the run.
 
@@ -11,6 +11,7 @@ mod inputs;
 mod outputs;
 mod pinned;
 mod pipeline;
+mod reference;
 mod resume;
 mod security;
 mod status;
@@ -41,6 +42,7 @@ pub use doctor::{Finding, doctor};
 pub use error::RunError;
 use inputs::ConnectedInput;
 use pipeline::Pipeline;
+use reference::References;
 pub use status::{Certificate, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
@@ -89,7 +91,7 @@ pub fn check(job: &Job) -> Result<Option<Dataflow>, QueryErrors> {
             schema: Arc::clone(schema),
             sampled: None,
             time_column: None,
-            reference: false,
+            reference: input.reference.is_some(),
         })
     });
     match declared.collect::<Option<Vec<_>>>() {
@@ -140,6 +142,8 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     options.stats.watch_functions(&job.functions);
     let dataflow = plan(job, &script, &tables).map_err(query_error)?;
     // A step that no statement reads is not run, nor are inputs that only it reads.
+    let (references, mut connected): (Vec<_>, Vec<_>) =
+        connected.into_iter().partition(|input| input.spec.reference.is_some());
     connected.retain(|input| dataflow.inputs.iter().any(|columns| columns.name == input.spec.name));
 
     let run_id = run_id(options.clock.as_ref());
@@ -147,10 +151,11 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let letters: Arc<Mutex<dyn DeadLetters>> = Arc::new(Mutex::new(letters));
     let outputs = outputs::open(job, &run_id, &secrets, options, &letters)?;
 
+    let references = References::read(references, &dataflow, options, &letters)?;
     let begin = resume::begin(&connected, &dataflow, options)?;
     let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers(job, options), options, &letters)?;
     let pipeline = Pipeline::start(&dataflow, intakes, outputs, &begin.written(), Arc::clone(&options.stats))?;
-    supervise(job, options, &connected, &letters, pipeline, each)
+    supervise(job, options, &connected, references, &letters, pipeline, each)
 }
 
 /// Starts epochs, commits what they reached, and ends the run.
@@ -158,6 +163,7 @@ fn supervise(
     job: &Job,
     options: &RunOptions,
     connected: &[ConnectedInput],
+    mut references: References,
     letters: &Arc<Mutex<dyn DeadLetters>>,
     mut pipeline: Pipeline,
     each: &mut dyn FnMut(&Status),
@@ -179,6 +185,7 @@ fn supervise(
             other => other?,
         };
         if let Some(epoch) = epoch {
+            references.forget_below(epoch.written_below.iter().copied().min().unwrap_or(EventTime::MIN));
             letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
             match resume::commit(connected, &epoch) {
                 // The next epoch commits a later position; what comes between is only read again.
@@ -192,6 +199,7 @@ fn supervise(
             break;
         }
         let now = clock.monotonic();
+        references.tend(now)?;
         if options.stop.load(Ordering::Relaxed) && !stopped {
             stopped = pipeline.stop(!options.bounded);
         } else if now.0 - begun.0 >= beat && !stopped && pipeline.begin_epoch() {

@@ -75,6 +75,15 @@ pub struct Input {
     pub schema: Option<SchemaRef>,
     /// What becomes of a record that cannot be decoded.
     pub on_bad_record: OnBadRecord,
+    /// Set when it is reference data.
+    pub reference: Option<Reference>,
+}
+
+/// How reference data is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// How often it is read again.
+    pub refresh: Option<Duration>,
 }
 
 /// Where an input's records come from.

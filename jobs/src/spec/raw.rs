@@ -86,6 +86,12 @@ pub(super) struct RawInput {
     /// What becomes of a record that cannot be decoded.
     #[serde(default)]
     pub(super) on_bad_record: OnBadRecord,
+    /// Whether it is reference data: a table, read whole before the first row, that streams are joined with. Of a topic's
+    /// records the last one of a key counts, and none where that has no value.
+    #[serde(default)]
+    pub(super) reference: bool,
+    /// How often reference data is read again. Default: never.
+    pub(super) refresh: Option<Duration>,
 }
 
 /// A function of the query.

@@ -10,7 +10,7 @@ use super::{
     columns::{ColumnType, fields},
     job::{
         CsvOptions, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, JsonOptions, KafkaInput,
-        KafkaOutput, Output, OutputTransport, Start, Timestamp,
+        KafkaOutput, Output, OutputTransport, Reference, Start, Timestamp,
     },
     named::Named,
     problem::Path,
@@ -42,13 +42,39 @@ pub(super) fn input(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawInp
         Some(RawFormat::Avro(_) | RawFormat::Parquet(_) | RawFormat::Protobuf(_)) => None,
     };
     let schema = raw.schema.as_ref().map(|columns| declared(check, &path.key("schema"), columns));
+    let reference = reference(check, path, raw);
     Some(Input {
         name: name.to_owned(),
         transport: transport?,
         format: format?,
         schema,
         on_bad_record: raw.on_bad_record,
+        reference,
     })
+}
+
+/// What concerns time and positions has no effect on reference data, which has neither.
+fn reference(check: &mut Check<'_>, path: &Path, raw: &RawInput) -> Option<Reference> {
+    if !raw.reference {
+        if raw.refresh.is_some() {
+            check.problem(&path.key("refresh"), "`refresh` has no effect without `reference: true`");
+        }
+        return None;
+    }
+    if raw.refresh.is_some_and(|refresh| refresh.is_zero()) {
+        check.problem(&path.key("refresh"), "expected a duration above zero");
+    }
+    let kafka = path.key("kafka");
+    let fields = [
+        (path.key("timestamp"), "timestamp", raw.timestamp.is_some()),
+        (path.key("idle_margin"), "idle_margin", raw.idle_margin.is_some()),
+        (kafka.key("start"), "start", raw.kafka.as_ref().is_some_and(|k| !matches!(k.start, RawStart::Earliest))),
+        (kafka.key("group"), "group", raw.kafka.as_ref().is_some_and(|k| k.group.is_some())),
+    ];
+    for (path, field, _) in fields.iter().filter(|(.., given)| *given) {
+        check.problem(path, format!("`{field}` has no effect on reference data, which is read whole"));
+    }
+    Some(Reference { refresh: raw.refresh })
 }
 
 fn kafka_input(

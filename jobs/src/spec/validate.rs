@@ -61,7 +61,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
 /// A group keeps one position for each partition: two inputs that read the same topic need groups of their own.
 fn own_offsets(check: &mut Check<'_>, path: &Path, inputs: &[Input]) {
     let mut readers: HashMap<(&str, &str), &str> = HashMap::new();
-    for input in inputs {
+    for input in inputs.iter().filter(|input| input.reference.is_none()) {
         let InputTransport::Kafka(kafka) = &input.transport else { continue };
         for topic in &kafka.topics {
             if let Some(other) = readers.insert((&kafka.group, topic), &input.name) {

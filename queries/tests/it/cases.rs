@@ -238,5 +238,6 @@ files!(
     recognize,
     joins,
     reference,
+    time,
     types
 );

@@ -13,7 +13,13 @@ use crate::run::{Input, lines, run};
 /// The column `x` of the rows that a query gives.
 fn results(query: &str, rows: &str) -> Result<Vec<Value>, String> {
     let input = Input::new("t", rows, &[]);
-    let table = InputTable { name: input.name.clone(), schema: input.schema.clone(), sampled: None, time_column: None };
+    let table = InputTable {
+        name: input.name.clone(),
+        schema: input.schema.clone(),
+        sampled: None,
+        time_column: None,
+        reference: false,
+    };
     let dataflow = Script::parse(query)
         .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
         .map_err(|e| e.render(query, "query"))?;
