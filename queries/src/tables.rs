@@ -482,7 +482,7 @@ impl Planner<'_> {
         let mut scope = relation.scope;
         add_window_columns(&mut scope, time);
         for column in scope.columns.iter_mut().filter(|c| c.index == time || c.index == time + 1) {
-            column.window = Some(shape.size);
+            column.window = size;
         }
         scope.time = time + 2;
         let step = match windows {
