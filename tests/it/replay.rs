@@ -99,9 +99,9 @@ const QUERIES: [&str; 15] = [
      SELECT k, LAG(s) OVER (PARTITION BY odd LIMIT DURATION(second, 1)) AS before INTO out FROM small",
     "SELECT a.k, a.n, b.n AS m, b.x, System.Timestamp() AS t INTO out FROM events a
      LEFT JOIN events b ON a.k = b.k AND DATEDIFF(millisecond, a, b) BETWEEN 5 AND 20 AND b.n > a.n WHERE a.n % 7 = 0",
-    "WITH pairs AS (SELECT a.k, a.n, b.n AS m FROM events a
+    "WITH pairs AS (SELECT a.k, a.n, b.n AS m, b.x FROM events a
         JOIN events b ON a.k = b.k AND DATEDIFF(millisecond, a, b) BETWEEN -3 AND 3 AND a.n < b.n AND a.n % 3 = 0)
-     SELECT k, n, m, LAG(m) OVER (PARTITION BY k LIMIT DURATION(second, 1)) AS before, System.Timestamp() AS t
+     SELECT k, n, m, x, LAG(m) OVER (PARTITION BY k LIMIT DURATION(second, 1)) AS before, System.Timestamp() AS t
      INTO out FROM pairs",
 ];
 
