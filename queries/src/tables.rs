@@ -309,7 +309,7 @@ impl Planner<'_> {
             TableFactor::MatchRecognize { alias, .. } => {
                 let mut relation = self.recognize(factor, select)?;
                 relation.scope.relations = vec![vec![]];
-                rename(&mut relation, alias.as_ref())?;
+                rename(&mut relation.scope, alias.as_ref())?;
                 Ok(relation)
             }
             other => Err(QueryError::at(select, format!("`{other}` cannot be read from")).into()),
