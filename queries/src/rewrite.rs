@@ -370,7 +370,8 @@ impl Rewriter<'_> {
             };
             let start = self.at + 2;
             self.at = self.expression_end(start, name == PARTITION_BY);
-            let mut arguments = vec![start..self.at];
+            let mut arguments = Vec::new();
+            arguments.push(start..self.at);
             if name == TIMESTAMP_BY && self.input.get(self.at).is_some_and(|t| is_word(t, "OVER")) {
                 let keys = self.at + 1;
                 self.at = self.expression_end(keys, true);
