@@ -28,7 +28,8 @@ use tidemill_engine::{
         order::order_type,
         plan::{
             AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, InputColumns, InputPlan, JoinPlan, LookupPlan,
-            MatchPlan, MetadataColumn, Node, NodeId, OperatorPlan, RankPlan, TablePlan, TimeBound, TimeBounds, TimePolicy,
+            MatchPlan, MetadataColumn, Node, NodeId, OperatorPlan, RankPlan, TablePlan, TimeBound, TimeBounds,
+            TimePolicy,
         },
     },
     datetime_type,

@@ -23,7 +23,8 @@ use datafusion_physical_expr::{
 use super::{
     plan::{
         AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, JoinPlan,
-        MatchPlan, Node, OperatorPlan, RankPlan, Reference, ReferenceKind, RollingAggregate, TimeBound, TimePolicy, Variable,
+        MatchPlan, Node, OperatorPlan, RankPlan, Reference, ReferenceKind, RollingAggregate, TimeBound, TimePolicy,
+        Variable,
     },
     stage::Stage,
 };
