@@ -68,6 +68,17 @@ pub(crate) enum Command {
     /// Secrets, brokers (name, port, TLS, login), topics, group, a sample, directories: each with its time and a tick, or the
     /// cause. Exits with 0 only when all is well. Reads a sample and writes no row.
     Doctor(DoctorArgs),
+    /// List the records of a job that could not become rows, by class.
+    DeadLetters(DeadLettersArgs),
+    /// Run dead letters of a job through their inputs once more.
+    ///
+    /// After what was wrong with them was mended: a schema, a declared type, the query. Each letter is replayed at most once; what is bad
+    /// again becomes a new letter. Rows are added to the outputs; windows hold the replayed records alone.
+    Replay(ReplayArgs),
+    /// Look at a topic or a file and print the input of a job for it.
+    ///
+    /// Samples about 1,000 records; prints their format and columns as YAML, with what was seen of each column.
+    Infer(InferArgs),
     /// Print the JSON Schema of job specs.
     ///
     /// Point an editor at it, e.g. by a first line `# yaml-language-server: $schema=spec.schema.json` in a job.
@@ -137,6 +148,48 @@ pub(crate) struct DoctorArgs {
     /// For a reader, or one JSON object on stdout.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// For a reader, or one JSON object on stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// Only letters of this class, as `dead-letters` shows it.
+    #[arg(long, value_name = "C")]
+    pub(crate) class: Option<String>,
+    /// Only letters put at this time or later (RFC 3339).
+    #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
+    pub(crate) since: Option<chrono::DateTime<chrono::FixedOffset>>,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InferArgs {
+    /// A broker of the cluster, `host:port`.
+    #[arg(long, value_name = "HOST:PORT", requires = "topic", required_unless_present = "file")]
+    pub(crate) kafka: Option<String>,
+    /// The topic.
+    #[arg(value_name = "TOPIC", requires = "kafka")]
+    pub(crate) topic: Option<String>,
+    /// A file, or files as in a job: a directory, or a pattern such as `in/*.jsonl`.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["kafka", "topic"])]
+    pub(crate) file: Option<PathBuf>,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Args)]

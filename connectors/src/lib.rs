@@ -7,13 +7,17 @@
 //! | | reads | writes |
 //! |---|---|---|
 //! | [`kafka`] | topics | topics |
-//! | [`files`] | lines and CSV rows of finished files | files that appear when they are whole |
+//! | [`files`] | records of finished files | files that appear when they are whole |
 //! | [`stdout`] | | a table on a terminal, JSON lines in a pipe |
 //! | [`discard`] | | nothing; it counts |
 //! | [`dead_letters`] | | records that could not become rows |
+//! | [`replay`] | records that were kept | |
 //! | [`formats::json`] | bytes to Arrow | [`formats::encode::JsonEncoder`] |
 //! | [`formats::csv`] | bytes to Arrow | [`formats::encode::CsvEncoder`] |
-//! | Parquet | | [`formats::encode::ParquetEncoder`] |
+//! | [`formats::avro`] | bytes to Arrow | [`formats::encode::AvroEncoder`] and others |
+//! | [`formats::protobuf`] | bytes to Arrow | [`formats::encode::ProtobufEncoder`] |
+//! | [`formats::parquet`] | bytes to Arrow | [`formats::encode::ParquetEncoder`] |
+//! | [`formats::registry`] | schemas by id | schemas of rows |
 //!
 //! Errors are the engine's: [`EngineError::Source`](tidemill_engine::EngineError::Source) and
 //! [`EngineError::Sink`](tidemill_engine::EngineError::Sink) name the input or output of the spec, what happened, and by
@@ -25,4 +29,5 @@ pub mod discard;
 pub mod files;
 pub mod formats;
 pub mod kafka;
+pub mod replay;
 pub mod stdout;

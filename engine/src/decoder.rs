@@ -11,6 +11,10 @@ pub enum BadClass {
     Malformed,
     /// Well-formed, but a value does not fit the column's type.
     Type,
+    /// Its schema cannot be had, or cannot be read into the columns.
+    Schema,
+    /// What is needed to read it is away and may come back. No dead letter: the job ends, and reads it again.
+    Unavailable,
     /// Its event time is null or cannot be read.
     EventTime,
     /// It came behind the watermark.
@@ -30,6 +34,8 @@ impl BadClass {
         match self {
             Self::Malformed => "malformed",
             Self::Type => "type",
+            Self::Schema => "schema",
+            Self::Unavailable => "unavailable",
             Self::EventTime => "event_time",
             Self::Late => "late",
             Self::Early => "early",

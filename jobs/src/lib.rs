@@ -1,6 +1,8 @@
-//! Jobs: the spec, the runner and its observation.
+//! Jobs: the spec, the runner and its observation; what a spec could say of a topic.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod dead_letters;
+pub mod infer;
 pub mod metrics;
 pub mod run;
 pub mod spec;

@@ -66,6 +66,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         bounded: false,
         from_start: true,
         reinfer: false,
+        replay: None,
         workers: None,
         wait: Duration::from_secs(15),
         clock: Arc::clone(&clock),

@@ -1,8 +1,11 @@
 //! One module for each command.
 
 mod completions;
+mod dead_letters;
 mod demo;
 mod doctor;
+mod infer;
+mod replay;
 mod run;
 mod schema;
 mod validate;
@@ -17,6 +20,9 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::DeadLetters(args) => dead_letters::dead_letters(&args),
+        Command::Infer(args) => infer::infer(&args),
+        Command::Replay(args) => replay::replay(&args),
         Command::Schema => schema::schema(),
         Command::Completions { shell } => completions::completions(shell),
         Command::Demo(args) => demo::demo(&args),

@@ -25,6 +25,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         bounded: args.bounded,
         from_start: args.from_start,
         reinfer: args.reinfer,
+        replay: None,
         workers: args.workers.map(Into::into),
         wait: args.wait.get(),
         clock: MachineClock::start(),

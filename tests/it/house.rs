@@ -10,6 +10,7 @@ use serde_json::Value;
 /// Our crates, and those of ours that each may import. Direction: `src -> jobs -> {queries, connectors} -> engine`,
 /// `connectors -> certs`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("bench-formats", &["tidemill-connectors", "tidemill-engine"]),
     ("tidemill", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "xtask"]),
     ("tidemill-jobs", &["tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs"]),
     ("tidemill-queries", &["tidemill-engine"]),

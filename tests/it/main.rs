@@ -8,6 +8,7 @@
 mod cli;
 mod clock;
 mod fetch_paths;
+mod formats;
 mod house;
 mod jobs;
 mod kafka_source;

@@ -4,6 +4,7 @@
 //! The same seed makes the same inputs in the same order. The input at hand is on disk before it runs, so that a stack
 //! overflow or an endless loop leaves it behind as well.
 
+pub(crate) mod decoding;
 pub(crate) mod fetch;
 pub(crate) mod json;
 mod mutate;
@@ -165,6 +166,31 @@ mod tests {
     #[test]
     fn json_holds_for_a_second() {
         holds_for_a_second(&mut json::Json::new().unwrap());
+    }
+
+    #[test]
+    fn avro_holds_for_a_second() {
+        holds_for_a_second(&mut decoding::Decoding::avro().unwrap());
+    }
+
+    #[test]
+    fn avro_containers_hold_for_a_second() {
+        holds_for_a_second(&mut decoding::Decoding::avro_container().unwrap());
+    }
+
+    #[test]
+    fn protobuf_holds_for_a_second() {
+        holds_for_a_second(&mut decoding::Decoding::protobuf().unwrap());
+    }
+
+    #[test]
+    fn csv_holds_for_a_second() {
+        holds_for_a_second(&mut decoding::Decoding::csv().unwrap());
+    }
+
+    #[test]
+    fn parquet_holds_for_a_second() {
+        holds_for_a_second(&mut decoding::Decoding::parquet().unwrap());
     }
 
     #[test]

@@ -54,6 +54,16 @@ enum Command {
 enum FuzzTarget {
     /// The JSON decoder and schema inference.
     Json,
+    /// The Avro decoder.
+    Avro,
+    /// The same on container files.
+    AvroContainer,
+    /// The Protobuf decoder.
+    Protobuf,
+    /// The CSV decoder.
+    Csv,
+    /// The Parquet decoder.
+    Parquet,
     /// The job spec.
     Spec,
     /// The query front end.
@@ -68,6 +78,11 @@ impl FuzzTarget {
     fn target(self) -> Result<Box<dyn fuzz::Target>> {
         Ok(match self {
             Self::Json => Box::new(fuzz::json::Json::new()?),
+            Self::Avro => Box::new(fuzz::decoding::Decoding::avro()?),
+            Self::AvroContainer => Box::new(fuzz::decoding::Decoding::avro_container()?),
+            Self::Protobuf => Box::new(fuzz::decoding::Decoding::protobuf()?),
+            Self::Csv => Box::new(fuzz::decoding::Decoding::csv()?),
+            Self::Parquet => Box::new(fuzz::decoding::Decoding::parquet()?),
             Self::Spec => Box::new(fuzz::spec::Spec),
             Self::Query => Box::new(fuzz::query::Query::new()),
             Self::Fetch => Box::new(fuzz::fetch::Fetch::default()),

@@ -75,6 +75,7 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
         clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
         growing: false,
         on_bad_record: OnBadRecord::DeadLetter,
+        max_bad_ppm: None,
         dead_letters: letters.clone(),
         counters: Arc::default(),
         clock: Arc::new(NoClock),

@@ -1,4 +1,4 @@
-//! Files as inputs and outputs. A [`FileSource`] reads lines or CSV rows of finished files; a [`FileSink`] writes files
+//! Files as inputs and outputs. A [`FileSource`] reads records of finished files; a [`FileSink`] writes files
 //! that a reader sees only when they are whole.
 
 mod listing;
@@ -13,8 +13,8 @@ use std::{
 };
 
 pub use listing::list_files;
-pub use sink::{FileSink, OutputFormat, Rolling};
-pub use source::{FileSource, InputFormat, sample};
+pub use sink::{EncoderFactory, FileSink, OutputFormat, Rolling};
+pub use source::{Content, FileSource, InputFormat, sample};
 
 /// Creates the directory where it is missing, and a file in it for a moment: what is wrong with it should show at the
 /// start of a job, not at its first row.

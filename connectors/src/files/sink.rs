@@ -17,35 +17,35 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use tidemill_engine::{Clock, EngineError, ErrorKind, Monotonic, Result, sink::Sink};
 
 use super::prepare_directory;
-use crate::formats::encode::{CsvEncoder, EncodedRows, JsonEncoder, ParquetEncoder, RowEncoder};
+use crate::formats::encode::{EncodedRows, ParquetEncoder, RowEncoder};
+
+/// Makes the encoder of one file.
+pub type EncoderFactory = Box<dyn Fn() -> Box<dyn RowEncoder> + Send>;
 
 /// What an output file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// JSON lines, `.jsonl`.
-    Json,
-    /// CSV with a header, `.csv`; usually `delimiter: b','`.
-    Csv {
-        /// One ASCII character between fields.
-        delimiter: u8,
+    /// Rows, lines or blocks, with a header.
+    Rows {
+        /// What the files' names end with, `jsonl`.
+        extension: String,
+        /// Makes their encoder.
+        encoder: EncoderFactory,
     },
     /// Parquet with zstd, `.parquet`.
     Parquet,
 }
 
 impl OutputFormat {
-    fn extension(self) -> &'static str {
+    fn extension(&self) -> &str {
         match self {
-            Self::Json => "jsonl",
-            Self::Csv { .. } => "csv",
+            Self::Rows { extension, .. } => extension,
             Self::Parquet => "parquet",
         }
     }
 
-    fn row_encoder(self) -> Option<Box<dyn RowEncoder>> {
+    fn row_encoder(&self) -> Option<Box<dyn RowEncoder>> {
         match self {
-            Self::Json => Some(Box::new(JsonEncoder)),
-            Self::Csv { delimiter } => Some(Box::new(CsvEncoder::new(delimiter))),
+            Self::Rows { encoder, .. } => Some(encoder()),
             Self::Parquet => None,
         }
     }
@@ -129,14 +129,15 @@ impl FileSink {
 
     fn open_file(&self, path: PathBuf, schema: SchemaRef) -> Result<OpenFile> {
         let hidden = hidden(&path);
+        let encoder = self.format.row_encoder();
+        let header = encoder.as_ref().map_or(Ok(Vec::new()), |encoder| encoder.header(&schema))?;
         let create = || -> io::Result<Body> {
             let mut file = File::create_new(&hidden)?;
             // A file system without locks costs only the removal of leftovers, which then stay.
             let _ = file.try_lock();
-            let Some(encoder) = self.format.row_encoder() else {
+            let Some(encoder) = encoder else {
                 return Ok(Body::Parquet(Box::new(ParquetEncoder::new(file, schema.clone())?)));
             };
-            let header = encoder.header(&schema);
             file.write_all(&header)?;
             Ok(Body::Lines { file, encoder, size: header.len() as u64 })
         };

@@ -1,9 +1,10 @@
-//! The `file` input: each file is a partition, each line or CSV row a record.
+//! The `file` input: each file is a partition, each line, CSV row, message, block or row group a record ([`Content`]).
 //!
-//! A record's offset is its line, counted from 0 and with the CSV header; its timestamp is when its file was last modified,
-//! which is when it arrived as far as anyone can know, and the same in every run. A JSON file that begins with `[` is one
-//! record. CSV records are handed over behind a copy of the file's header, as [`crate::formats::csv`] wants them. Files are
-//! read to the length that they had when they were opened; a file input always ends.
+//! A record's offset is its line, counted from 0 and with the CSV header, or its number in a file without lines; its timestamp
+//! is when its file was last modified, which is when it arrived as far as anyone can know, and the same in every run. A JSON
+//! file that begins with `[` is one record. Records are handed over with what their file says once (a CSV header, an Avro
+//! schema), so that each can be read on its own. Files are read to the length that they had when they were opened; a file
+//! input always ends.
 
 use std::{
     io,
@@ -17,21 +18,41 @@ use tidemill_engine::{
     source::{PartitionId, Record, Source, SourceEvent, TimestampKind, Visit},
 };
 
-use super::reader::RecordReader;
+use super::reader::FileReader;
+use crate::formats::{compression::Compression, csv::Dialect, protobuf::Prefix};
 
 /// Records handed over at once, at most.
 const MAX_RUN: usize = 4096;
 
 /// What an input file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputFormat {
+pub enum Content {
     /// One JSON document a line, or one array.
     Json,
-    /// CSV with a header; usually `delimiter: b','`.
+    /// CSV rows, with a header that goes before each of them, or without one.
     Csv {
-        /// One ASCII character between fields.
-        delimiter: u8,
+        /// What stands between and around fields.
+        dialect: Dialect,
+        /// Whether the first row is a header.
+        header: bool,
     },
+    /// An Avro container file: a record is a block, behind a copy of the file's header.
+    AvroBlocks,
+    /// Messages, each behind its length.
+    Prefixed(Prefix),
+    /// A Parquet file: a record is a row group, as a file of its own.
+    RowGroups,
+    /// One record.
+    Whole,
+}
+
+/// How an input's files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputFormat {
+    /// What a file holds.
+    pub content: Content,
+    /// How it is packed as a whole; Parquet packs its parts itself.
+    pub compression: Option<Compression>,
 }
 
 /// Reads one worker's share of the files of an input, one after the other.
@@ -43,7 +64,7 @@ pub struct FileSource {
     joined: bool,
     /// Index of the file that is read or comes next.
     current: usize,
-    reader: Option<RecordReader>,
+    reader: Option<FileReader>,
 }
 
 struct InputFile {
@@ -83,10 +104,11 @@ impl Source for FileSource {
         let (partition, failure) = (*partition, |error| failure(&self.input, path, &error));
         let reader = match &mut self.reader {
             Some(reader) => reader,
-            None => self.reader.insert(RecordReader::open(path, self.format).map_err(failure)?),
+            None => self.reader.insert(FileReader::open(path, self.format).map_err(failure)?),
         };
         let timestamp_ms = reader.modified_ms();
-        let records = reader.next_run(MAX_RUN).map_err(failure)?.map(|(offset, payload)| Record {
+        let run = reader.next_run(MAX_RUN).map_err(failure)?.into_iter();
+        let records = run.map(|(offset, payload)| Record {
             offset,
             timestamp_ms,
             timestamp_kind: TimestampKind::LogAppend,
@@ -102,7 +124,7 @@ impl Source for FileSource {
         }
         let received = self.clock.monotonic();
         visit(SourceEvent::Records { partition, records: &records, received, live_from: None })?;
-        visit(SourceEvent::Position { partition, next_offset: reader.line() })
+        visit(SourceEvent::Position { partition, next_offset: reader.next_offset() })
     }
 
     fn finished(&self) -> bool {
@@ -119,15 +141,15 @@ pub fn sample(input: &str, files: &[PathBuf], format: InputFormat, count: usize)
     let mut payloads = Vec::new();
     for path in files {
         let failure = |error| failure(input, path, &error);
-        let mut reader = RecordReader::open(path, format).map_err(failure)?;
+        let mut reader = FileReader::open(path, format).map_err(failure)?;
         let mut wanted = share;
         while wanted > 0 {
             let run = reader.next_run(wanted).map_err(failure)?;
-            if run.len() == 0 {
+            if run.is_empty() {
                 break;
             }
             wanted -= run.len();
-            payloads.extend(run.map(|(_, payload)| payload.to_vec()));
+            payloads.extend(run.into_iter().map(|(_, payload)| payload.to_vec()));
         }
     }
     Ok(payloads)

@@ -19,6 +19,12 @@ use tidemill_engine::{
 };
 
 use super::*;
+use crate::formats::{
+    compression::Compression,
+    csv::Dialect,
+    encode::{CsvEncoder, JsonEncoder},
+    protobuf::Prefix,
+};
 
 /// A clock that only a test moves; wall and monotonic time are the same.
 #[derive(Default)]
@@ -76,7 +82,7 @@ impl Out {
 #[test]
 fn a_file_appears_when_it_is_whole() {
     let out = Out::new();
-    let mut sink = out.open("r1", OutputFormat::Json, ROLLING);
+    let mut sink = out.open("r1", json(), ROLLING);
     assert!(out.names().is_empty());
     sink.write(&numbers(0..0)).unwrap();
     sink.flush().unwrap();
@@ -101,7 +107,7 @@ fn a_file_appears_when_it_is_whole() {
 fn a_file_is_rolled_by_size_by_age_and_for_another_schema() {
     let out = Out::new();
     let rolling = Rolling { size: 100, every: Duration::from_secs(60) };
-    let mut sink = out.open("r1", OutputFormat::Csv { delimiter: b',' }, rolling);
+    let mut sink = out.open("r1", csv(), rolling);
     sink.write(&numbers(0..100)).unwrap();
     assert_eq!(out.names(), ["archive-r1-000001.csv"], "100 bytes are reached");
 
@@ -142,9 +148,9 @@ fn only_leftovers_of_dead_runs_of_this_output_are_removed() {
     {
         fs::write(out.directory.path().join(name), "{").unwrap();
     }
-    let mut alive = out.open("r1", OutputFormat::Json, ROLLING);
+    let mut alive = out.open("r1", json(), ROLLING);
     alive.write(&numbers(0..1)).unwrap();
-    let mut next = out.open("r-2", OutputFormat::Json, ROLLING);
+    let mut next = out.open("r-2", json(), ROLLING);
     assert_eq!(
         out.names(),
         [".archive-eu-r0-000001.jsonl.part", ".archive-r1-000001.jsonl.part", ".other", "archive-r0-000006.jsonl"],
@@ -164,7 +170,7 @@ fn a_directory_that_cannot_be_made_is_named() {
     let out = Out::new();
     fs::write(out.directory.path().join("file"), "").unwrap();
     let directory = out.directory.path().join("file/out");
-    let error = FileSink::open("archive", "r1", &directory, OutputFormat::Json, ROLLING, out.clock.clone());
+    let error = FileSink::open("archive", "r1", &directory, json(), ROLLING, out.clock.clone());
     let error = error.err().unwrap();
     assert!(error.to_string().starts_with("output `archive`: cannot write to directory `"), "{error}");
     assert!(error.to_string().contains("file/out`: Not a directory"), "{error}");
@@ -172,6 +178,21 @@ fn a_directory_that_cannot_be_made_is_named() {
 }
 
 /// What a source reported, as text, one event a line.
+fn json() -> OutputFormat {
+    OutputFormat::Rows { extension: "jsonl".to_owned(), encoder: Box::new(|| Box::new(JsonEncoder)) }
+}
+
+fn csv() -> OutputFormat {
+    let encoder: EncoderFactory = Box::new(|| Box::new(CsvEncoder::new(Dialect::default())));
+    OutputFormat::Rows { extension: "csv".to_owned(), encoder }
+}
+
+const JSON: InputFormat = InputFormat { content: Content::Json, compression: None };
+const CSV: InputFormat = InputFormat {
+    content: Content::Csv { dialect: Dialect { delimiter: b',', quote: Some(b'"') }, header: true },
+    compression: None,
+};
+
 fn read(files: &[PathBuf], format: InputFormat) -> Vec<String> {
     let partitions = files.iter().enumerate().map(|(index, path)| (PartitionId(index as u32), path.clone()));
     let mut source = FileSource::new("in", partitions, format, Arc::new(FixedClock::default()));
@@ -223,14 +244,14 @@ fn lines_are_records_with_their_numbers() {
         "0 finished",
         "1 finished",
     ];
-    assert_eq!(read(&[one, two], InputFormat::Json), expected);
+    assert_eq!(read(&[one, two], JSON), expected);
 }
 
 #[test]
 fn an_array_is_one_record() {
     let directory = tempfile::tempdir().unwrap();
     let path = write_file(directory.path(), "a.json", b"\n [{\"a\":1},\n {\"a\":2}]\n");
-    let events = read(&[path], InputFormat::Json);
+    let events = read(&[path], JSON);
     assert_eq!(events[1], "0/0 @5 \"\\n [{\\\"a\\\":1},\\n {\\\"a\\\":2}]\"");
     assert_eq!(events[2..], ["0 position 1", "0 finished"]);
 }
@@ -240,14 +261,14 @@ fn csv_rows_come_behind_their_header() {
     let directory = tempfile::tempdir().unwrap();
     let path = write_file(directory.path(), "a.csv", b"a,b\r\n1,\"x\ny\"\n\n2,z");
     let expected = ["0/1 @5 \"a,b\\r\\n1,\\\"x\\ny\\\"\\n\"", "0/4 @5 \"a,b\\r\\n2,z\"", "0 position 5", "0 finished"];
-    assert_eq!(read(&[path], InputFormat::Csv { delimiter: b',' })[1..], expected);
+    assert_eq!(read(&[path], CSV)[1..], expected);
 }
 
 #[test]
 fn a_quote_that_is_never_closed_costs_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = write_file(directory.path(), "a.csv", b"a,b\n\"1,x\n2,y\n3,z\n");
-    let events = read(&[path], InputFormat::Csv { delimiter: b',' });
+    let events = read(&[path], CSV);
     assert_eq!(events[1..4], ["0/1 @5 \"a,b\\n\\\"1,x\\n\"", "0/2 @5 \"a,b\\n2,y\\n\"", "0/3 @5 \"a,b\\n3,z\\n\""]);
 }
 
@@ -259,8 +280,7 @@ fn long_lines_and_long_files_go_through_one_buffer() {
         text.extend_from_slice(format!("\n{line}").as_bytes());
     }
     let path = write_file(directory.path(), "a.jsonl", &text);
-    let mut source =
-        FileSource::new("in", [(PartitionId(0), path)], InputFormat::Json, Arc::new(FixedClock::default()));
+    let mut source = FileSource::new("in", [(PartitionId(0), path)], JSON, Arc::new(FixedClock::default()));
     let mut next = 0;
     while !source.finished() {
         source
@@ -292,8 +312,43 @@ fn a_sample_comes_from_every_file() {
         write_file(directory.path(), "b.jsonl", b"4\n"),
         write_file(directory.path(), "c.jsonl", b"5\n6\n7\n"),
     ];
-    let payloads = sample("in", &files, InputFormat::Json, 5).unwrap();
+    let payloads = sample("in", &files, JSON, 5).unwrap();
     assert_eq!(payloads, [b"1", b"2", b"4", b"5", b"6"]);
-    let error = sample("in", &["/no/such/file".into()], InputFormat::Json, 5).unwrap_err();
+    let error = sample("in", &["/no/such/file".into()], JSON, 5).unwrap_err();
     assert!(error.to_string().starts_with("input `in`: cannot read `/no/such/file`: No such file"), "{error}");
+}
+
+/// The payloads of a file, with their offsets.
+fn payloads(bytes: &[u8], content: Content, compression: Option<Compression>) -> Vec<(i64, Vec<u8>)> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    let mut reader = reader::FileReader::open(&path, InputFormat { content, compression }).unwrap();
+    let mut all = Vec::new();
+    loop {
+        let run = reader.next_run(2).unwrap();
+        if run.is_empty() {
+            return all;
+        }
+        all.extend(run.into_iter().map(|(offset, payload)| (offset, payload.to_vec())));
+    }
+}
+
+#[test]
+fn packed_and_binary_files_are_read_record_by_record() {
+    let lines = [(0, b"{}".to_vec()), (2, b"[1]".to_vec())];
+    for compression in [Compression::Gzip, Compression::Deflate, Compression::Zstd] {
+        let mut packed = Vec::new();
+        compression.pack(b"{}\n\n[1]", &mut packed);
+        assert_eq!(payloads(&packed, Content::Json, Some(compression)), lines);
+    }
+    // What is left at the end is a record too, for the decoder to refuse.
+    let expected = [(0, b"\x02ab".to_vec()), (1, b"\x00".to_vec()), (2, b"\x01c".to_vec()), (3, b"\x05x".to_vec())];
+    assert_eq!(payloads(b"\x02ab\x00\x01c\x05x", Content::Prefixed(Prefix::Base128), None), expected);
+    assert_eq!(payloads(b" \n", Content::Whole, None), [(0, b" \n".to_vec())]);
+    assert_eq!(payloads(b"", Content::Whole, None), []);
+    let rows = [(0, b"a,b\n".to_vec()), (1, b"\"c\nd\"\n".to_vec()), (3, b"e".to_vec())];
+    let csv = Content::Csv { dialect: Dialect::default(), header: false };
+    assert_eq!(payloads(b"a,b\n\"c\nd\"\ne", csv, None), rows);
+    assert_eq!(payloads(b"", Content::AvroBlocks, None), []);
 }

@@ -52,6 +52,9 @@ pub const BATCH_ROWS: usize = 8_192;
 /// Payload bytes of a batch after which it is emitted early: large records must not pile up.
 const BATCH_BYTES: usize = 2 << 20;
 
+/// Records of an input before its share of bad ones is judged: the first record of all may be a bad one.
+pub const JUDGED_RECORDS: u64 = 1_000;
+
 /// Microseconds of the years 1 to 9999: what datetimes can be. A time outside of them is no event time.
 const EVENT_TIMES: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
 
@@ -83,6 +86,8 @@ pub struct IntakeOptions {
     pub growing: bool,
     /// Policy for bad records.
     pub on_bad_record: OnBadRecord,
+    /// Bad records in a million of which there may be no more, judged from [`JUDGED_RECORDS`] records on.
+    pub max_bad_ppm: Option<u64>,
     /// Where they go, shared by all intakes of a job.
     pub dead_letters: Arc<Mutex<dyn DeadLetters>>,
     /// What is shown of this input while it runs, shared by its workers.
@@ -384,7 +389,25 @@ impl Rows {
             progress.next_offset = last.offset + 1;
         }
         self.options.counters.took(records);
+        self.judge_bad()?;
         self.repeat_advances(partition, last.offset + 1, emit)
+    }
+
+    /// Ends the job when too large a share of the input's records is bad.
+    fn judge_bad(&self) -> Result<()> {
+        let Some(max_ppm) = self.options.max_bad_ppm else { return Ok(()) };
+        let (records, bad) = self.options.counters.share_of_bad();
+        if records < JUDGED_RECORDS || bad.saturating_mul(1_000_000) <= max_ppm.saturating_mul(records) {
+            return Ok(());
+        }
+        Err(EngineError::Source {
+            input: self.name.clone(),
+            kind: ErrorKind::Data,
+            message: format!(
+                "{bad} of {records} records are bad, more than `max_bad` allows ({} %)",
+                max_ppm as f64 / 10_000.0
+            ),
+        })
     }
 
     /// Of how many epochs the record at `offset` is part, and the first offset behind it at which that changes or an advance
@@ -463,6 +486,10 @@ impl Rows {
     }
 
     fn bad_record(&self, partition: PartitionId, record: &Record<'_>, bad: &BadRecord) -> Result<()> {
+        if bad.class == BadClass::Unavailable {
+            let (kind, message) = (ErrorKind::Unavailable, bad.message.clone());
+            return Err(EngineError::Source { input: self.name.clone(), kind, message });
+        }
         if self.covering > 0 {
             return Ok(()); // counted and kept by the run that took it first
         }

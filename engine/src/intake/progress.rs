@@ -226,6 +226,12 @@ impl InputCounters {
         }
     }
 
+    /// Records taken, and how many of them were bad.
+    pub(super) fn share_of_bad(&self) -> (u64, u64) {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
+        (self.records.load(Relaxed), bad)
+    }
+
     /// Bad records by class.
     #[must_use]
     pub fn bad_records(&self) -> BTreeMap<BadClass, u64> {

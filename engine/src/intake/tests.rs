@@ -190,6 +190,7 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
         clocks: Arc::new(Mutex::new(BrokerClocks::new(5_000_000))),
         growing: false,
         on_bad_record: OnBadRecord::DeadLetter,
+        max_bad_ppm: None,
         dead_letters: Arc::new(Mutex::new(Keep(Arc::clone(&letters)))),
         counters: Arc::default(),
         clock: Arc::new(At(1_000)),

@@ -73,7 +73,8 @@ impl Doctor<'_> {
         let Some(connected) = connected else { return };
         self.step(&subject, "sample".to_owned(), || {
             let found = match connected.infer()? {
-                Some((schema, records)) => format!("{records} records, {} columns", schema.fields().len()),
+                Some((schema, Some(records))) => format!("{records} records, {} columns", schema.fields().len()),
+                Some((schema, None)) => format!("{} columns by its schema", schema.fields().len()),
                 None => "no records yet".to_owned(),
             };
             Ok(((), found))

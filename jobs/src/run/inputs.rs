@@ -6,22 +6,18 @@ use std::{
     time::Duration,
 };
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files::{self, FileSource, list_files},
-    formats::{
-        csv::{CsvDecoder, column_names},
-        infer::SchemaSample,
-        json::{self, JsonDecoder},
-    },
+    formats::LeftOut,
     kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, SourceSettings, Start},
+    replay::{KeptRecord, KeptSource},
 };
 use tidemill_engine::{
     EngineError, ErrorKind,
     dataflow::plan::{Dataflow, InputColumns, MetadataColumn, TimeBounds},
     dead_letter::DeadLetters,
-    decoder::{Decoder, DecoderFactory},
     event_time::{BrokerClocks, TimeRule},
     intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
     source::{PartitionId, Source},
@@ -30,12 +26,13 @@ use tidemill_queries::{DeclaredTable, InputTable, Script};
 
 use super::{
     RunOptions,
+    decoding::{self, FormatSchemas},
     error::RunError,
     late_action, pinned,
     resume::Begin,
     security::{self, Owner},
 };
-use crate::spec::{self, Check, InputFormat, InputTransport, Job, Timestamp};
+use crate::spec::{self, InputTransport, Job, Timestamp};
 
 /// Records that a schema is inferred from, at most.
 const SAMPLE_RECORDS: usize = 1_000;
@@ -53,11 +50,20 @@ const QUEUE_KIB_MAX: u64 = 32 * 1024;
 pub(super) struct ConnectedInput {
     pub(super) spec: spec::Input,
     pub(super) transport: Transport,
+    pub(super) schemas: FormatSchemas,
 }
 
 pub(super) enum Transport {
-    Kafka { input: KafkaInput, group: Group, start: Start },
-    File { files: Vec<PathBuf> },
+    Kafka {
+        input: KafkaInput,
+        group: Group,
+        start: Start,
+    },
+    File {
+        files: Vec<PathBuf>,
+    },
+    /// In the place of both.
+    Kept(Vec<KeptRecord>),
 }
 
 impl ConnectedInput {
@@ -67,9 +73,13 @@ impl ConnectedInput {
         secrets: &Arc<SecretStore>,
         options: &RunOptions,
     ) -> Result<Self, RunError> {
-        let transport = match &spec.transport {
-            InputTransport::File(file) => Transport::File { files: list_files(&spec.name, &file.path)? },
-            InputTransport::Kafka(kafka) => {
+        // Reference data has no dead letters that could be replayed: it is read as always.
+        let replay = options.replay.as_ref().filter(|_| spec.reference.is_none());
+        let kept = replay.map(|replay| replay.get(&spec.name).cloned().unwrap_or_default());
+        let transport = match (&spec.transport, kept) {
+            (_, Some(records)) => Transport::Kept(records),
+            (InputTransport::File(file), None) => Transport::File { files: list_files(&spec.name, &file.path)? },
+            (InputTransport::Kafka(kafka), None) => {
                 let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
                 let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
                 let owner = Owner::Input(&spec.name);
@@ -104,14 +114,22 @@ impl ConnectedInput {
                 Transport::Kafka { input, group, start }
             }
         };
-        Ok(Self { spec: spec.clone(), transport })
+        for LeftOut { path, reason } in &spec.left_out {
+            tracing::warn!("input `{}`: field `{path}` is no column: {reason}", spec.name);
+        }
+        let schemas = FormatSchemas::learn(spec, secrets, options)?;
+        Ok(Self { spec: spec.clone(), transport, schemas })
     }
 
     fn sample(&self) -> Result<Vec<Vec<u8>>, EngineError> {
         match &self.transport {
-            Transport::Kafka { input, .. } => input.sample(SAMPLE_RECORDS, SAMPLE_WITHIN),
+            Transport::Kafka { input, .. } => {
+                let packed = input.sample(SAMPLE_RECORDS, SAMPLE_WITHIN)?;
+                Ok(packed.into_iter().filter_map(|payload| decoding::unpack(&self.spec, payload)).collect())
+            }
+            Transport::Kept(records) => Ok(records.iter().filter_map(|record| record.value.clone()).collect()),
             Transport::File { files } => {
-                files::sample(&self.spec.name, files, file_format(&self.spec.format), SAMPLE_RECORDS)
+                files::sample(&self.spec.name, files, decoding::file_format(&self.spec), SAMPLE_RECORDS)
             }
         }
     }
@@ -124,45 +142,26 @@ impl ConnectedInput {
                 format!("{partitions} partitions; the group has positions in {committed}")
             }
             Transport::File { files } => format!("{} files", files.len()),
+            Transport::Kept(records) => format!("{} kept records", records.len()),
         })
     }
 
-    /// The columns of a sample; `None` when it holds no record. A record that cannot be read is the run's concern.
-    pub(super) fn infer(&self) -> Result<Option<(SchemaRef, usize)>, EngineError> {
+    /// The columns that a registry's schema makes, or those of a sample; `None` when it holds no record. A record that cannot be
+    /// read is the run's concern. With them the number of sampled records, if they come from a sample.
+    pub(super) fn infer(&self) -> Result<Option<(SchemaRef, Option<usize>)>, EngineError> {
+        let declared = self.schemas.columns().map_err(|problem| self.error(problem))?;
+        if let Some(schema) = declared {
+            return Ok(Some((schema, None)));
+        }
         let payloads = self.sample()?;
-        let inferred = match &self.spec.format {
-            InputFormat::Json(_) => {
-                let mut sample = SchemaSample::default();
-                let bad = payloads.iter().filter_map(|payload| sample.add_json(payload).err()).last();
-                if let (0, Some(bad)) = (sample.records(), bad) {
-                    return Err(self.error(format!(
-                        "none of {} sampled records is JSON: {bad}; check `format`, or declare `schema`",
-                        payloads.len()
-                    )));
-                }
-                (sample.records() > 0).then(|| (sample.schema(), payloads.len()))
-            }
-            InputFormat::Csv(csv) => {
-                let names = column_names(&payloads, csv.delimiter);
-                let fields = names.into_iter().map(|name| Field::new(name, DataType::Utf8, true));
-                let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-                (!payloads.is_empty()).then_some((schema, payloads.len()))
-            }
-        };
-        Ok(inferred)
+        let columns = decoding::infer(&self.spec.format, &payloads).map_err(|problem| self.error(problem))?;
+        Ok(columns.map(|columns| (columns, Some(payloads.len()))))
     }
 }
 
 impl ConnectedInput {
     fn error(&self, message: String) -> EngineError {
         EngineError::Source { input: self.spec.name.clone(), kind: ErrorKind::User, message }
-    }
-}
-
-pub(super) fn file_format(format: &InputFormat) -> files::InputFormat {
-    match format {
-        InputFormat::Json(_) => files::InputFormat::Json,
-        InputFormat::Csv(csv) => files::InputFormat::Csv { delimiter: csv.delimiter },
     }
 }
 
@@ -189,9 +188,13 @@ pub(super) fn tables(
             });
             continue;
         }
-        let pinned = if options.bounded || options.reinfer { None } else { pinned::load(job, name)? };
+        let pinned = if (options.bounded && options.replay.is_none()) || options.reinfer {
+            None
+        } else {
+            pinned::load(job, name)?
+        };
         let (sample, records) = match pinned {
-            Some(schema) => (schema, SAMPLE_RECORDS),
+            Some(schema) => (schema, Some(SAMPLE_RECORDS)),
             None => {
                 let Some((schema, records)) = wait_for_sample(input, options)? else {
                     if options.bounded && connected.len() > 1 {
@@ -210,7 +213,7 @@ pub(super) fn tables(
         tables.push(InputTable {
             name: name.clone(),
             schema,
-            sampled: Some(records),
+            sampled: records,
             time_column: None,
             reference: input.spec.reference.is_some(),
         });
@@ -229,7 +232,10 @@ fn created_schema(table: &DeclaredTable, sample: Option<&SchemaRef>) -> Option<S
     Some(Arc::new(Schema::new(fields.collect::<Option<Vec<_>>>()?)))
 }
 
-fn wait_for_sample(input: &ConnectedInput, options: &RunOptions) -> Result<Option<(SchemaRef, usize)>, RunError> {
+fn wait_for_sample(
+    input: &ConnectedInput,
+    options: &RunOptions,
+) -> Result<Option<(SchemaRef, Option<usize>)>, RunError> {
     let mut said = false;
     loop {
         if let Some(inferred) = input.infer()? {
@@ -264,7 +270,7 @@ pub(super) fn intakes(
     let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
     for (index, input) in connected.iter().enumerate() {
         let columns = &dataflow.inputs[index];
-        let decoders = decoders(&input.spec, &columns.payload)?;
+        let decoders = decoding::decoders(&input.spec, &input.schemas, &columns.payload)?;
         let counters = options.stats.add_input(&input.spec.name, &input.transport);
         let intake_options = IntakeOptions {
             arrival: arrival(job, &input.spec),
@@ -273,6 +279,7 @@ pub(super) fn intakes(
             clocks: Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros()))),
             growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),
             on_bad_record: on_bad_record(&input.spec),
+            max_bad_ppm: input.spec.max_bad_ppm,
             dead_letters: Arc::clone(letters),
             counters,
             clock: Arc::clone(&options.clock),
@@ -301,11 +308,17 @@ fn sources(
             let with_headers = columns.metadata.contains(&MetadataColumn::Headers);
             input.open(workers, starts, ends.as_deref(), with_headers)?
         }
+        Transport::Kept(records) => (0..workers)
+            .map(|worker| {
+                let own = if worker == 0 { records.clone() } else { Vec::new() };
+                Box::new(KeptSource::new(own, Arc::clone(&options.clock))) as Box<dyn Source>
+            })
+            .collect(),
         Transport::File { files } => (0..workers)
             .map(|worker| {
                 let numbered = (0u32..).map(PartitionId).zip(files.iter().cloned());
                 let own = numbered.filter(|(id, _)| id.0 as usize % workers == worker);
-                let format = file_format(&input.spec.format);
+                let format = decoding::file_format(&input.spec);
                 let source = FileSource::new(&input.spec.name, own, format, Arc::clone(&options.clock));
                 Box::new(source) as Box<dyn Source>
             })
@@ -319,26 +332,6 @@ pub(super) fn on_bad_record(input: &spec::Input) -> OnBadRecord {
         spec::OnBadRecord::Fail => OnBadRecord::Fail,
         spec::OnBadRecord::Drop => OnBadRecord::Drop,
     }
-}
-
-/// Makes decoders of the columns that the query names.
-pub(super) fn decoders(input: &spec::Input, payload: &SchemaRef) -> Result<DecoderFactory, EngineError> {
-    let (name, schema) = (input.name.clone(), Arc::clone(payload));
-    let make: Box<dyn Fn() -> Result<Box<dyn Decoder>, EngineError> + Send + Sync> = match &input.format {
-        InputFormat::Json(options) => {
-            let check = match options.check {
-                Check::Full => json::Check::Full,
-                Check::Lax => json::Check::Lax,
-            };
-            Box::new(move || Ok(Box::new(JsonDecoder::new(Arc::clone(&schema), json::JsonOptions { check })?)))
-        }
-        InputFormat::Csv(csv) => {
-            let delimiter = csv.delimiter;
-            Box::new(move || Ok(Box::new(CsvDecoder::new(&name, Arc::clone(&schema), delimiter)?)))
-        }
-    };
-    make()?; // a schema that the format cannot decode is found here
-    Ok(Arc::new(move || make().expect("the same schema was accepted before")))
 }
 
 fn arrival(job: &Job, input: &spec::Input) -> TimeRule {

@@ -5,6 +5,7 @@
 //! ```
 //! The calling thread supervises: it starts epochs, commits what they reached, reports, and ends the run.
 
+mod decoding;
 mod doctor;
 mod error;
 mod inputs;
@@ -12,11 +13,13 @@ mod outputs;
 mod pinned;
 mod pipeline;
 mod reference;
+mod registry;
 mod resume;
 mod security;
 mod status;
 
 use std::{
+    collections::BTreeMap,
     num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,7 +29,7 @@ use std::{
 };
 
 use tidemill_certs::SecretStore;
-use tidemill_connectors::dead_letters::DeadLetterFile;
+use tidemill_connectors::{dead_letters::DeadLetterFile, replay::KeptRecord};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime,
     dataflow::{
@@ -57,6 +60,8 @@ pub struct RunOptions {
     pub from_start: bool,
     /// Infers the schemas of inputs again that were pinned by an earlier start.
     pub reinfer: bool,
+    /// In the place of all inputs: by input, kept records that are read once more. The run is bounded then.
+    pub replay: Option<Arc<BTreeMap<String, Vec<KeptRecord>>>>,
     /// Worker threads, above the spec's.
     pub workers: Option<usize>,
     /// How long to wait for the first contact with a broker.

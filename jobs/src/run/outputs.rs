@@ -5,12 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     discard::DiscardSink,
-    files::{FileSink, OutputFormat, Rolling},
-    formats::encode::JsonEncoder,
+    files::{EncoderFactory, FileSink, OutputFormat as FileFormat, Rolling},
+    formats::{
+        csv::Dialect,
+        encode::{
+            AvroBlockEncoder, AvroContainerEncoder, AvroEncoder, CsvEncoder, HeaderEncoder, JsonEncoder,
+            PackingEncoder, ParquetMessageEncoder, ProtobufEncoder, RowEncoder,
+        },
+        registry::SubjectRegistrar,
+    },
     kafka::{KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings},
     stdout::StdoutSink,
 };
 use tidemill_engine::{
+    EngineError, ErrorKind,
     dataflow::merge::Output,
     dead_letter::{DeadLetter, DeadLetters},
     decoder::BadClass,
@@ -20,9 +28,12 @@ use tidemill_engine::{
 use super::{
     RunOptions,
     error::RunError,
+    registry,
     security::{self, Owner},
 };
-use crate::spec::{self, FileFormat, Job, KafkaOutput, OnOutputError, OutputTransport};
+use crate::spec::{
+    self, AvroOutput, Job, KafkaOutput, OnOutputError, OutputFormat, OutputTransport, ProtobufOutput, Registry,
+};
 
 /// One part in this many of the job's memory holds rows on their way to a Kafka output.
 const SINK_SHARE: u64 = 16;
@@ -40,11 +51,11 @@ pub(super) fn open(
             OutputTransport::Discard => Box::new(DiscardSink::default()),
             OutputTransport::Stdout => Box::new(StdoutSink::new(&output.name)),
             OutputTransport::File(file) => {
-                let format = match &file.format {
-                    FileFormat::Json => OutputFormat::Json,
-                    FileFormat::Csv(csv) => OutputFormat::Csv { delimiter: csv.delimiter },
-                    FileFormat::Parquet => OutputFormat::Parquet,
-                };
+                let format = file_format(output).ok_or_else(|| EngineError::Sink {
+                    output: output.name.clone(),
+                    kind: ErrorKind::Bug,
+                    message: "its format is not for files".to_owned(),
+                })?;
                 let rolling = Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() };
                 let clock = Arc::clone(&options.clock);
                 Box::new(FileSink::open(&output.name, run_id, &file.path, format, rolling, clock)?)
@@ -94,6 +105,72 @@ fn open_kafka(
             }))
         }
     };
-    let sink = KafkaSink::connect(settings, Box::new(JsonEncoder), on_rejected, options.clock.as_ref(), options.wait)?;
+    let encoder = message_encoder(output, secrets, options)?;
+    let sink = KafkaSink::connect(settings, encoder, on_rejected, options.clock.as_ref(), options.wait)?;
     Ok(sink)
+}
+
+/// How the rows of a file are written; `None` for what the spec refuses in files.
+fn file_format(output: &spec::Output) -> Option<FileFormat> {
+    let (extension, encoder): (&str, EncoderFactory) = match output.format.clone() {
+        OutputFormat::Parquet => return Some(FileFormat::Parquet),
+        OutputFormat::Json => ("jsonl", Box::new(|| Box::new(JsonEncoder))),
+        OutputFormat::Csv { dialect, header } => ("csv", Box::new(move || csv_encoder(dialect, header))),
+        OutputFormat::Avro(AvroOutput { codec, .. }) => {
+            ("avro", Box::new(move || Box::new(AvroBlockEncoder::new(codec))))
+        }
+        OutputFormat::Protobuf(ProtobufOutput::Message { message, prefix }) => {
+            ("binpb", Box::new(move || Box::new(ProtobufEncoder::of_message(message.clone(), prefix))))
+        }
+        OutputFormat::Protobuf(ProtobufOutput::Registry(..)) => return None,
+    };
+    let extension = extension.to_owned();
+    Some(match output.compression {
+        None => FileFormat::Rows { extension, encoder },
+        Some(compression) => FileFormat::Rows {
+            extension: format!("{extension}.{}", compression.extension()),
+            encoder: Box::new(move || Box::new(PackingEncoder::together(encoder(), compression))),
+        },
+    })
+}
+
+fn csv_encoder(dialect: Dialect, header: bool) -> Box<dyn RowEncoder> {
+    let encoder = CsvEncoder::new(dialect);
+    Box::new(if header { encoder } else { encoder.without_header() })
+}
+
+/// How each row becomes a message.
+fn message_encoder(
+    output: &spec::Output,
+    secrets: &SecretStore,
+    options: &RunOptions,
+) -> Result<Box<dyn RowEncoder>, RunError> {
+    let registrar = |registry: &Registry| -> Result<Box<SubjectRegistrar>, RunError> {
+        let client = registry::client(registry, secrets, options).map_err(|message| EngineError::Sink {
+            output: output.name.clone(),
+            kind: ErrorKind::User,
+            message,
+        })?;
+        let (subject, output) = (registry.subject.clone(), output.name.clone());
+        Ok(Box::new(SubjectRegistrar { client, subject, output }))
+    };
+    let encoder: Box<dyn RowEncoder> = match &output.format {
+        OutputFormat::Json => Box::new(JsonEncoder),
+        OutputFormat::Csv { dialect, header } => Box::new(HeaderEncoder::new(csv_encoder(*dialect, *header))),
+        OutputFormat::Avro(AvroOutput { ids: None, codec }) => Box::new(AvroContainerEncoder::new(*codec)),
+        OutputFormat::Avro(AvroOutput { ids: Some((wire, registry)), .. }) => {
+            Box::new(AvroEncoder::new(*wire, registrar(registry)?))
+        }
+        OutputFormat::Parquet => Box::new(ParquetMessageEncoder),
+        OutputFormat::Protobuf(ProtobufOutput::Registry(wire, registry)) => {
+            Box::new(ProtobufEncoder::registered(*wire, registrar(registry)?))
+        }
+        OutputFormat::Protobuf(ProtobufOutput::Message { message, prefix }) => {
+            Box::new(ProtobufEncoder::of_message(message.clone(), *prefix))
+        }
+    };
+    Ok(match output.compression {
+        Some(compression) => Box::new(PackingEncoder::each(encoder, compression)),
+        None => encoder,
+    })
 }

@@ -12,6 +12,7 @@ use std::{
 use tidemill_connectors::{
     files::{FileSource, list_files},
     kafka::Start,
+    replay::KeptSource,
 };
 use tidemill_engine::{
     EngineError, ErrorKind, EventTime, Monotonic,
@@ -25,8 +26,9 @@ use tidemill_engine::{
 
 use super::{
     RunOptions,
+    decoding::{decoders, file_format},
     error::RunError,
-    inputs::{ConnectedInput, Transport, decoders, file_format, on_bad_record},
+    inputs::{ConnectedInput, Transport, on_bad_record},
 };
 use crate::spec::InputTransport;
 
@@ -125,6 +127,7 @@ impl Reader {
             clocks: Arc::new(Mutex::new(BrokerClocks::new(0))),
             growing: false,
             on_bad_record: on_bad_record(&input.spec),
+            max_bad_ppm: input.spec.max_bad_ppm,
             dead_letters: Arc::clone(letters),
             counters: Arc::default(),
             clock: Arc::clone(&options.clock),
@@ -132,7 +135,8 @@ impl Reader {
             batch_rows: BATCH_ROWS,
         };
         let (source, keyed) = self.source()?;
-        let rows = load(&plan.columns, source, &decoders(&input.spec, &plan.columns.payload)?, intake, keyed)?;
+        let rows =
+            load(&plan.columns, source, &decoders(&input.spec, &input.schemas, &plan.columns.payload)?, intake, keyed)?;
         plan.rows.put(from, rows);
         Ok(())
     }
@@ -151,6 +155,9 @@ impl Reader {
                 })?;
                 Ok((source, true))
             }
+            (Transport::Kept(records), _) => {
+                Ok((Box::new(KeptSource::new(records.clone(), Arc::clone(&options.clock))), false))
+            }
             (Transport::File { files }, spec) => {
                 // The pattern may match other files by now.
                 let files = match spec {
@@ -158,7 +165,7 @@ impl Reader {
                     InputTransport::Kafka(_) => files.clone(),
                 };
                 let numbered = (0u32..).map(PartitionId).zip(files);
-                let format = file_format(&input.spec.format);
+                let format = file_format(&input.spec);
                 let source = FileSource::new(&input.spec.name, numbered, format, Arc::clone(&options.clock));
                 Ok((Box::new(source), false))
             }

@@ -117,7 +117,7 @@ impl Stats {
         let counters = Arc::<InputCounters>::default();
         let kafka = match transport {
             Transport::Kafka { input, .. } => Some(input.clone()),
-            Transport::File { .. } => None,
+            Transport::File { .. } | Transport::Kept(_) => None,
         };
         let stats = InputStats { name: name.to_owned(), counters: Arc::clone(&counters), kafka };
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(stats);

@@ -9,11 +9,15 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidemill_certs::KeyVaultSettings;
-use tidemill_connectors::kafka::SecuritySettings;
+use tidemill_connectors::{
+    formats::{LeftOut, compression::Compression},
+    kafka::SecuritySettings,
+};
 use tidemill_engine::EventTime;
 use tidemill_queries::{Script, UserFunctions};
 
 use super::{
+    format::{InputFormat, OutputFormat},
     problem::Position,
     units::{ByteSize, Duration},
 };
@@ -71,10 +75,18 @@ pub struct Input {
     pub transport: InputTransport,
     /// How its records are decoded.
     pub format: InputFormat,
-    /// The declared columns, all nullable; `None`: inferred.
+    /// How its records, or its files as wholes, are packed.
+    pub compression: Option<Compression>,
+    /// What a packed record, an Avro block or a Parquet record may hold.
+    pub max_unpacked: ByteSize,
+    /// The declared columns, or those that the format's own schema makes, all nullable; `None`: they are learned at start.
     pub schema: Option<SchemaRef>,
+    /// Fields of the format's own schema that can be no column.
+    pub left_out: Vec<LeftOut>,
     /// What becomes of a record that cannot be decoded.
     pub on_bad_record: OnBadRecord,
+    /// The job stops when more records in a million are bad.
+    pub max_bad_ppm: Option<u64>,
     /// Set when it is reference data.
     pub reference: Option<Reference>,
 }
@@ -153,29 +165,6 @@ pub enum Timestamp {
     },
 }
 
-/// How an input's payloads are decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InputFormat {
-    /// JSON: an object, an array of objects, or an object a line.
-    Json(JsonOptions),
-    /// CSV whose first line holds the names; only for files.
-    Csv(CsvOptions),
-}
-
-/// Options of the JSON decoder.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JsonOptions {
-    /// How much of a record must be well-formed.
-    pub check: Check,
-}
-
-/// Options of the CSV decoder and encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CsvOptions {
-    /// An ASCII character.
-    pub delimiter: u8,
-}
-
 /// An output.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -183,6 +172,10 @@ pub struct Output {
     pub name: String,
     /// Where its rows go.
     pub transport: OutputTransport,
+    /// How its rows are encoded; of no effect on the terminal and nowhere.
+    pub format: OutputFormat,
+    /// How its records, or its files as wholes, are packed.
+    pub compression: Option<Compression>,
     /// What happens when a row cannot be delivered.
     pub on_output_error: OnOutputError,
 }
@@ -190,7 +183,7 @@ pub struct Output {
 /// Where an output's rows go.
 #[derive(Clone, Debug)]
 pub enum OutputTransport {
-    /// A topic; rows as JSON.
+    /// A topic.
     Kafka(KafkaOutput),
     /// Files.
     File(FileOutput),
@@ -218,23 +211,10 @@ pub struct KafkaOutput {
 pub struct FileOutput {
     /// The directory.
     pub path: PathBuf,
-    /// How rows are written.
-    pub format: FileFormat,
     /// A file is closed when it is this large.
     pub roll_size: ByteSize,
     /// A file is closed when it is this old.
     pub roll_every: Duration,
-}
-
-/// How rows are written to files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileFormat {
-    /// An object a line.
-    Json,
-    /// Comma-separated values, with a header.
-    Csv(CsvOptions),
-    /// Parquet.
-    Parquet,
 }
 
 /// The policies for `TIMESTAMP BY`.

@@ -9,12 +9,13 @@
 //! - [`validate`] checks what types cannot say and makes the [`Job`].
 //!
 //! Every stage reports all that it finds, and a mistake found in one is not reported again by the next: a spec with five
-//! mistakes lists five ([`SpecErrors`]). Nothing here connects to anything; the only files read are the spec and its
-//! `query_file`. No text makes it panic.
+//! mistakes lists five ([`SpecErrors`]). Nothing here connects to anything; the only files read are the spec, its
+//! `query_file` and the schemas that formats name. No text makes it panic.
 
 mod check;
 mod columns;
 mod deserialize;
+mod format;
 mod job;
 mod json_schema;
 mod named;
@@ -32,10 +33,12 @@ mod yaml;
 
 use std::{fs::File, io::Read, path::Path as FilePath};
 
+pub use format::{
+    AvroInput, AvroOutput, InputFormat, JsonOptions, OutputFormat, ProtobufInput, ProtobufOutput, Registry,
+};
 pub use job::{
-    Check, CsvOptions, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, Isolation, Job,
-    JsonOptions, KafkaInput, KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query,
-    Start, State, Time, Timestamp,
+    Check, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput, KafkaOutput, LatePolicy,
+    OnBadRecord, OnOutputError, Output, OutputTransport, Query, Start, State, Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};

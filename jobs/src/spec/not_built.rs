@@ -6,7 +6,7 @@ use tidemill_connectors::kafka::HAS_GSSAPI;
 use super::{
     check::Check,
     problem::Path,
-    raw::{Delivery, Mechanism, RawFormat, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
+    raw::{Delivery, Mechanism, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
 };
 
 /// Reports each thing that is not built.
@@ -58,20 +58,12 @@ fn refuse_input(input: &RawInput, path: &Path, check: &mut Check<'_>) {
         let path = path.key("kafka");
         refuse_security(kafka.security.as_ref(), &path, check);
     }
-    let available = if input.file.is_some() { "json, csv" } else { "json" };
-    refuse_format(input.format.as_ref(), available, path, check);
 }
 
 fn refuse_output(output: &RawOutput, path: &Path, check: &mut Check<'_>) {
     if let Some(kafka) = &output.kafka {
         refuse_kafka_output(kafka, &path.key("kafka"), check);
     }
-    let available = match output {
-        RawOutput { file: Some(_), .. } => "json, csv, parquet",
-        RawOutput { kafka: Some(_), .. } => "json",
-        _ => return,
-    };
-    refuse_format(output.format.as_ref(), available, path, check);
 }
 
 fn refuse_kafka_output(output: &RawKafkaOutput, path: &Path, check: &mut Check<'_>) {
@@ -79,14 +71,6 @@ fn refuse_kafka_output(output: &RawKafkaOutput, path: &Path, check: &mut Check<'
         refuse_one(check, &path.key("delivery"), "`exactly_once`", "available: at_least_once");
     }
     refuse_security(output.security.as_ref(), path, check);
-}
-
-fn refuse_format(format: Option<&RawFormat>, available: &str, path: &Path, check: &mut Check<'_>) {
-    let Some(format) = format else { return };
-    let name = format.name();
-    if !available.split(", ").any(|built| built == name) {
-        refuse_one(check, &path.key("format"), &format!("`{name}`"), &format!("available here: {available}"));
-    }
 }
 
 fn refuse_security(security: Option<&RawSecurity>, path: &Path, check: &mut Check<'_>) {

@@ -3,18 +3,25 @@
 //! No field is required by serde, so that [`super::deserialize`] can go on after a mistake; what must be there is marked
 //! `required` for the JSON Schema and checked in [`super::validate`].
 
+mod format;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, FixedOffset};
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use tidemill_certs::SecretRef;
 
 use super::{
     columns::ColumnType,
-    job::{Check, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
+    job::{Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
     named::Named,
     units::{ByteSize, Duration},
+};
+
+pub(super) use format::{
+    AvroCodec, AvroFraming, IdFraming, ProtobufFraming, RawAvro, RawCompression, RawCsv, RawFormat, RawJson,
+    RawProtobuf, RawRegistry,
 };
 
 /// A tidemill job: inputs, outputs and a query.
@@ -83,6 +90,11 @@ pub(super) struct RawInput {
     /// The columns and their types, `{user: string, amount: double}`. Default: inferred from a sample, for the columns
     /// that the query names.
     pub(super) schema: Option<Named<ColumnType>>,
+    /// How records, or whole files, are packed. Default: not at all.
+    pub(super) compression: Option<RawCompression>,
+    /// What a packed record, an Avro block or a Parquet record may hold; more is a bad record.
+    #[schemars(extend("default" = "256MiB"))]
+    pub(super) max_unpacked: Option<ByteSize>,
     /// What becomes of a record that cannot be decoded.
     #[serde(default)]
     pub(super) on_bad_record: OnBadRecord,
@@ -92,6 +104,8 @@ pub(super) struct RawInput {
     pub(super) reference: bool,
     /// How often reference data is read again. Default: never.
     pub(super) refresh: Option<Duration>,
+    /// The share of bad records above which the job stops, `1%`; judged from 1,000 records on. Default: none.
+    pub(super) max_bad: Option<String>,
 }
 
 /// A function of the query.
@@ -280,78 +294,6 @@ pub(super) enum RawTimestamp {
     CreateTime,
 }
 
-/// A format; its bare name means all defaults.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "Format", transform = bare_names)]
-pub(super) enum RawFormat {
-    /// JSON: an object, an array of objects, or an object a line.
-    Json(RawJson),
-    /// Comma-separated values whose first line holds the names; for files.
-    Csv(RawCsv),
-    /// Avro. Not built yet.
-    Avro(Later),
-    /// Parquet; for output files.
-    Parquet(RawParquet),
-    /// Protobuf. Not built yet.
-    Protobuf(Later),
-}
-
-impl RawFormat {
-    /// Its name in a spec.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Json(_) => "json",
-            Self::Csv(_) => "csv",
-            Self::Avro(_) => "avro",
-            Self::Parquet(_) => "parquet",
-            Self::Protobuf(_) => "protobuf",
-        }
-    }
-}
-
-/// Options of `json`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "Json")]
-pub(super) struct RawJson {
-    /// How much of a record must be well-formed; for inputs. Default: `full`.
-    pub(super) check: Option<Check>,
-}
-
-/// Options of `csv`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "Csv")]
-pub(super) struct RawCsv {
-    /// One ASCII character. Default: a comma.
-    pub(super) delimiter: Option<String>,
-}
-
-/// `parquet` has no options.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "Parquet")]
-pub(super) struct RawParquet {}
-
-/// Options that are not fixed yet.
-#[derive(Debug, JsonSchema)]
-#[schemars(with = "BTreeMap<String, serde_json::Value>")]
-pub(super) struct Later;
-
-impl<'de> Deserialize<'de> for Later {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Later)
-    }
-}
-
-/// Adds to the forms `{json: {...}}` of an enum the bare names.
-fn bare_names(schema: &mut Schema) {
-    let Some(forms) = schema.get_mut("oneOf").and_then(|forms| forms.as_array_mut()) else { return };
-    let names: Vec<_> = forms.iter().filter_map(|form| form.get("required")?.get(0)).cloned().collect();
-    forms.insert(0, serde_json::json!({"type": "string", "enum": names}));
-}
-
 /// An output: one of `kafka`, `file`, `stdout`, `discard`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
@@ -369,6 +311,8 @@ pub(super) struct RawOutput {
     pub(super) discard: Option<Nothing>,
     /// How rows are encoded. Default: `json`.
     pub(super) format: Option<RawFormat>,
+    /// How records, or whole files, are packed. Default: not at all.
+    pub(super) compression: Option<RawCompression>,
     /// What happens when a row cannot be delivered.
     #[serde(default)]
     pub(super) on_output_error: OnOutputError,

@@ -8,24 +8,26 @@ use tidemill_engine::{EVENT_TIME, EventTime};
 use super::{
     check::Check,
     columns::{ColumnType, fields},
+    format,
     job::{
-        CsvOptions, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, JsonOptions, KafkaInput,
-        KafkaOutput, Output, OutputTransport, Reference, Start, Timestamp,
+        FileInput, FileOutput, Input, InputTransport, KafkaInput, KafkaOutput, Output, OutputTransport, Reference,
+        Start, Timestamp,
     },
     named::Named,
     problem::Path,
     raw::{
-        RawCsv, RawFileInput, RawFileOutput, RawFormat, RawInput, RawJob, RawJson, RawKafkaInput, RawKafkaOutput,
-        RawOutput, RawStart, RawTimestamp,
+        RawFileInput, RawFileOutput, RawInput, RawJob, RawKafkaInput, RawKafkaOutput, RawOutput, RawStart, RawTimestamp,
     },
     security, syntax,
-    units::Duration,
+    units::{ByteSize, Duration},
 };
 
 /// How far behind the largest timestamp a record may come on an input with `timestamp: create_time`.
 const CREATE_TIME_OUT_OF_ORDER: Duration = Duration::from_secs(5);
 /// Beam's LogAppendTimePolicy has the same.
 const IDLE_MARGIN: Duration = Duration::from_secs(2);
+/// A quarter of the memory that a job has by default.
+const MAX_UNPACKED: ByteSize = ByteSize::from_mib(256);
 
 /// An input.
 pub(super) fn input(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawInput, job: &RawJob) -> Option<Input> {
@@ -33,22 +35,27 @@ pub(super) fn input(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawInp
     let kafka = raw.kafka.as_ref().and_then(|kafka| kafka_input(check, path, kafka, raw, job));
     let file = raw.file.as_ref().and_then(|file| file_input(check, path, file, raw));
     let transport = kafka.map(InputTransport::Kafka).or(file.map(InputTransport::File));
-    let format = match &raw.format {
-        None => Some(InputFormat::Json(JsonOptions::default())),
-        Some(RawFormat::Json(RawJson { check })) => {
-            Some(InputFormat::Json(JsonOptions { check: check.unwrap_or_default() }))
-        }
-        Some(RawFormat::Csv(csv)) => csv_options(check, path, csv).map(InputFormat::Csv),
-        Some(RawFormat::Avro(_) | RawFormat::Parquet(_) | RawFormat::Protobuf(_)) => None,
-    };
+    let format = format::input_format(check, path, raw);
+    let compression = format::compression(check, path, raw.compression, raw.format.as_ref(), raw.file.is_some());
+    let max_bad_ppm = max_bad_ppm(check, &path.key("max_bad"), raw.max_bad.as_deref());
+    let max_unpacked = raw.max_unpacked.unwrap_or(MAX_UNPACKED);
+    if max_unpacked.bytes() == 0 {
+        check.problem(&path.key("max_unpacked"), "expected a size above zero");
+    }
     let schema = raw.schema.as_ref().map(|columns| declared(check, &path.key("schema"), columns));
     let reference = reference(check, path, raw);
+    let format = format?;
+    let own = format.columns(check, &path.key("format"))?;
     Some(Input {
         name: name.to_owned(),
         transport: transport?,
-        format: format?,
-        schema,
+        compression,
+        max_unpacked,
+        schema: schema.or(own.as_ref().map(|own| own.schema.clone())),
+        left_out: own.map(|own| own.left_out).unwrap_or_default(),
+        format,
         on_bad_record: raw.on_bad_record,
+        max_bad_ppm: max_bad_ppm?,
         reference,
     })
 }
@@ -75,6 +82,19 @@ fn reference(check: &mut Check<'_>, path: &Path, raw: &RawInput) -> Option<Refer
         check.problem(path, format!("`{field}` has no effect on reference data, which is read whole"));
     }
     Some(Reference { refresh: raw.refresh })
+}
+
+/// A share such as `1%` or `0.05%`, in a million.
+fn max_bad_ppm(check: &mut Check<'_>, path: &Path, written: Option<&str>) -> Option<Option<u64>> {
+    let Some(written) = written else { return Some(None) };
+    let percent = written.strip_suffix('%').and_then(|number| number.trim_end().parse::<f64>().ok());
+    match percent.filter(|percent| (0.0..=100.0).contains(percent)) {
+        Some(percent) => Some(Some((percent * 10_000.0).round() as u64)),
+        None => {
+            check.problem(path, format!("expected a share such as `1%`, found `{written}`"));
+            None
+        }
+    }
 }
 
 fn kafka_input(
@@ -185,10 +205,9 @@ pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOu
     check.exactly_one(path, &[kafka, file, ("stdout", raw.stdout.is_some()), ("discard", raw.discard.is_some())]);
     let transport = match raw {
         RawOutput { kafka: Some(kafka), .. } => {
-            plain_json(check, path, raw.format.as_ref());
             kafka_output(check, &path.key("kafka"), kafka, job).map(OutputTransport::Kafka)
         }
-        RawOutput { file: Some(file), .. } => file_output(check, path, file, raw).map(OutputTransport::File),
+        RawOutput { file: Some(file), .. } => file_output(check, path, file).map(OutputTransport::File),
         RawOutput { stdout: Some(_), .. } => {
             no_format(check, path, raw, "`stdout` is a table on a terminal and JSON lines when piped");
             Some(OutputTransport::Stdout)
@@ -199,7 +218,15 @@ pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOu
         }
         _ => None,
     };
-    Some(Output { name: name.to_owned(), transport: transport?, on_output_error: raw.on_output_error })
+    let format = format::output_format(check, path, raw);
+    let compression = format::compression(check, path, raw.compression, raw.format.as_ref(), raw.file.is_some());
+    Some(Output {
+        name: name.to_owned(),
+        transport: transport?,
+        format: format?,
+        compression,
+        on_output_error: raw.on_output_error,
+    })
 }
 
 fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput, job: &RawJob) -> Option<KafkaOutput> {
@@ -215,7 +242,7 @@ fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput, job: &
     Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key: raw.key.clone(), security: Box::new(security?) })
 }
 
-fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput, output: &RawOutput) -> Option<FileOutput> {
+fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput) -> Option<FileOutput> {
     let path = parent.key("file");
     if raw.roll_size.bytes() == 0 {
         check.problem(&path.key("roll_size"), "expected a size above zero");
@@ -223,41 +250,14 @@ fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput, output
     if raw.roll_every.is_zero() {
         check.problem(&path.key("roll_every"), "expected a duration above zero");
     }
-    let format = match &output.format {
-        None => Some(FileFormat::Json),
-        Some(RawFormat::Json(_)) => {
-            plain_json(check, parent, output.format.as_ref());
-            Some(FileFormat::Json)
-        }
-        Some(RawFormat::Csv(csv)) => csv_options(check, parent, csv).map(FileFormat::Csv),
-        Some(RawFormat::Parquet(_)) => Some(FileFormat::Parquet),
-        Some(RawFormat::Avro(_) | RawFormat::Protobuf(_)) => None,
-    };
     let path = check.required_path(&path, raw.path.as_deref());
-    Some(FileOutput { path: path?, format: format?, roll_size: raw.roll_size, roll_every: raw.roll_every })
-}
-
-/// Output has nothing to check.
-fn plain_json(check: &mut Check<'_>, parent: &Path, format: Option<&RawFormat>) {
-    if let Some(RawFormat::Json(RawJson { check: Some(_) })) = format {
-        check.problem(&parent.key("format").key("json").key("check"), "`check` is for inputs");
-    }
+    Some(FileOutput { path: path?, roll_size: raw.roll_size, roll_every: raw.roll_every })
 }
 
 fn no_format(check: &mut Check<'_>, parent: &Path, raw: &RawOutput, why: &str) {
-    if raw.format.is_some() {
-        check.problem(&parent.key("format"), format!("{why}: leave `format` out"));
-    }
-}
-
-fn csv_options(check: &mut Check<'_>, parent: &Path, raw: &RawCsv) -> Option<CsvOptions> {
-    let delimiter = raw.delimiter.as_deref().unwrap_or(",");
-    match delimiter.as_bytes() {
-        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n' | 0) => Some(CsvOptions { delimiter: *byte }),
-        _ => {
-            let path = parent.key("format").key("csv").key("delimiter");
-            check.problem(&path, format!("expected one ASCII character such as `;`, found {delimiter:?}"));
-            None
+    for (field, given) in [("format", raw.format.is_some()), ("compression", raw.compression.is_some())] {
+        if given {
+            check.problem(&parent.key(field), format!("{why}: leave `{field}` out"));
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum Job {
     Hopping,
     /// Not its cost, but the time to its first row.
     FirstRow,
+    /// No job: the decoders, each against the library that would be used in its place. Only where it is asked for.
+    Formats,
 }
 
 impl Job {
@@ -61,6 +63,7 @@ impl Job {
             Self::Tumbling => "tumbling",
             Self::Hopping => "hopping",
             Self::FirstRow => "first_row",
+            Self::Formats => "formats",
         }
     }
 
@@ -69,7 +72,7 @@ impl Job {
         match self {
             Self::Stateless => Some(2.0),
             Self::Tumbling => Some(2.5),
-            Self::Hopping | Self::FirstRow => None,
+            Self::Hopping | Self::FirstRow | Self::Formats => None,
         }
     }
 }
@@ -92,7 +95,14 @@ pub struct Options {
 /// # Errors
 /// When something cannot be built, started or loaded, or a run fails.
 pub fn run(options: &Options) -> Result<bool> {
-    let jobs = if options.jobs.is_empty() { &Job::ALL[..] } else { &options.jobs };
+    let decoders_hold = !options.jobs.contains(&Job::Formats) || formats()?;
+    let jobs: Vec<Job> = match options.jobs.as_slice() {
+        [] => Job::ALL.to_vec(),
+        named => named.iter().copied().filter(|job| *job != Job::Formats).collect(),
+    };
+    if jobs.is_empty() {
+        return Ok(decoders_hold || !options.check);
+    }
     let tidemill = build("tidemill")?;
     let raw_consume = build("raw-consume")?;
 
@@ -121,7 +131,15 @@ pub fn run(options: &Options) -> Result<bool> {
     report::print_table(&names, &medians, options.events);
     let measures = measures(&costs, &medians, first_row);
     measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
-    Ok(!options.check || measures.iter().all(Measure::ok))
+    Ok(!options.check || (decoders_hold && measures.iter().all(Measure::ok)))
+}
+
+/// Measures the decoders; whether all limits hold.
+fn formats() -> Result<bool> {
+    let program = build("bench-formats")?;
+    let status = Command::new(&program).status()?;
+    ensure!(status.code().is_some_and(|code| code <= 1), "`bench-formats` failed");
+    Ok(status.success())
 }
 
 /// Builds a package in release and says where its program is.

@@ -1,13 +1,13 @@
 //! CSV to Arrow.
 //!
-//! A payload is a header line and the rows below it. A Kafka message is one as it comes; from a file, whose header stands
+//! A payload is a header line and the rows below it, or rows alone whose names are given. A Kafka message is one as it comes; from a file, whose header stands
 //! only once, [`crate::files`] puts it before each row, so that files with different headers mix and a dead letter can be
 //! read on its own. A decoder keeps the header it saw last and compares bytes: the same one costs nothing.
 //!
 //! Rules: names in a header are unique, and fields without a name are passed over. They are matched exactly, else ignoring
 //! case; a declared column that a header lacks is null. A row has as many fields as its header, else its payload is malformed. Nothing between two
-//! delimiters is null; `""` is an empty text, and a type error in any other column. Values of typed columns may have
-//! spaces around them. Empty lines are skipped.
+//! delimiters is null, and so is the text that the options say; `""` is an empty text, and a type error in any other column. Values of
+//! typed columns may have spaces around them. Empty lines are skipped.
 
 mod column;
 mod scan;
@@ -24,16 +24,30 @@ use tidemill_engine::{
 };
 
 use column::Column;
+pub use scan::Dialect;
 use scan::{End, Field, field};
 pub(crate) use scan::{blank_line, line_count, record_end};
+
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How many characters of a value an error shows.
 const MAX_SHOWN: usize = 80;
 
+/// What CSV payloads look like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CsvOptions {
+    /// What stands between and around fields.
+    pub dialect: Dialect,
+    /// The names of the fields, where payloads have no header; an empty name is passed over.
+    pub names: Option<Vec<String>>,
+    /// A text that is null where it stands without quotes, besides the empty one.
+    pub null: Option<String>,
+}
+
 /// Builds the columns of a schema from CSV payloads.
 pub struct CsvDecoder {
     schema: SchemaRef,
-    delimiter: u8,
+    options: CsvOptions,
     columns: Vec<Column>,
     header: Header,
     rows: usize,
@@ -73,7 +87,7 @@ impl CsvDecoder {
     ///
     /// # Errors
     /// [`EngineError::Source`] for a column of another type, a record or a list: CSV has none.
-    pub fn new(input: &str, schema: SchemaRef, delimiter: u8) -> Result<Self> {
+    pub fn new(input: &str, schema: SchemaRef, options: CsvOptions) -> Result<Self> {
         let columns = schema.fields().iter().map(|field| {
             Column::new(field.data_type()).ok_or_else(|| EngineError::Source {
                 input: input.to_owned(),
@@ -82,17 +96,22 @@ impl CsvDecoder {
             })
         });
         let columns = columns.collect::<Result<_>>()?;
-        Ok(Self { schema, delimiter, columns, header: Header::default(), rows: 0, unquoted: Vec::new() })
+        let header = options.names.as_ref().map(|names| Header::new(Vec::new(), names, &schema)).unwrap_or_default();
+        Ok(Self { schema, options, columns, header, rows: 0, unquoted: Vec::new() })
     }
 
     /// Makes the payload's header the current one and says where it ends.
     fn read_header(&mut self, payload: &[u8]) -> Result<usize, BadRecord> {
+        if self.options.names.is_some() {
+            return Ok(if payload.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 });
+        }
+        let dialect = self.options.dialect;
         let known = &self.header.line;
         if !known.is_empty() && known.ends_with(b"\n") && payload.starts_with(known) {
             return Ok(known.len());
         }
-        let end = record_end(payload, self.delimiter, true).unwrap_or(payload.len());
-        let names = header_names(&payload[..end], self.delimiter)?;
+        let end = record_end(payload, dialect, true).unwrap_or(payload.len());
+        let names = header_names(&payload[..end], dialect)?;
         self.header = Header::new(payload[..end].to_vec(), &names, &self.schema);
         Ok(end)
     }
@@ -100,15 +119,19 @@ impl CsvDecoder {
     /// Appends the record at `start` and says where the next one begins.
     fn read_row(&mut self, payload: &[u8], start: usize) -> Result<usize, BadRecord> {
         let Header { columns, missing, .. } = &self.header;
+        let dialect = self.options.dialect;
         let mut position = start;
         let mut count = 0;
         loop {
-            let (found, end, next) = field(payload, position, self.delimiter);
+            let (found, end, next) = field(payload, position, dialect);
             if let Field::Broken = found {
                 return Err(malformed(format!("field {} has a quote that is not closed at its end", count + 1)));
             }
             if let Some(&Some(column)) = columns.get(count) {
-                let (text, quoted) = unquote(found, &mut self.unquoted);
+                let (mut text, quoted) = unquote(found, dialect.quote, &mut self.unquoted);
+                if !quoted && self.options.null.as_ref().is_some_and(|null| null.as_bytes() == text) {
+                    text = b"";
+                }
                 self.columns[column].push(text, quoted).map_err(|expected| {
                     let name = self.schema.field(column).name();
                     let found: String = String::from_utf8_lossy(text).chars().take(MAX_SHOWN).collect();
@@ -184,27 +207,27 @@ impl Decoder for CsvDecoder {
 /// The column names of some payloads, each once, in the order in which they appear: what a schema is inferred from, as
 /// every CSV value is a text until it is cast. Malformed payloads are passed over.
 #[must_use]
-pub fn column_names(payloads: &[Vec<u8>], delimiter: u8) -> Vec<String> {
+pub fn column_names(payloads: &[Vec<u8>], dialect: Dialect) -> Vec<String> {
     let mut seen = HashSet::new();
-    let headers = payloads.iter().filter_map(|payload| header_names(payload, delimiter).ok());
+    let headers = payloads.iter().filter_map(|payload| header_names(payload, dialect).ok());
     headers.flatten().filter(|name| !name.is_empty() && seen.insert(name.clone())).collect()
 }
 
 /// The names in the first line of a payload.
-fn header_names(payload: &[u8], delimiter: u8) -> Result<Vec<String>, BadRecord> {
-    let payload = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
+fn header_names(payload: &[u8], dialect: Dialect) -> Result<Vec<String>, BadRecord> {
+    let payload = payload.strip_prefix(BYTE_ORDER_MARK).unwrap_or(payload);
     let mut names: Vec<String> = Vec::new();
     let mut unquoted = Vec::new();
     let mut position = 0;
     loop {
-        let (found, end, next) = field(payload, position, delimiter);
+        let (found, end, next) = field(payload, position, dialect);
         if let Field::Broken = found {
             return Err(malformed(format!(
                 "field {} of the header has a quote that is not closed at its end",
                 names.len() + 1
             )));
         }
-        let name = String::from_utf8_lossy(unquote(found, &mut unquoted).0).into_owned();
+        let name = String::from_utf8_lossy(unquote(found, dialect.quote, &mut unquoted).0).into_owned();
         if !name.is_empty() && names.contains(&name) {
             return Err(malformed(format!("the header has `{name}` twice")));
         }
@@ -218,7 +241,7 @@ fn header_names(payload: &[u8], delimiter: u8) -> Result<Vec<String>, BadRecord>
 }
 
 /// What a field says, and whether it was in quotes.
-fn unquote<'a>(field: Field<'a>, unquoted: &'a mut Vec<u8>) -> (&'a [u8], bool) {
+fn unquote<'a>(field: Field<'a>, quote: Option<u8>, unquoted: &'a mut Vec<u8>) -> (&'a [u8], bool) {
     match field {
         Field::Plain(text) => (text, false),
         Field::Quoted(text) => (text, true),
@@ -226,7 +249,7 @@ fn unquote<'a>(field: Field<'a>, unquoted: &'a mut Vec<u8>) -> (&'a [u8], bool) 
             unquoted.clear();
             let mut after_quote = false;
             for &byte in text {
-                after_quote = byte == b'"' && !after_quote;
+                after_quote = Some(byte) == quote && !after_quote;
                 if !after_quote {
                     unquoted.push(byte);
                 }

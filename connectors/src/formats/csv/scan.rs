@@ -3,6 +3,22 @@
 
 use memchr::{memchr, memchr_iter, memchr2};
 
+/// What stands between and around fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// The character between two fields.
+    pub delimiter: u8,
+    /// The character around fields that hold delimiters or line breaks; `None`: no field can.
+    pub quote: Option<u8>,
+}
+
+impl Default for Dialect {
+    /// RFC 4180.
+    fn default() -> Self {
+        Self { delimiter: b',', quote: Some(b'"') }
+    }
+}
+
 /// A quote that is not closed within this many bytes was no quote: the record ends with its line, so that one stray quote
 /// costs one record and not the rest of the file.
 const MAX_OPEN_QUOTE: usize = 16 << 20;
@@ -29,19 +45,20 @@ pub(super) enum End {
 }
 
 /// The field that begins at `start`, what ended it, and where the next one begins.
-pub(super) fn field(bytes: &[u8], start: usize, delimiter: u8) -> (Field<'_>, End, usize) {
-    if bytes.get(start) != Some(&b'"') {
+pub(super) fn field(bytes: &[u8], start: usize, dialect: Dialect) -> (Field<'_>, End, usize) {
+    let Dialect { delimiter, quote: mark } = dialect;
+    let Some(mark) = mark.filter(|mark| bytes.get(start) == Some(mark)) else {
         let length = memchr2(delimiter, b'\n', &bytes[start..]);
         let (end, kind, next) = boundary(bytes, start, length, delimiter);
         return (Field::Plain(&bytes[start..end]), kind, next);
-    }
+    };
     let text = start + 1;
     let mut doubled = false;
     let mut position = text;
     let close = loop {
-        let Some(length) = memchr(b'"', &bytes[position..]) else { return (Field::Broken, End::Input, bytes.len()) };
+        let Some(length) = memchr(mark, &bytes[position..]) else { return (Field::Broken, End::Input, bytes.len()) };
         let quote = position + length;
-        if bytes.get(quote + 1) != Some(&b'"') {
+        if bytes.get(quote + 1) != Some(&mark) {
             break quote;
         }
         doubled = true;
@@ -70,16 +87,16 @@ fn boundary(bytes: &[u8], from: usize, length: Option<usize>, delimiter: u8) -> 
 
 /// Where the record at the beginning of `bytes` ends, its line feed included; `None` when more bytes are needed to know.
 /// `whole` says that none follow.
-pub(crate) fn record_end(bytes: &[u8], delimiter: u8, whole: bool) -> Option<usize> {
+pub(crate) fn record_end(bytes: &[u8], dialect: Dialect, whole: bool) -> Option<usize> {
     // Most lines have no quotes, so that their end is the record's.
-    let line_end = match memchr2(b'\n', b'"', bytes) {
+    let line_end = match memchr2(b'\n', dialect.quote.unwrap_or(b'\n'), bytes) {
         Some(found) if bytes[found] == b'\n' => return Some(found + 1),
         Some(_) => memchr(b'\n', bytes),
         None => return whole.then_some(bytes.len()),
     };
     let mut position = 0;
     loop {
-        let (field, end, next) = field(bytes, position, delimiter);
+        let (field, end, next) = field(bytes, position, dialect);
         match end {
             End::Delimiter => position = next,
             End::Line => return Some(next),

@@ -12,7 +12,7 @@ use crate::formats::encode::{CsvEncoder, EncodedRows, RowEncoder};
 
 fn decoder(fields: &[(&str, DataType)]) -> CsvDecoder {
     let fields = fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
-    CsvDecoder::new("in", Arc::new(Schema::new(fields.collect::<Vec<_>>())), b',').unwrap()
+    CsvDecoder::new("in", Arc::new(Schema::new(fields.collect::<Vec<_>>())), CsvOptions::default()).unwrap()
 }
 
 fn texts(names: &[&str]) -> CsvDecoder {
@@ -117,14 +117,35 @@ fn rows_are_counted_when_no_column_is_named() {
 #[test]
 fn types_that_csv_lacks_are_refused_by_name() {
     let schema = Schema::new(vec![Field::new_list("tags", Field::new_list_field(DataType::Utf8, true), true)]);
-    let error = CsvDecoder::new("old", Arc::new(schema), b',').err().unwrap();
+    let error = CsvDecoder::new("old", Arc::new(schema), CsvOptions::default()).err().unwrap();
     assert!(error.to_string().starts_with("input `old`: column `tags` cannot be List"), "{error}");
+}
+
+#[test]
+fn names_delimiters_quotes_and_nulls_are_as_the_options_say() {
+    let columns = ["a", "b"].map(|name| Field::new(name, DataType::Utf8, true));
+    let schema = Arc::new(Schema::new(columns.to_vec()));
+    let with = |delimiter, quote, null: Option<&str>| {
+        let names = Some(vec!["b".to_owned(), String::new(), "A".to_owned()]);
+        let options = CsvOptions { dialect: Dialect { delimiter, quote }, names, null: null.map(str::to_owned) };
+        CsvDecoder::new("in", schema.clone(), options).unwrap()
+    };
+    let mut decoder = with(b'|', Some(b'\''), Some("NULL"));
+    assert_eq!(decoder.push(b"NULL|x|'it''s'\n'NULL'|x|\"\"\n"), Ok(2));
+    let batch = decoder.flush().unwrap();
+    assert_eq!(column(&batch, 0), [Some("it's"), Some("\"\"")]);
+    assert_eq!(column(&batch, 1), [None, Some("NULL")]);
+    let mut decoder = with(b'\t', None, None);
+    assert_eq!(decoder.push(b"\xef\xbb\xbf\"a\tb\tc\"\n"), Ok(1));
+    assert_eq!(decoder.push(b"a\tb"), Err(malformed("2 fields in a row, but 3 in the header".to_owned())));
+    let batch = decoder.flush().unwrap();
+    assert_eq!((column(&batch, 0), column(&batch, 1)), (vec![Some("c\"")], vec![Some("\"a")]));
 }
 
 #[test]
 fn names_of_a_sample() {
     let payloads = [b"a,b,\n1,2,3".to_vec(), b"\"b\",c\n1,2".to_vec(), b"x,x\n".to_vec()];
-    assert_eq!(column_names(&payloads, b','), ["a", "b", "c"]);
+    assert_eq!(column_names(&payloads, Dialect::default()), ["a", "b", "c"]);
 }
 
 proptest! {
@@ -136,15 +157,15 @@ proptest! {
         let columns = [0, 1].map(|column| arrow::array::StringArray::from_iter_values(rows.iter().map(|row| &row[column])));
         let [a, b] = columns.map(|column| Arc::new(column) as arrow::array::ArrayRef);
         let written = RecordBatch::try_from_iter_with_nullable([("a", a, true), ("b", b, true)]).unwrap();
-        let mut encoder = CsvEncoder::new(b',');
+        let mut encoder = CsvEncoder::new(Dialect::default());
         let mut encoded = EncodedRows::default();
         encoder.encode(&written, &mut encoded).unwrap();
-        let header = encoder.header(written.schema_ref());
+        let header = encoder.header(written.schema_ref()).unwrap();
 
         let mut decoder = texts(&["a", "b"]);
         let mut rest = encoded.lines();
         while !rest.is_empty() {
-            let (record, others) = rest.split_at(record_end(rest, b',', true).unwrap());
+            let (record, others) = rest.split_at(record_end(rest, Dialect::default(), true).unwrap());
             prop_assert_eq!(decoder.push(&[&header, record].concat()), Ok(1));
             rest = others;
         }
@@ -173,9 +194,9 @@ proptest! {
     fn records_cover_the_input(bytes in prop::collection::vec(prop::sample::select(b"a\",\r\n".to_vec()), 0..64)) {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            let end = record_end(rest, b',', true).unwrap();
+            let end = record_end(rest, Dialect::default(), true).unwrap();
             prop_assert!(end > 0 && end <= rest.len());
-            if let Some(early) = record_end(rest, b',', false) {
+            if let Some(early) = record_end(rest, Dialect::default(), false) {
                 prop_assert!(early <= rest.len());
             }
             rest = &rest[end..];

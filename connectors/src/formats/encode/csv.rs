@@ -7,6 +7,7 @@ use serde_json::Value;
 use tidemill_engine::Result;
 
 use super::{Column, EncodedRows, RowEncoder, push_datetime};
+use crate::formats::csv::Dialect;
 
 /// Writes RFC 4180 with line feeds and a header.
 ///
@@ -15,29 +16,39 @@ use super::{Column, EncodedRows, RowEncoder, push_datetime};
 /// lists are the words `Record` and `Array`, as in Azure Stream Analytics; the rest is as in JSON, without quotes.
 #[derive(Debug)]
 pub struct CsvEncoder {
-    delimiter: u8,
+    dialect: Dialect,
+    header: bool,
 }
 
 impl CsvEncoder {
-    /// With a delimiter, usually `b','`.
+    /// With these delimiters and quotes. Without quotes, texts that would need them are written with the mark of RFC 4180
+    /// nevertheless: what is read back wrongly can be seen, what is lost cannot.
     #[must_use]
-    pub fn new(delimiter: u8) -> Self {
-        Self { delimiter }
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, header: true }
+    }
+
+    /// Without the names above the rows.
+    #[must_use]
+    pub fn without_header(self) -> Self {
+        Self { header: false, ..self }
     }
 
     fn push_text(&self, out: &mut Vec<u8>, text: &str) {
-        let quoted = |byte: u8| byte == self.delimiter || matches!(byte, b'"' | b'\n' | b'\r');
+        let Dialect { delimiter, quote } = self.dialect;
+        let mark = quote.unwrap_or(b'"');
+        let quoted = |byte: u8| byte == delimiter || byte == mark || matches!(byte, b'\n' | b'\r');
         if !text.is_empty() && !text.bytes().any(quoted) {
             return out.extend_from_slice(text.as_bytes());
         }
-        out.push(b'"');
+        out.push(mark);
         for byte in text.bytes() {
-            if byte == b'"' {
-                out.push(b'"');
+            if byte == mark {
+                out.push(mark);
             }
             out.push(byte);
         }
-        out.push(b'"');
+        out.push(mark);
     }
 
     fn push_value(&self, out: &mut Vec<u8>, column: &Column, row: usize) {
@@ -64,16 +75,19 @@ impl CsvEncoder {
 }
 
 impl RowEncoder for CsvEncoder {
-    fn header(&self, schema: &Schema) -> Vec<u8> {
+    fn header(&self, schema: &Schema) -> Result<Vec<u8>> {
         let mut out = Vec::new();
+        if !self.header {
+            return Ok(out);
+        }
         for (index, field) in schema.fields().iter().enumerate() {
             if index > 0 {
-                out.push(self.delimiter);
+                out.push(self.dialect.delimiter);
             }
             self.push_text(&mut out, field.name());
         }
         out.push(b'\n');
-        out
+        Ok(out)
     }
 
     fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()> {
@@ -83,12 +97,12 @@ impl RowEncoder for CsvEncoder {
             rows.push(|out| {
                 for (index, column) in columns.iter().enumerate() {
                     if index > 0 {
-                        out.push(self.delimiter);
+                        out.push(self.dialect.delimiter);
                     }
                     self.push_value(out, column, row);
                 }
                 if columns.len() == 1 && columns[0].is_null(row) {
-                    out.extend_from_slice(b"\"\"");
+                    self.push_text(out, "");
                 }
             });
         }

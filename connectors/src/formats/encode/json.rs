@@ -15,8 +15,8 @@ use super::{Column, EncodedRows, RowEncoder, push_datetime};
 pub struct JsonEncoder;
 
 impl RowEncoder for JsonEncoder {
-    fn header(&self, _schema: &Schema) -> Vec<u8> {
-        Vec::new()
+    fn header(&self, _schema: &Schema) -> Result<Vec<u8>> {
+        Ok(Vec::new())
     }
 
     fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()> {

@@ -1,17 +1,46 @@
-//! Parquet: one file of column chunks, compressed with zstd.
+//! Parquet: files of column chunks, compressed with zstd.
 
 use std::{fs::File, io};
 
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{
+    datatypes::{Schema, SchemaRef},
+    error::ArrowError,
+    record_batch::RecordBatch,
+};
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
     file::properties::WriterProperties,
 };
+use tidemill_engine::Result;
+
+use super::{EncodedRows, RowEncoder};
 
 /// A row group is written out when it holds this many bytes; it is in memory until then.
 const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// Writes each row as a Parquet file of its own: for who must read messages of Parquet; a file costs about a kilobyte.
+#[derive(Debug, Default)]
+pub struct ParquetMessageEncoder;
+
+impl RowEncoder for ParquetMessageEncoder {
+    fn header(&self, _schema: &Schema) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()> {
+        let failure = |error: ParquetError| ArrowError::ParquetError(error.to_string());
+        for row in 0..batch.num_rows() {
+            rows.push_binary(|out| {
+                let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties())).map_err(failure)?;
+                writer.write(&batch.slice(row, 1)).map_err(failure)?;
+                writer.close().map(drop).map_err(failure)
+            })?;
+        }
+        Ok(())
+    }
+}
 
 /// Writes batches of one schema into one file, which is readable only after [`ParquetEncoder::finish`].
 pub struct ParquetEncoder {
@@ -24,8 +53,7 @@ impl ParquetEncoder {
     /// # Errors
     /// A column type that Parquet does not have; an I/O error.
     pub fn new(file: File, schema: SchemaRef) -> io::Result<Self> {
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-        Ok(Self { writer: ArrowWriter::try_new(file, schema, Some(properties)).map_err(into_io)? })
+        Ok(Self { writer: ArrowWriter::try_new(file, schema, Some(properties())).map_err(into_io)? })
     }
 
     /// Adds rows to the current row group.
@@ -53,6 +81,10 @@ impl ParquetEncoder {
     pub fn finish(self) -> io::Result<File> {
         self.writer.into_inner().map_err(into_io)
     }
+}
+
+fn properties() -> WriterProperties {
+    WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build()
 }
 
 /// Gets the I/O error back out, with its kind.

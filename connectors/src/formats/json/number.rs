@@ -63,7 +63,7 @@ impl<'a> Number<'a> {
     }
 
     /// The number that `text` is, whole.
-    pub(super) fn whole(text: &'a [u8]) -> Option<Self> {
+    pub(in crate::formats) fn whole(text: &'a [u8]) -> Option<Self> {
         Self::read(text).ok().filter(|number| number.text.len() == text.len())
     }
 

@@ -449,6 +449,6 @@ fn not_utf8(bytes: &[u8]) -> Fault {
     fault(BadClass::Malformed, format!("not UTF-8 at byte {at}"))
 }
 
-pub(super) fn fault(class: BadClass, message: String) -> Fault {
+pub(in crate::formats) fn fault(class: BadClass, message: String) -> Fault {
     Box::new(BadRecord { class, message })
 }

@@ -1,0 +1,37 @@
+//! `tidemill dead-letters JOB`: what could not become rows, by class.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+use tidemill_jobs::{
+    dead_letters::{ClassSummary, Letter, summarize},
+    spec,
+};
+
+use super::print;
+use crate::{
+    cli::{DeadLettersArgs, ReportFormat},
+    failure::Failure,
+};
+
+pub(super) fn dead_letters(args: &DeadLettersArgs) -> Result<(), Failure> {
+    let job = spec::load(&args.job)?;
+    let classes = summarize(&job.dead_letters, &job.name).map_err(anyhow::Error::from)?;
+    match args.format {
+        ReportFormat::Json => print(format!("{}\n", json!({"job": job.name, "classes": classes})).as_bytes()),
+        ReportFormat::Text => print(text(&job.name, &classes).as_bytes()),
+    }
+}
+
+fn text(job: &str, classes: &[ClassSummary]) -> String {
+    let total: u64 = classes.iter().map(|class| class.count).sum();
+    let mut out = format!("{job}: {total} dead letters\n");
+    for ClassSummary { class, count, first, last, samples } in classes {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{class}: {count}, from {first} to {last}");
+        for Letter { input, topic, partition, offset, error, .. } in samples {
+            let _ = writeln!(out, "  {input}: `{topic}` partition {partition} offset {offset}: {error}");
+        }
+    }
+    out
+}

@@ -1,0 +1,40 @@
+//! `tidemill replay JOB`: dead letters run through their inputs once more, after what was wrong with them was mended.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use tidemill_jobs::{
+    dead_letters::{Selection, select},
+    run::{RunOptions, Stats},
+    spec,
+};
+
+use super::{print, run::execute};
+use crate::{
+    cli::{LogFormat, ReplayArgs},
+    clock::MachineClock,
+    failure::Failure,
+    logging,
+};
+
+pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
+    logging::init(LogFormat::Text);
+    let job = spec::load(&args.job)?;
+    let selection = Selection { class: args.class.clone(), since: args.since };
+    let replay = select(&job.dead_letters, &job.name, &selection).map_err(anyhow::Error::from)?;
+    if replay.records.is_empty() {
+        return print(format!("{}: nothing to replay\n", job.name).as_bytes());
+    }
+    replay.enter().map_err(anyhow::Error::from)?;
+    let options = RunOptions {
+        bounded: true,
+        from_start: false,
+        reinfer: false,
+        replay: Some(Arc::new(replay.records)),
+        workers: Some(1),
+        wait: args.wait.get(),
+        clock: MachineClock::start(),
+        stop: Arc::new(AtomicBool::new(false)),
+        stats: Arc::new(Stats::default()),
+    };
+    execute(&job, &options, &mut |_| {})
+}
