@@ -35,7 +35,10 @@ use super::{
     resume::Begin,
     security::{self, Owner},
 };
-use crate::spec::{self, Check, InputFormat, InputTransport, Job, Timestamp};
+use crate::{
+    epoch::store::Store,
+    spec::{self, Check, InputFormat, InputTransport, Job, Timestamp},
+};
 
 /// Records that a schema is inferred from, at most.
 const SAMPLE_RECORDS: usize = 1_000;
@@ -56,7 +59,7 @@ pub(super) struct ConnectedInput {
 }
 
 pub(super) enum Transport {
-    Kafka { input: KafkaInput, group: Group, start: Start },
+    Kafka { input: KafkaInput, group: Arc<Group>, start: Start },
     File { files: Vec<PathBuf> },
 }
 
@@ -100,7 +103,7 @@ impl ConnectedInput {
                     spec::Start::Time(time) => Start::Time(*time),
                     spec::Start::Offsets(offsets) => Start::Offsets(offsets.clone()),
                 };
-                let group = input.group(&kafka.group)?;
+                let group = Arc::new(input.group(&kafka.group)?);
                 Transport::Kafka { input, group, start }
             }
         };
@@ -167,9 +170,10 @@ pub(super) fn file_format(format: &InputFormat) -> files::InputFormat {
 }
 
 /// The inputs as the query sees them: declared in the spec or by `CREATE TABLE`, pinned by an earlier start, or inferred.
-/// An empty topic without a schema is waited for; `None` when the run is bounded or was stopped meanwhile.
+/// An empty topic without a schema is waited for; `None` when the run is bounded or was stopped meanwhile. Schemas are pinned in
+/// `store`; a bounded run has none.
 pub(super) fn tables(
-    job: &Job,
+    store: Option<&Store>,
     script: &Script,
     connected: &[ConnectedInput],
     options: &RunOptions,
@@ -189,7 +193,10 @@ pub(super) fn tables(
             });
             continue;
         }
-        let pinned = if options.bounded || options.reinfer { None } else { pinned::load(job, name)? };
+        let pinned = match store {
+            Some(store) if !options.reinfer => pinned::load(store, name)?,
+            _ => None,
+        };
         let (sample, records) = match pinned {
             Some(schema) => (schema, SAMPLE_RECORDS),
             None => {
@@ -200,8 +207,8 @@ pub(super) fn tables(
                     }
                     return Ok(None);
                 };
-                if !options.bounded {
-                    pinned::store(job, name, &schema)?;
+                if let Some(store) = store {
+                    pinned::store(store, name, &schema)?;
                 }
                 (schema, records)
             }

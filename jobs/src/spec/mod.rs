@@ -33,9 +33,9 @@ mod yaml;
 use std::{fs::File, io::Read, path::Path as FilePath};
 
 pub use job::{
-    Check, CsvOptions, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport, Isolation, Job,
-    JsonOptions, KafkaInput, KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query,
-    Start, State, Time, Timestamp,
+    Check, CsvOptions, Delivery, Fetch, FileFormat, FileInput, FileOutput, Input, InputFormat, InputTransport,
+    Isolation, Job, JsonOptions, KafkaInput, KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output,
+    OutputTransport, Query, Start, State, StateStore, Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};
