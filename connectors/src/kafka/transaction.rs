@@ -253,7 +253,8 @@ impl Transaction {
         let taken_over = matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch);
         let age_us = self.clock.monotonic().0 - self.begun_us.load(Ordering::Relaxed);
         if taken_over && !(self.is_open() && age_us >= TIMEOUT.as_micros() as i64) {
-            return Fault::TakenOver { transactional_id: self.transactional_id.clone() }.of_output(&self.outputs);
+            let fault = Fault::TakenOver { transactional_id: self.transactional_id.clone() };
+            return EngineError::TakenOver { output: self.outputs.clone(), message: fault.to_string() };
         }
         self.interrupted(format!("the transaction was ended by the cluster ({text})"))
     }

@@ -152,7 +152,15 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
             Err(error) if !options.bounded && !options.stop.load(Ordering::Relaxed) => error,
             outcome => return outcome,
         };
-        let goes_on = error.is_interruption() || (attempt.number > 0 && error.kind() == ErrorKind::Unavailable);
+        // A cluster also fences a producer whose requests it lost track of: the log tells whether there is another run. One
+        // that keeps its log elsewhere is believed the second time.
+        let taken_over = matches!(error, RunError::Engine(EngineError::TakenOver { .. }));
+        let doubted = taken_over && !std::mem::replace(&mut attempt.was_taken_over, true);
+        if doubted {
+            attempt.check()?;
+        }
+        let goes_on =
+            doubted || error.is_interruption() || (attempt.number > 0 && error.kind() == ErrorKind::Unavailable);
         if !goes_on {
             return Err(error);
         }
@@ -172,6 +180,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
 #[derive(Default)]
 struct Attempt {
     number: u32,
+    was_taken_over: bool,
     said: Option<String>,
     /// The log as the last attempt claimed it: it must not have been claimed by another run since.
     log: Option<Arc<Mutex<Log>>>,
