@@ -91,7 +91,6 @@ impl Basis {
 
     /// A snapshot is in the store: the epoch that it was taken at, standing.
     pub(crate) fn took(&mut self, standing: EpochRecord) {
-        self.began_behind = None; // what this run has read goes back to before it
         self.snapshot = Some(standing);
     }
 
