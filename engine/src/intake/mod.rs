@@ -596,9 +596,12 @@ impl Rows {
                         left_out.extend(row..row + same);
                         let bad = left_out_record(other);
                         if let Some((records, record_of_row)) = records {
-                            self.bad_record(partition, &records[record_of_row[row] as usize], &bad)?;
+                            // Rows with one stamp may be those of several records: each of them is bad.
+                            for rows in record_of_row[row..row + same].chunk_by(PartialEq::eq) {
+                                self.bad_record(partition, &records[rows[0] as usize], &bad)?;
+                            }
                         } else if self.covering == 0 {
-                            self.options.counters.bad(bad.class);
+                            (0..same).for_each(|_| self.options.counters.bad(bad.class));
                         }
                         arrival
                     }

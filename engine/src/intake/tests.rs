@@ -271,6 +271,20 @@ fn an_end_that_is_not_reached_moves_nothing_and_a_row_behind_an_advance_is_a_dea
 }
 
 #[test]
+fn each_record_behind_an_advance_is_a_dead_letter_also_where_their_stamps_are_the_same() {
+    let polls = vec![
+        vec![Poll::Records(vec![(0, 10, "1")]), Poll::End(1, 999)],
+        vec![Poll::Records(vec![(1, 900, "2"), (2, 900, "3"), (3, 901, "4"), (4, 993, "5")])],
+    ];
+    let outcome = run(polls, 0);
+    let expected = [Seen::Row(1, 10, false), Seen::Watermark(992), Seen::Row(5, 993, false), Seen::End];
+    assert_eq!(outcome.seen, expected);
+    let letter = |offset, value: &str| (offset, Some(value.to_owned()), BadClass::Late);
+    assert_eq!(outcome.letters, [letter(1, "2"), letter(2, "3"), letter(3, "4")]);
+    assert_eq!(outcome.intake.rows.options.counters.bad_records(), BTreeMap::from([(BadClass::Late, 3)]));
+}
+
+#[test]
 fn a_stamp_that_steps_back_takes_the_largest_as_event_time() {
     let outcome = run(vec![vec![Poll::Records(vec![(0, 10, "1"), (1, 8, "2"), (2, 11, "3")])]], 0);
     assert_eq!(outcome.seen[..3], [Seen::Row(1, 10, false), Seen::Row(2, 10, false), Seen::Row(3, 11, false)]);
