@@ -62,6 +62,7 @@ pub struct Transaction {
     outputs: String,
     transactional_id: String,
     cluster_id: String,
+    connection: KafkaConnection,
     pub(super) producer: BaseProducer<Deliveries>,
     brokers: Arc<Brokers>,
     pub(super) limit: Option<usize>,
@@ -113,6 +114,7 @@ impl Transaction {
                 outputs: outputs.clone(),
                 transactional_id: transactional_id.clone(),
                 cluster_id,
+                connection: connection.clone(),
                 producer,
                 brokers: brokers.clone(),
                 limit: *limit,
@@ -121,7 +123,7 @@ impl Transaction {
                 begun_us: AtomicI64::new(0),
             })
         };
-        begun().map(Arc::new).map_err(|fault| fault.of_output(&outputs))
+        begun().map(Arc::new).map_err(|fault| fault.by(&settings.connection, "Write").of_output(&outputs))
     }
 
     /// The cluster's own name.
@@ -233,7 +235,8 @@ impl Transaction {
         }
         match code {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-                Fault::NotAllowed { what: format!("topic `{topic}`") }.of_output(&self.outputs)
+                let fault = Fault::not_allowed(format!("topic `{topic}`"));
+                fault.by(&self.connection, "Write").of_output(&self.outputs)
             }
             Code::UnknownTopic | Code::UnknownTopicOrPartition => {
                 Fault::TopicGone { topic: topic.to_owned() }.of_output(&self.outputs)
@@ -274,7 +277,7 @@ fn refused(error: &KafkaError, transactional_id: &str) -> Fault {
     match error.rdkafka_error_code() {
         Some(Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidRequest) => Fault::NoTransactions,
         Some(Code::TransactionalIdAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
-            Fault::NotAllowed { what: format!("transactional id `{transactional_id}`") }
+            Fault::not_allowed(format!("transactional id `{transactional_id}`"))
         }
         Some(Code::OperationTimedOut | Code::CoordinatorNotAvailable | Code::RequestTimedOut) => Fault::NoCoordinator,
         _ => Fault::request("begin transactions", "transactions", error),
