@@ -157,7 +157,9 @@ impl Transaction {
         loop {
             match enqueue(&self.producer, topic, Some(key.as_bytes()), value) {
                 Ok(()) => return Ok(()),
-                Err(RDKafkaErrorCode::QueueFull) => drop(self.producer.poll(PATIENCE)),
+                Err(RDKafkaErrorCode::QueueFull) => {
+                    self.producer.poll(PATIENCE);
+                }
                 Err(code) => return Err(self.lost(&KafkaError::MessageProduction(code))),
             }
         }

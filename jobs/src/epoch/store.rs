@@ -129,6 +129,9 @@ pub(crate) struct Store {
     runtime: Runtime,
 }
 
+/// A snapshot's epoch, and its manifest or why it cannot be used.
+pub(crate) type Found = (u64, Result<Manifest, String>);
+
 impl Store {
     /// Opens the store of a job; a directory is created where it is missing.
     ///
@@ -270,7 +273,7 @@ impl Store {
     }
 
     /// The snapshots, the newest first, each whole or with why it is not; with their states only when `verify`.
-    pub(crate) fn snapshots(&self, verify: bool) -> Result<Vec<(u64, Result<Manifest, String>)>, StoreError> {
+    pub(crate) fn snapshots(&self, verify: bool) -> Result<Vec<Found>, StoreError> {
         let mut found = vec![];
         for name in self.names("manifests")?.iter().rev() {
             let Some(epoch) = name.split('-').next().and_then(|epoch| epoch.parse().ok()) else { continue };
