@@ -16,7 +16,7 @@ use crate::conformance;
 use crate::repository::{cargo, root};
 
 /// Cases of the language that pass today; raised as it grows, never lowered.
-const CONFORMANCE_FLOOR: usize = 59;
+const CONFORMANCE_FLOOR: usize = 72;
 
 /// What a step, or all of them, came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
