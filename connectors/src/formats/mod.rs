@@ -12,6 +12,7 @@ pub mod json;
 pub mod parquet;
 pub mod protobuf;
 pub mod registry;
+mod varint;
 
 /// The columns that a format's own schema makes.
 #[derive(Clone, Debug)]

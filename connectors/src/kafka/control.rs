@@ -17,7 +17,10 @@ use std::{
 };
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tidemill_engine::{Monotonic, source::PartitionId};
+use tidemill_engine::{
+    Monotonic,
+    source::{PartitionId, SourceEvent, Visit},
+};
 
 use super::{
     client::Reporter,
@@ -50,6 +53,21 @@ pub(super) enum ControlEvent {
     Topology { asked: Monotonic },
     /// The job cannot go on.
     Stop(Fault),
+}
+
+impl ControlEvent {
+    /// Passes it on; gives back what the source itself has to do.
+    pub(super) fn report(self, input: &str, visit: &mut Visit<'_>) -> tidemill_engine::Result<Option<Join>> {
+        match self {
+            Self::Join(join) => return Ok(Some(join)),
+            Self::End { partition, leader, asked, end_offset } => {
+                visit(SourceEvent::End { partition, leader, asked, end_offset })?;
+            }
+            Self::Topology { asked } => visit(SourceEvent::Topology { asked })?,
+            Self::Stop(fault) => return Err(fault.of_input(input)),
+        }
+        Ok(None)
+    }
 }
 
 /// The way to a worker.

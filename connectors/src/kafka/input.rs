@@ -192,12 +192,6 @@ impl KafkaInput {
         Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, own, cluster }) })
     }
 
-    /// Whether our own fetch requests read it; otherwise librdkafka does.
-    #[must_use]
-    pub fn reads_by_own_fetch(&self) -> bool {
-        self.shared.own.is_some()
-    }
-
     /// All partitions known so far, by [`PartitionId`]: those of the first contact and those that joined since.
     #[must_use]
     pub fn partitions(&self) -> Vec<Arc<Partition>> {

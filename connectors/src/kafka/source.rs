@@ -111,13 +111,8 @@ impl KafkaSource {
         }
         while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
             any = true;
-            match event {
-                ControlEvent::Join(join) => self.join(join, visit)?,
-                ControlEvent::End { partition, leader, asked, end_offset } => {
-                    visit(SourceEvent::End { partition, leader, asked, end_offset })?;
-                }
-                ControlEvent::Topology { asked } => visit(SourceEvent::Topology { asked })?,
-                ControlEvent::Stop(fault) => return Err(self.error(fault)),
+            if let Some(join) = event.report(&self.shared.settings.input, visit)? {
+                self.join(join, visit)?;
             }
         }
         Ok(any)

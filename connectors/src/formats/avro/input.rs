@@ -2,7 +2,10 @@
 
 use tidemill_engine::decoder::BadClass;
 
-use crate::formats::json::reader::{Fault, fault};
+use crate::formats::{
+    json::reader::{Fault, fault},
+    varint::varint,
+};
 
 /// Items without bytes of their own (nulls) that one payload may have beyond its length: 2^62 of them can be claimed in
 /// ten bytes.
@@ -69,18 +72,10 @@ impl<'a> Input<'a> {
     }
 
     fn long_varint(&mut self) -> Result<u64, Fault> {
-        let mut value = 0;
-        for (index, &byte) in self.bytes[self.at..].iter().take(10).enumerate() {
-            if index == 9 && byte > 1 {
-                break;
-            }
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if byte < 0x80 {
-                self.at += index + 1;
-                return Ok(value);
-            }
-        }
-        Err(self.malformed("a variable-length number"))
+        let (value, length) =
+            varint(&self.bytes[self.at..]).ok_or_else(|| self.malformed("a variable-length number"))?;
+        self.at += length;
+        Ok(value)
     }
 
     /// A number of 32 bits.

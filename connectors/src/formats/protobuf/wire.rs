@@ -2,7 +2,10 @@
 
 use tidemill_engine::decoder::BadClass;
 
-use crate::formats::json::reader::{Fault, fault};
+use crate::formats::{
+    json::reader::{Fault, fault},
+    varint::varint,
+};
 
 /// Groups in one another that are passed over.
 const MAX_GROUPS: usize = 100;
@@ -59,18 +62,9 @@ impl<'a> Wire<'a> {
     }
 
     fn long_varint(&mut self) -> Result<u64, Fault> {
-        let mut value = 0;
-        for (index, &byte) in self.bytes[self.at..].iter().take(10).enumerate() {
-            if index == 9 && byte > 1 {
-                break;
-            }
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if byte < 0x80 {
-                self.at += index + 1;
-                return Ok(value);
-            }
-        }
-        Err(self.malformed("a varint"))
+        let (value, length) = varint(&self.bytes[self.at..]).ok_or_else(|| self.malformed("a varint"))?;
+        self.at += length;
+        Ok(value)
     }
 
     /// A field's number and how its value is written.

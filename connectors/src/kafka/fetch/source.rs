@@ -154,13 +154,8 @@ impl FetchSource {
         }
         while let Ok(event) = self.events.try_recv() {
             any = true;
-            match event {
-                ControlEvent::Join(join) => self.join(join, visit)?,
-                ControlEvent::End { partition, leader, asked, end_offset } => {
-                    visit(SourceEvent::End { partition, leader, asked, end_offset })?;
-                }
-                ControlEvent::Topology { asked } => visit(SourceEvent::Topology { asked })?,
-                ControlEvent::Stop(fault) => return Err(self.error(fault)),
+            if let Some(join) = event.report(&self.shared.settings.input, visit)? {
+                self.join(join, visit)?;
             }
         }
         Ok(any)
