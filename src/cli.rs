@@ -55,7 +55,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a job.
     ///
-    /// It goes on from the offsets that its last run committed; where there are none, from `start` in the job.
+    /// It goes on from the last epoch that a run of it committed; where there is none, from `start` in the job. A copy of the job
+    /// that still runs elsewhere stops.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Check a job without connecting to anything.
@@ -113,6 +114,12 @@ pub(crate) struct RunArgs {
     /// Begin at `start`, even where there is something to go on from.
     #[arg(long)]
     pub(crate) from_start: bool,
+    /// Go on without the windows that were open, where their state cannot be had.
+    ///
+    /// When the query has changed so that its state no longer fits, a snapshot cannot be read, or the log no longer has the
+    /// records that open windows need, a run stops and says so. With this flag it goes on from the committed offsets.
+    #[arg(long)]
+    pub(crate) discard_state: bool,
     /// Infer again the columns of inputs without `schema` that the first start had pinned.
     #[arg(long)]
     pub(crate) reinfer: bool,

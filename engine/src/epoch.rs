@@ -34,7 +34,7 @@ pub struct Advance {
 pub struct ReaderTime {
     /// At the position's `replay_offset`.
     pub base: TimeMark,
-    /// Since then, by offset, without those that no row depends on.
+    /// By offset, without those that no row depends on: all since then, and those before it that no epoch has told of yet.
     pub advances: Vec<Advance>,
     /// At the position's `next_offset`.
     pub now: TimeMark,

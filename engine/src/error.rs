@@ -65,6 +65,14 @@ pub enum EngineError {
         /// What happened.
         message: String,
     },
+    /// Another run seems to have taken this one's place at the output.
+    #[error("output `{output}`: {message}")]
+    TakenOver {
+        /// Name of the output in the spec.
+        output: String,
+        /// What happened.
+        message: String,
+    },
     /// Nobody reads this output any more (a closed pipe): the job ends as if it had been asked to.
     #[error("output `{output}`: its reader is gone")]
     ReaderGone {
@@ -90,7 +98,7 @@ impl EngineError {
             Self::DataFusion(_) | Self::Arrow(_) => ErrorKind::Bug,
             Self::Source { kind, .. } | Self::Sink { kind, .. } => *kind,
             Self::Interrupted { .. } => ErrorKind::Unavailable,
-            Self::ReaderGone { .. } | Self::State { .. } => ErrorKind::User,
+            Self::TakenOver { .. } | Self::ReaderGone { .. } | Self::State { .. } => ErrorKind::User,
         }
     }
 }

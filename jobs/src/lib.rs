@@ -2,7 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod dead_letters;
+mod epoch;
 pub mod infer;
 pub mod metrics;
 pub mod run;
+pub mod simulate;
 pub mod spec;

@@ -65,6 +65,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let options = RunOptions {
         bounded: false,
         from_start: true,
+        discard_state: false,
         reinfer: false,
         replay: None,
         workers: None,

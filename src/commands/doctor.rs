@@ -21,6 +21,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     let options = RunOptions {
         bounded: true,
         from_start: false,
+        discard_state: false,
         reinfer: false,
         replay: None,
         workers: None,

@@ -28,6 +28,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let options = RunOptions {
         bounded: true,
         from_start: false,
+        discard_state: false,
         reinfer: false,
         replay: Some(Arc::new(replay.records)),
         workers: Some(1),

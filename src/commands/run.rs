@@ -24,6 +24,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let options = RunOptions {
         bounded: args.bounded,
         from_start: args.from_start,
+        discard_state: args.discard_state,
         reinfer: args.reinfer,
         replay: None,
         workers: args.workers.map(Into::into),

@@ -7,6 +7,7 @@
 
 mod cli;
 mod clock;
+mod epochs;
 mod fetch_paths;
 mod formats;
 mod house;

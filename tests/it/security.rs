@@ -214,6 +214,13 @@ fn a_missing_right_names_principal_and_resource() {
     assert!(output.contains(&command("Write", "--topic rights-out")), "{output}");
 
     broker.allow("bob", Operation::Write, Resource::Topic("rights-out")).unwrap();
+    let transaction = refused("rights-out");
+    let id = "tidemill-rights-out-job";
+    let sentence = format!("output `b`: `User:bob` is not allowed to use transactional id `{id}`");
+    assert!(transaction.contains(&sentence), "{transaction}");
+    assert!(transaction.contains(&command("Write", &format!("--transactional-id {id}"))), "{transaction}");
+
+    broker.allow("bob", Operation::Write, Resource::TransactionalId(id)).unwrap();
     let group = refused("rights-out");
     assert!(group.contains("input `a`: `User:bob` is not allowed to use group `rights-out-job`"), "{group}");
     assert!(group.contains(&command("Read", "--group rights-out-job")), "{group}");

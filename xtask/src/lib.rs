@@ -3,6 +3,7 @@
 //! - [`kafka`]: a real Apache Kafka for tests and benches
 //! - [`test`]: everything `./x test` runs, closed by the counts
 //! - [`conformance`]: worked examples of the languages against our planner and engine
+//! - [`torture`]: a job that is killed again and again, against an undisturbed one
 //! - [`bench`]: what jobs cost on a real Kafka, against a consumer that decodes nothing
 //!
 //! Nothing here is part of the product: it may use the wall clock, the environment and stdout.
@@ -15,3 +16,4 @@ pub mod kafka;
 pub mod memory;
 mod repository;
 pub mod test;
+pub mod torture;

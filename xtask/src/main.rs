@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use xtask::{bench, conformance, kafka, test};
+use xtask::{bench, conformance, kafka, test, torture};
 
 /// tidemill's developer commands.
 #[derive(Parser)]
@@ -45,6 +45,27 @@ enum Command {
     },
     /// Measure what jobs cost on a real Kafka, against a consumer that decodes nothing. Needs some 3 GB of disk.
     Bench(bench::Options),
+    /// Simulate the lives of a job with seeded faults; exits 1 when one differs from an undisturbed run.
+    Simulate {
+        /// How many lives.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u64,
+        /// The first of their seeds.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Kill, freeze and copy a job on a real Kafka, and its broker; exits 1 when a row is lost, there twice or another.
+    Torture {
+        /// How often.
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+        /// The same seed makes the same faults in the same order.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Leave the broker alone, and let it take the outputs, too.
+        #[arg(long)]
+        one_broker: bool,
+    },
     /// Start a real Apache Kafka on free ports, print its address, and keep it until this command ends.
     Kafka,
 }
@@ -133,6 +154,25 @@ fn run(command: Command) -> Result<bool> {
             Ok(true)
         }
         Command::Bench(options) => bench::run(&options),
+        Command::Simulate { seeds, seed } => {
+            let mut failed = 0;
+            for seed in seed..seed.saturating_add(seeds) {
+                if let Err(difference) = tidemill_jobs::simulate::simulate(seed, None) {
+                    if failed == 0 {
+                        println!("seed {seed}: {difference}");
+                        println!("again: cargo xtask simulate --seeds 1 --seed {seed}");
+                    }
+                    failed += 1;
+                }
+            }
+            println!("{seeds} seeds, {failed} failed");
+            Ok(failed == 0)
+        }
+        Command::Torture { kills, seed, one_broker } => {
+            let outcome = torture::run(&torture::Options { kills, seed, binary: None, brokers: !one_broker })?;
+            println!("{outcome}");
+            Ok(outcome.ok())
+        }
         Command::Kafka => kafka::serve().map(|()| true),
     }
 }

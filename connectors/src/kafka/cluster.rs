@@ -94,6 +94,17 @@ impl Cluster {
         Ok(Self { connection: connection.clone(), brokers, asker: Asker::Librdkafka(consumer) })
     }
 
+    /// The cluster's own name; empty when no broker answers.
+    pub(super) fn id(&self) -> String {
+        match &self.asker {
+            Asker::Own(client) => {
+                let answer = lock(client).metadata(Some(&[]), ANSWER_WITHIN).ok();
+                answer.and_then(|answer| answer.cluster_id).map(|id| id.to_string()).unwrap_or_default()
+            }
+            Asker::Librdkafka(consumer) => consumer.client().fetch_cluster_id(ANSWER_WITHIN).unwrap_or_default(),
+        }
+    }
+
     pub(super) fn connection(&self) -> &KafkaConnection {
         &self.connection
     }
@@ -348,7 +359,7 @@ fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Blocks on a future that another thread completes.
-fn wait_for<F: Future>(future: F) -> F::Output {
+pub(super) fn wait_for<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

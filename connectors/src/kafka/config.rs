@@ -144,24 +144,22 @@ pub struct SinkSettings {
     pub queue_kib: usize,
 }
 
-impl SinkSettings {
-    /// Settings of the producer; `limit` is the largest record that the topic takes, if known.
-    pub(super) fn produce_config(&self, limit: Option<usize>) -> ClientConfig {
-        let mut config = self.connection.client_config();
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("compression.type", "lz4")
-            .set("linger.ms", "5")
-            // Keys land where Java's producers put them.
-            .set("partitioner", "murmur2_random")
-            // The topic's own limit decides what is too large.
-            .set("message.max.bytes", "100000000")
-            // It holds for batches too, which are refused whole.
-            .set("batch.size", limit.map_or(BATCH_BYTES, |limit| limit.clamp(1, BATCH_BYTES)).to_string())
-            // A broker that is away is waited for; back-pressure holds the job meanwhile.
-            .set("message.timeout.ms", "0")
-            .set("queue.buffering.max.kbytes", self.queue_kib.clamp(64, 2_097_151).to_string());
-        config
-    }
+/// Settings of a producer; `limit` is the largest record that the topics take, if known.
+pub(super) fn produce_config(connection: &KafkaConnection, queue_kib: usize, limit: Option<usize>) -> ClientConfig {
+    let mut config = connection.client_config();
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "5")
+        // Keys land where Java's producers put them.
+        .set("partitioner", "murmur2_random")
+        // The topic's own limit decides what is too large.
+        .set("message.max.bytes", "100000000")
+        // It holds for batches too, which are refused whole.
+        .set("batch.size", limit.map_or(BATCH_BYTES, |limit| limit.clamp(1, BATCH_BYTES)).to_string())
+        // A broker that is away is waited for; back-pressure holds the job meanwhile.
+        .set("message.timeout.ms", "0")
+        .set("queue.buffering.max.kbytes", queue_kib.clamp(64, 2_097_151).to_string());
+    config
 }

@@ -292,6 +292,37 @@ pub enum Fault {
         /// Its name.
         group: String,
     },
+    /// Another run of the job has taken the transactional id.
+    #[error(
+        "another run of this job has taken over (transactional id `{transactional_id}`); this one stops: two copies of a job \
+         cannot run at once"
+    )]
+    TakenOver {
+        /// The id.
+        transactional_id: String,
+    },
+    /// The cluster cannot do what exactly once needs.
+    #[error("the cluster has no transactions, which `delivery: exactly_once` needs; write `delivery: at_least_once`")]
+    NoTransactions,
+    /// The cluster has transactions, but nobody coordinates ours.
+    #[error(
+        "no broker coordinates transactions: fewer brokers than `transaction.state.log.replication.factor`, or they are \
+         starting; `delivery: at_least_once` needs none"
+    )]
+    NoCoordinator,
+    /// The job's epochs topic is missing and cannot be made.
+    #[error(
+        "the job keeps its epochs in topic `{topic}`, which does not exist and cannot be created ({code}); create it with: \
+         kafka-topics --bootstrap-server {bootstrap} --create --topic {topic} --partitions 1 --config cleanup.policy=compact"
+    )]
+    EpochsTopic {
+        /// Its name.
+        topic: String,
+        /// Brokers, for the command.
+        bootstrap: String,
+        /// Why not.
+        code: RDKafkaErrorCode,
+    },
     /// A partition cannot be read on.
     #[error("topic `{topic}` partition {number} cannot be read at offset {offset}: {text}")]
     Unreadable {
@@ -415,7 +446,9 @@ impl Fault {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unreachable { .. } | Self::Leaderless { .. } | Self::Request { .. } => ErrorKind::Unavailable,
+            Self::Unreachable { .. } | Self::Leaderless { .. } | Self::Request { .. } | Self::NoCoordinator => {
+                ErrorKind::Unavailable
+            }
             Self::Client(_) | Self::Io(_) => ErrorKind::Bug,
             _ => ErrorKind::User,
         }

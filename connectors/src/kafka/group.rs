@@ -1,10 +1,10 @@
-//! Positions of a consumer group, kept at the broker: where a job resumes until it has epochs.
+//! Positions of a consumer group, kept at the broker, with what a job puts beside them: its epochs.
 
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 use tidemill_engine::{Result, source::PartitionId};
@@ -102,6 +102,23 @@ impl Group {
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]; of kind `Unavailable` when a later try may succeed.
     pub fn commit(&self, positions: &[(PartitionId, Committed)]) -> Result<()> {
+        let list = self.list(positions)?;
+        if list.count() == 0 {
+            return Ok(());
+        }
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| self.fault("commit offsets", &error))
+    }
+
+    /// Positions, and in whose name they are, for a transaction that they become part of.
+    pub(super) fn for_transaction(
+        &self,
+        positions: &[(PartitionId, Committed)],
+    ) -> Result<(TopicPartitionList, ConsumerGroupMetadata)> {
+        let metadata = self.consumer.group_metadata().expect("a consumer with a `group.id` has it");
+        Ok((self.list(positions)?, metadata))
+    }
+
+    fn list(&self, positions: &[(PartitionId, Committed)]) -> Result<TopicPartitionList> {
         let partitions = self.table.all();
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for (id, position) in positions {
@@ -113,10 +130,7 @@ impl Group {
                 element.set_metadata(&position.metadata);
             }
         }
-        if list.count() == 0 {
-            return Ok(());
-        }
-        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| self.fault("commit offsets", &error))
+        Ok(list)
     }
 
     /// Whether the group's coordinator was not told to us for want of a right: librdkafka says so as it would of a record, and

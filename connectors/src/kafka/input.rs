@@ -192,6 +192,31 @@ impl KafkaInput {
         Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, own, cluster }) })
     }
 
+    /// Whether our own fetch requests read it; otherwise librdkafka does.
+    #[must_use]
+    pub fn reads_by_own_fetch(&self) -> bool {
+        self.shared.own.is_some()
+    }
+
+    /// Its name in the spec.
+    pub(super) fn name(&self) -> &str {
+        &self.shared.settings.input
+    }
+
+    /// The cluster's own name, the same from whichever broker it is asked; empty when none answers.
+    #[must_use]
+    pub fn cluster_id(&self) -> String {
+        self.shared.cluster.id()
+    }
+
+    /// First offset and end of each partition, as the job's isolation sees them.
+    ///
+    /// # Errors
+    /// [`tidemill_engine::EngineError::Source`]: no answer.
+    pub fn bounds(&self) -> Result<Vec<(i64, i64)>> {
+        self.shared.bounds(&self.partitions()).map_err(|fault| self.error(fault))
+    }
+
     /// All partitions known so far, by [`PartitionId`]: those of the first contact and those that joined since.
     #[must_use]
     pub fn partitions(&self) -> Vec<Arc<Partition>> {

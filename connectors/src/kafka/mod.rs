@@ -6,7 +6,7 @@
 //! connections of our own ([`wire`]), which walks record batches where they lie in an answer ([`records`]); or, for what
 //! those do not reach and as the oracle of their tests, a [`source::KafkaSource`] that borrows payloads from librdkafka's
 //! fetch buffers ([`batch`]; `unsafe` is there and in [`token`] alone).
-//! [`KafkaSink`] writes rows and counts acknowledgements.
+//! [`KafkaSink`] writes rows and counts acknowledgements, by itself (at least once) or in a [`Transaction`] (exactly once).
 //!
 //! Errors are classified once, in [`fault`]: callers see a [`Fault`] with its cause, or the engine's error
 //! made from it, never a bare `BrokerTransportFailure`.
@@ -17,6 +17,7 @@ mod cluster;
 mod config;
 mod control;
 pub mod embedded;
+mod epochs_topic;
 mod fault;
 mod fetch;
 mod group;
@@ -30,12 +31,14 @@ mod sink;
 mod source;
 mod timestamp_type;
 mod token;
+mod transaction;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::{Fetch, Isolation, KafkaConnection, SinkSettings, SourceSettings, Start};
+pub use epochs_topic::last_epoch;
 pub use fault::{Asked, Cause, Fault};
 pub use fetch::answer;
 pub use group::{Committed, Group};
@@ -43,5 +46,6 @@ pub use input::KafkaInput;
 pub use partition::Partition;
 pub use probe::{Step, probe};
 pub use security::{HAS_GSSAPI, Sasl, SaslSettings, ScramHash, Security, SecurityError, SecuritySettings, TlsSettings};
-pub use sink::{KafkaSink, KeepRejected, OnRejected, RejectedRow};
+pub use sink::{Contact, KafkaSink, KeepRejected, OnRejected, RejectedRow};
 pub use token::{Token, TokenError, TokenSource};
+pub use transaction::{GroupOffsets, Transaction, TransactionSettings};

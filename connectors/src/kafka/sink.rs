@@ -1,4 +1,4 @@
-//! Rows as records of a topic, at least once: a flush returns when the cluster has acknowledged them all.
+//! Rows as records of a topic, at least once or in a transaction: a flush returns when the cluster has acknowledged them all.
 
 use std::{
     error::Error,
@@ -31,14 +31,17 @@ use crate::formats::encode::{EncodedRows, RowEncoder};
 use super::{
     client::{Brokers, Reporter},
     cluster::Cluster,
-    config::{Isolation, SinkSettings},
+    config::{Isolation, SinkSettings, produce_config},
     fault::Fault,
+    transaction::Transaction,
 };
 
 /// Rows between two looks at the acknowledgements.
 const SERVE_EVERY: usize = 1_000;
 /// How long to wait for acknowledgements at a time.
-const PATIENCE: Duration = Duration::from_millis(5);
+pub(super) const PATIENCE: Duration = Duration::from_millis(5);
+/// What a batch and a record need beside key and value.
+const OVERHEAD: usize = 128;
 
 /// A row that Kafka did not take, as it was sent.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +77,7 @@ impl fmt::Debug for OnRejected {
 /// Writes rows to a topic.
 pub struct KafkaSink {
     settings: SinkSettings,
-    producer: BaseProducer<Deliveries>,
+    producing: Producing,
     /// Sends rows one by one; made when a batch is refused for the sake of one of its rows.
     alone: Option<BaseProducer<Deliveries>>,
     brokers: Arc<Brokers>,
@@ -82,6 +85,23 @@ pub struct KafkaSink {
     /// Kept for its allocation.
     rows: EncodedRows,
     on_rejected: OnRejected,
+}
+
+/// How rows are sent.
+enum Producing {
+    /// By a producer of the sink's own: at least once.
+    AtLeastOnce(BaseProducer<Deliveries>),
+    /// In the transaction of the job's outputs on the cluster.
+    InTransaction(Arc<Transaction>),
+}
+
+impl Producing {
+    fn producer(&self) -> &BaseProducer<Deliveries> {
+        match self {
+            Self::AtLeastOnce(producer) => producer,
+            Self::InTransaction(transaction) => &transaction.producer,
+        }
+    }
 }
 
 impl fmt::Debug for KafkaSink {
@@ -95,11 +115,10 @@ impl fmt::Debug for KafkaSink {
 }
 
 impl KafkaSink {
-    /// Contacts the cluster and checks that the topic exists.
+    /// Contacts the cluster, and gives a sink that sends at least once.
     ///
     /// # Errors
-    /// [`EngineError::Sink`]: of kind `Unavailable` when no broker answered within `wait`, saying what each said; of kind
-    /// `User` for an unknown topic or a missing right.
+    /// As [`KafkaSink::contact`] and [`KafkaSink::at_least_once`].
     pub fn connect(
         settings: SinkSettings,
         encoder: Box<dyn RowEncoder>,
@@ -107,6 +126,48 @@ impl KafkaSink {
         clock: &dyn Clock,
         wait: Duration,
     ) -> Result<Self> {
+        let limit = Self::contact(&settings, clock, wait)?.limit;
+        Self::at_least_once(settings, limit, encoder, on_rejected)
+    }
+
+    /// A sink that sends at least once; `limit` is the largest record that the topic takes, if known ([`KafkaSink::contact`]).
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`] when a client cannot be made.
+    pub fn at_least_once(
+        settings: SinkSettings,
+        limit: Option<usize>,
+        encoder: Box<dyn RowEncoder>,
+        on_rejected: OnRejected,
+    ) -> Result<Self> {
+        let brokers = Brokers::new(format!("output `{}`", settings.output), &settings.connection);
+        let config = produce_config(&settings.connection, settings.queue_kib, limit);
+        let producer = Deliveries::producer(&config, &brokers).map_err(|fault| fault.of_output(&settings.output))?;
+        brokers.contacted();
+        let (producing, rows) = (Producing::AtLeastOnce(producer), EncodedRows::default());
+        Ok(Self { settings, producing, alone: None, brokers, encoder, rows, on_rejected })
+    }
+
+    /// A sink whose rows are part of a transaction. A row that is larger than every topic of the transaction allows is rejected
+    /// before it is sent, by its size before compression: a refusal by the broker would void its neighbours.
+    #[must_use]
+    pub fn in_transaction(
+        settings: SinkSettings,
+        transaction: Arc<Transaction>,
+        encoder: Box<dyn RowEncoder>,
+        on_rejected: OnRejected,
+    ) -> Self {
+        let brokers = Brokers::new(format!("output `{}`", settings.output), &settings.connection);
+        let (producing, rows) = (Producing::InTransaction(transaction), EncodedRows::default());
+        Self { settings, producing, alone: None, brokers, encoder, rows, on_rejected }
+    }
+
+    /// Contacts the cluster and checks that the topic exists. Gives the largest record that it takes, if it tells.
+    ///
+    /// # Errors
+    /// [`EngineError::Sink`]: of kind `Unavailable` when no broker answered within `wait`, saying what each said; of kind
+    /// `User` for an unknown topic or a missing right.
+    pub fn contact(settings: &SinkSettings, clock: &dyn Clock, wait: Duration) -> Result<Contact> {
         let brokers = Brokers::new(format!("output `{}`", settings.output), &settings.connection);
         let contact = || {
             // Asked through a consumer, because a producer's question could create the topic.
@@ -114,22 +175,29 @@ impl KafkaSink {
             let topics = std::slice::from_ref(&settings.topic);
             cluster.contact(topics, clock, wait)?;
             let limit = cluster.settings(topics, "max.message.bytes", wait)?.into_iter().flatten().next();
-            Deliveries::producer(&settings.produce_config(limit.and_then(|limit| limit.parse().ok())), &brokers)
+            Ok(Contact { limit: limit.and_then(|limit| limit.parse().ok()), cluster_id: cluster.id() })
         };
-        let producer =
-            contact().map_err(|fault| fault.by(&settings.connection, "Write").of_output(&settings.output))?;
-        Ok(Self { settings, producer, alone: None, brokers, encoder, rows: EncodedRows::default(), on_rejected })
+        contact().map_err(|fault: Fault| fault.by(&settings.connection, "Write").of_output(&settings.output))
     }
 
     fn send(&mut self, key: Option<&[u8]>, row: usize) -> Result<()> {
+        let limit = match &self.producing {
+            Producing::InTransaction(transaction) => transaction.limit.unwrap_or(usize::MAX),
+            Producing::AtLeastOnce(_) => usize::MAX,
+        };
+        if self.rows.row(row).len() + key.map_or(0, <[u8]>::len) + OVERHEAD > limit {
+            let (topic, code) = (self.settings.topic.clone(), RDKafkaErrorCode::MessageSizeTooLarge);
+            let (key, value) = (key.map(<[u8]>::to_vec), self.rows.row(row).to_vec());
+            return self.reject(&Failure { topic, code, key, value });
+        }
         loop {
             let value = self.rows.row(row);
-            match enqueue(&self.producer, &self.settings.topic, key, value) {
+            match enqueue(self.producing.producer(), &self.settings.topic, key, value) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) => self.serve(PATIENCE)?,
                 Err(code) => {
-                    let failure = Failure { code, key: key.map(<[u8]>::to_vec), value: value.to_vec() };
-                    return self.reject(&failure);
+                    let (topic, key) = (self.settings.topic.clone(), key.map(<[u8]>::to_vec));
+                    return self.reject(&Failure { topic, code, key, value: value.to_vec() });
                 }
             }
         }
@@ -138,7 +206,7 @@ impl KafkaSink {
     /// Sends a row again, in a batch of its own: a refusal is then its own.
     fn send_alone(&mut self, row: &Failure) -> Result<()> {
         if self.alone.is_none() {
-            let mut config = self.settings.produce_config(None);
+            let mut config = produce_config(&self.settings.connection, self.settings.queue_kib, None);
             config.set("batch.num.messages", "1");
             let producer = Deliveries::producer(&config, &self.brokers);
             self.alone = Some(producer.map_err(|fault| fault.of_output(&self.settings.output))?);
@@ -155,8 +223,12 @@ impl KafkaSink {
 
     /// Takes in acknowledgements, waiting at most `wait` for one, and acts on rows that were not taken.
     fn serve(&mut self, wait: Duration) -> Result<()> {
-        self.producer.poll(wait);
-        for failure in self.producer.context().take_failures() {
+        let producer = match &self.producing {
+            Producing::InTransaction(transaction) => return transaction.serve(wait),
+            Producing::AtLeastOnce(producer) => producer,
+        };
+        producer.poll(wait);
+        for failure in producer.context().take_failures() {
             if failure.may_be_a_neighbours() { self.send_alone(&failure)? } else { self.reject(&failure)? }
         }
         if let Some(alone) = &self.alone {
@@ -174,13 +246,12 @@ impl KafkaSink {
     }
 
     fn producers(&self) -> impl Iterator<Item = &BaseProducer<Deliveries>> {
-        std::iter::once(&self.producer).chain(&self.alone)
+        std::iter::once(self.producing.producer()).chain(&self.alone)
     }
 
     fn reject(&mut self, failure: &Failure) -> Result<()> {
         use RDKafkaErrorCode as Code;
-        let Failure { code, key, value } = failure;
-        let topic = &self.settings.topic;
+        let Failure { topic, code, key, value } = failure;
         let cause = match code {
             Code::MessageSizeTooLarge => {
                 format!("too large for topic `{topic}` ({} bytes; its limit is `max.message.bytes`)", value.len())
@@ -230,6 +301,9 @@ impl KafkaSink {
 impl Sink for KafkaSink {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let keys = self.keys(batch)?;
+        if let Producing::InTransaction(transaction) = &self.producing {
+            transaction.ensure_open()?;
+        }
         self.rows.clear();
         self.encoder.encode(batch, &mut self.rows)?;
         for row in 0..self.rows.len() {
@@ -262,7 +336,7 @@ impl Sink for KafkaSink {
 }
 
 /// Puts a row into a producer's queue.
-fn enqueue(
+pub(super) fn enqueue(
     producer: &BaseProducer<Deliveries>,
     topic: &str,
     key: Option<&[u8]>,
@@ -278,9 +352,19 @@ fn enqueue(
     })
 }
 
+/// What is known of a cluster and its topic before rows are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The largest record that the topic takes.
+    pub limit: Option<usize>,
+    /// The cluster's own name; empty when it does not tell.
+    pub cluster_id: String,
+}
+
 /// A row that was not delivered.
-struct Failure {
-    code: RDKafkaErrorCode,
+pub(super) struct Failure {
+    pub(super) topic: String,
+    pub(super) code: RDKafkaErrorCode,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
 }
@@ -297,7 +381,7 @@ impl Failure {
 }
 
 /// The producer's context: counts rows on their way and keeps those that failed.
-struct Deliveries {
+pub(super) struct Deliveries {
     reporter: Reporter,
     waiting: AtomicUsize,
     /// Bounded by the producer's queue, to which they belonged.
@@ -305,7 +389,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn producer(config: &ClientConfig, brokers: &Arc<Brokers>) -> Result<BaseProducer<Self>, Fault> {
+    pub(super) fn producer(config: &ClientConfig, brokers: &Arc<Brokers>) -> Result<BaseProducer<Self>, Fault> {
         let reporter = Reporter(brokers.clone());
         let deliveries = Self { reporter, waiting: AtomicUsize::new(0), failures: Mutex::default() };
         let producer: BaseProducer<Self> = config.create_with_context(deliveries).map_err(Fault::Client)?;
@@ -314,7 +398,7 @@ impl Deliveries {
     }
 
     /// Whether every row was acknowledged, or taken up as a failure.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.waiting.load(Ordering::Acquire) == 0 && self.failures().is_empty()
     }
 
@@ -322,7 +406,7 @@ impl Deliveries {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_failures(&self) -> Vec<Failure> {
+    pub(super) fn take_failures(&self) -> Vec<Failure> {
         std::mem::take(&mut *self.failures())
     }
 }
@@ -352,7 +436,7 @@ impl ProducerContext for Deliveries {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let (key, value) = (message.key().map(<[u8]>::to_vec), message.payload().unwrap_or_default().to_vec());
-                let failure = Failure { code, key, value };
+                let failure = Failure { topic: message.topic().to_owned(), code, key, value };
                 self.failures().push(failure);
             }
         }

@@ -126,6 +126,11 @@ impl Merge {
         })
     }
 
+    /// Epochs are counted on from this one.
+    pub fn count_from(&mut self, last: EpochId) {
+        self.last_epoch = last;
+    }
+
     /// The state of all operators at a complete epoch before which the workers have sealed theirs.
     ///
     /// # Errors

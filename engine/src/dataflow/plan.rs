@@ -32,6 +32,29 @@ pub struct Dataflow {
     pub outputs: Vec<String>,
 }
 
+impl Dataflow {
+    /// Tells plans apart whose operators would not understand each other's state: the same text of 16 characters for the same
+    /// operators, expressions and columns, in any run of this version.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        // FNV-1a: the standard library's hashers promise nothing across versions.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for node in &self.nodes {
+            for byte in format!("{:?} {:?} {:?}", node.operator, node.inputs, node.schema.fields()).bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        format!("{hash:016x}")
+    }
+
+    /// The output of each statement, by index in [`Dataflow::outputs`], in the order of the output nodes.
+    #[must_use]
+    pub fn statements(&self) -> Vec<usize> {
+        let output = |node: &Node| if let OperatorPlan::Output(output) = node.operator { Some(output) } else { None };
+        self.nodes.iter().filter_map(output).collect()
+    }
+}
+
 /// One operator and where its rows come from.
 #[derive(Clone, Debug)]
 pub struct Node {

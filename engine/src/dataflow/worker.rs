@@ -28,6 +28,8 @@ pub struct Worker {
     intakes: Vec<Intake>,
     stage: Stage,
     reach_back: i64,
+    /// Whether each source was asked once: its partitions have joined.
+    joined: bool,
     done: bool,
 }
 
@@ -37,7 +39,8 @@ impl Worker {
     /// # Errors
     /// When an expression's type cannot be told.
     pub fn try_new(dataflow: &Dataflow, intakes: Vec<Intake>, late: &Arc<AtomicU64>) -> Result<Self> {
-        Ok(Self { intakes, stage: Stage::worker(dataflow, late)?, reach_back: reach_back(dataflow), done: false })
+        let (stage, reach_back) = (Stage::worker(dataflow, late)?, reach_back(dataflow));
+        Ok(Self { intakes, stage, reach_back, joined: false, done: false })
     }
 
     /// Polls each input once and drives what came through. Waits at most `wait`, shared by the inputs.
@@ -45,6 +48,7 @@ impl Worker {
     /// # Errors
     /// Of a source, an operator, or `send`; the worker must not be used afterwards.
     pub fn step(&mut self, wait: Duration, send: &mut dyn FnMut(FromWorker) -> Result<()>) -> Result<Step> {
+        self.joined = true;
         let Self { intakes, stage, .. } = self;
         let open = intakes.iter().filter(|i| !i.finished()).count().max(1);
         let mut busy = false;
@@ -86,6 +90,9 @@ impl Worker {
         seal: bool,
         send: &mut dyn FnMut(FromWorker) -> Result<()>,
     ) -> Result<()> {
+        if !self.joined {
+            self.step(Duration::ZERO, send)?; // an epoch tells of every partition
+        }
         if seal {
             self.stage.seal(&mut |exchange| send(FromWorker::Exchange(exchange)))?;
         }

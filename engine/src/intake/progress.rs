@@ -141,8 +141,9 @@ impl PartitionProgress {
         let (replay_offset, bases) =
             self.chunks.front().map_or((self.next_offset, &marks), |chunk| (chunk.offset, &chunk.marks));
         let readers = self.journals.iter_mut().zip(bases).zip(&marks).map(|((journal, base), now)| {
+            let advances = journal.advances.clone();
             journal.advances.retain(|advance| advance.offset >= replay_offset);
-            ReaderTime { base: *base, advances: journal.advances.clone(), now: *now }
+            ReaderTime { base: *base, advances, now: *now }
         });
         let readers = readers.collect();
         self.chunk_offset = self.next_offset;

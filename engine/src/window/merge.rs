@@ -56,9 +56,21 @@ impl MergeWindows {
     }
 }
 
+/// State batches of a slice that are kept side by side: one of each worker, and one more of each at a snapshot.
+const MAX_BATCHES: usize = 16;
+
 impl Operator for MergeWindows {
     fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
-        self.states.entry(self.window.slice_start(&state)?).or_default().push(state);
+        let start = self.window.slice_start(&state)?;
+        let batches = self.states.entry(start).or_default();
+        batches.push(state);
+        if batches.len() > MAX_BATCHES {
+            let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
+            for state in batches.drain(..) {
+                groups.merge(state.columns(), state.num_rows())?;
+            }
+            batches.push(self.window.state_batch(start, &mut groups)?);
+        }
         Ok(())
     }
 

@@ -13,7 +13,10 @@ use super::{
     inputs::ConnectedInput,
     security::{in_a_line, unix_time},
 };
-use crate::spec::{Input, InputTransport, Job, KafkaOutput, Output, OutputTransport};
+use crate::{
+    epoch::store::Store,
+    spec::{Input, InputTransport, Job, KafkaOutput, Output, OutputTransport, StateStore},
+};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug)]
@@ -39,7 +42,10 @@ pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) ->
     for output in &job.outputs {
         doctor.output(output);
     }
-    doctor.directory("state", &job.state.store);
+    match &job.state.store {
+        StateStore::Directory(path) => doctor.directory("state", path),
+        bucket @ StateStore::Url(_) => doctor.bucket("state", bucket),
+    }
     doctor.directory("dead letters", &job.dead_letters);
     doctor.is_well
 }
@@ -147,6 +153,15 @@ impl Doctor<'_> {
             fs::write(&probe, b"")?;
             fs::remove_file(&probe)?;
             Ok(((), "can be written".to_owned()))
+        });
+    }
+
+    /// Whether a bucket can be read.
+    fn bucket(&mut self, subject: &str, bucket: &StateStore) {
+        let job = self.job;
+        self.step(subject, bucket.to_string(), || {
+            let snapshots = Store::open(bucket, &job.name)?.snapshots(false)?;
+            Ok(((), format!("can be read; {} snapshots", snapshots.len())))
         });
     }
 

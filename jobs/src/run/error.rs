@@ -3,7 +3,10 @@
 use tidemill_engine::{EngineError, ErrorKind};
 use tidemill_queries::QueryErrors;
 
-use crate::spec::Query;
+use crate::{
+    epoch::{decide::Stop, store::StoreError},
+    spec::Query,
+};
 
 /// An error of a run.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,12 @@ pub enum RunError {
         /// What happened and what to do.
         message: String,
     },
+    /// Going on would lose or repeat something.
+    #[error(transparent)]
+    Stopped(Stop),
+    /// Another run of the job has taken over.
+    #[error("{0}")]
+    Replaced(String),
     /// A thread ended by a fault of ours.
     #[error("{thread} panicked: {message}; please report this as a bug")]
     Panicked {
@@ -37,12 +46,28 @@ pub enum RunError {
     },
 }
 
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Failed { place, message } => Self::State { path: place, message },
+            replaced @ StoreError::Replaced { .. } => Self::Replaced(replaced.to_string()),
+        }
+    }
+}
+
 impl RunError {
+    /// Whether a run that begins at the last epoch can go on where this one could not.
+    #[must_use]
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Interrupted { .. }))
+    }
+
     /// What the caller can do.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Query { .. } | Self::State { .. } => ErrorKind::User,
+            Self::Query { .. } | Self::Stopped(_) | Self::Replaced(_) => ErrorKind::User,
+            Self::State { .. } => ErrorKind::Unavailable,
             Self::Engine(error) => error.kind(),
             Self::Panicked { .. } => ErrorKind::Bug,
         }

@@ -32,7 +32,10 @@ use super::{
     resume::Begin,
     security::{self, Owner},
 };
-use crate::spec::{self, InputTransport, Job, Timestamp};
+use crate::{
+    epoch::store::Store,
+    spec::{self, InputTransport, Job, Timestamp},
+};
 
 /// Records that a schema is inferred from, at most.
 const SAMPLE_RECORDS: usize = 1_000;
@@ -56,7 +59,7 @@ pub(super) struct ConnectedInput {
 pub(super) enum Transport {
     Kafka {
         input: KafkaInput,
-        group: Group,
+        group: Arc<Group>,
         start: Start,
     },
     File {
@@ -110,7 +113,7 @@ impl ConnectedInput {
                     spec::Start::Time(time) => Start::Time(*time),
                     spec::Start::Offsets(offsets) => Start::Offsets(offsets.clone()),
                 };
-                let group = input.group(&kafka.group)?;
+                let group = Arc::new(input.group(&kafka.group)?);
                 Transport::Kafka { input, group, start }
             }
         };
@@ -166,9 +169,10 @@ impl ConnectedInput {
 }
 
 /// The inputs as the query sees them: declared in the spec or by `CREATE TABLE`, pinned by an earlier start, or inferred.
-/// An empty topic without a schema is waited for; `None` when the run is bounded or was stopped meanwhile.
+/// An empty topic without a schema is waited for; `None` when the run is bounded or was stopped meanwhile. Schemas are pinned in
+/// `store`, which a bounded run has only to read them.
 pub(super) fn tables(
-    job: &Job,
+    store: Option<&Store>,
     script: &Script,
     connected: &[ConnectedInput],
     options: &RunOptions,
@@ -188,10 +192,9 @@ pub(super) fn tables(
             });
             continue;
         }
-        let pinned = if (options.bounded && options.replay.is_none()) || options.reinfer {
-            None
-        } else {
-            pinned::load(job, name)?
+        let pinned = match store {
+            Some(store) if !options.reinfer => pinned::load(store, name)?,
+            _ => None,
         };
         let (sample, records) = match pinned {
             Some(schema) => (schema, Some(SAMPLE_RECORDS)),
@@ -203,8 +206,8 @@ pub(super) fn tables(
                     }
                     return Ok(None);
                 };
-                if !options.bounded {
-                    pinned::store(job, name, &schema)?;
+                if let Some(store) = store.filter(|_| !options.bounded) {
+                    pinned::store(store, name, &schema)?;
                 }
                 (schema, records)
             }

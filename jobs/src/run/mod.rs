@@ -1,10 +1,11 @@
 //! Runs a job: connects, learns the schemas, plans, and drives worker threads and the merge thread to the end.
 //!
 //! ```text
-//! Job -> inputs (connect, sample) -> plan -> outputs, dead letters -> reference data -> start or resume -> pipeline -> Summary
+//! Job -> inputs (connect, sample) -> plan -> reference data -> claim -> outputs (contact) -> begin or go on -> pipeline -> Summary
 //! ```
-//! The calling thread supervises: it starts epochs, commits what they reached, reports, and ends the run.
+//! The calling thread supervises: it starts epochs, reports, and ends the run. The merge thread commits them ([`commit`]).
 
+mod commit;
 mod decoding;
 mod doctor;
 mod error;
@@ -33,6 +34,7 @@ use tidemill_connectors::{dead_letters::DeadLetterFile, replay::KeptRecord};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime,
     dataflow::{
+        merge::{Merge, Output},
         plan::{Dataflow, LateAction, TimeBounds},
         stage::reach_back,
     },
@@ -40,12 +42,23 @@ use tidemill_engine::{
 };
 use tidemill_queries::{InputTable, QueryErrors, Script, Settings};
 
-use crate::spec::{Job, LatePolicy};
+pub use crate::epoch::decide::Stop;
+use crate::{
+    epoch::{
+        basis::Basis,
+        record,
+        store::{Entry, Log, Store},
+    },
+    spec::{Job, LatePolicy, OutputTransport},
+};
+use commit::{CommittedInput, Committer, Progress, RestartBy, SnapshotNeed};
 pub use doctor::{Finding, doctor};
 pub use error::RunError;
-use inputs::ConnectedInput;
-use pipeline::Pipeline;
+use inputs::{ConnectedInput, Transport};
+use outputs::Naming;
+use pipeline::{Commit, Pipeline};
 use reference::References;
+use resume::Begin;
 pub use status::{Certificate, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
@@ -58,6 +71,9 @@ pub struct RunOptions {
     pub bounded: bool,
     /// Begins at `start` even where there is something to resume from.
     pub from_start: bool,
+    /// Goes on from the committed offsets without the state of windows that were open, where that state does not fit, cannot be
+    /// read, or needs records that are gone.
+    pub discard_state: bool,
     /// Infers the schemas of inputs again that were pinned by an earlier start.
     pub reinfer: bool,
     /// In the place of all inputs: by input, kept records that are read once more. The run is bounded then.
@@ -127,9 +143,81 @@ fn late_action(job: &Job) -> LateAction {
 
 /// Runs the job to the end of its inputs, or until `options.stop`. `each` is called about five times a second.
 ///
+/// A run whose outputs cannot take the epoch under way any more (a transaction that timed out, a full disk) begins again at the
+/// last epoch, for as long as it takes.
+///
 /// # Errors
-/// Whatever makes going on impossible; rows that were not acknowledged are read again by the next run.
+/// Whatever makes going on impossible; rows that were not committed are read again by the next run.
 pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<Summary, RunError> {
+    let mut attempt = Attempt::default();
+    let mut options = options.clone();
+    loop {
+        let error = match run_once(job, &options, &mut attempt, each) {
+            Err(error) if !options.bounded && !options.stop.load(Ordering::Relaxed) => error,
+            outcome => return outcome,
+        };
+        // A cluster also fences a producer whose requests it lost track of: the log tells whether there is another run. One
+        // that keeps its log elsewhere is believed the second time.
+        let taken_over = matches!(error, RunError::Engine(EngineError::TakenOver { .. }));
+        let doubted = taken_over && !std::mem::replace(&mut attempt.was_taken_over, true);
+        if doubted {
+            attempt.check()?;
+        }
+        let goes_on =
+            doubted || error.is_interruption() || (attempt.number > 0 && error.kind() == ErrorKind::Unavailable);
+        if !goes_on {
+            return Err(error);
+        }
+        attempt.number += 1;
+        if attempt.said.as_deref() != Some(&error.to_string()) {
+            tracing::warn!("{error}; beginning again at the last epoch");
+            attempt.said = Some(error.to_string());
+        }
+        if attempt.log.is_some() {
+            (options.from_start, options.discard_state, options.reinfer) = (false, false, false);
+        }
+        attempt.pause(&options);
+    }
+}
+
+/// A run within a run: what the one before leaves to the next.
+#[derive(Default)]
+struct Attempt {
+    number: u32,
+    was_taken_over: bool,
+    said: Option<String>,
+    /// The log as the last attempt claimed it: it must not have been claimed by another run since.
+    log: Option<Arc<Mutex<Log>>>,
+}
+
+impl Attempt {
+    /// Longer from time to time, up to ten seconds; less when the run is stopped.
+    fn pause(&self, options: &RunOptions) {
+        const PIECE: Duration = Duration::from_millis(50);
+        for _ in 0..(1 << self.number.min(8)).min(200) {
+            if options.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(PIECE);
+        }
+    }
+
+    /// # Errors
+    /// When another run has taken over.
+    fn check(&self) -> Result<(), RunError> {
+        match &self.log {
+            Some(log) => Ok(log.lock().unwrap_or_else(PoisonError::into_inner).check()?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn run_once(
+    job: &Job,
+    options: &RunOptions,
+    attempt: &mut Attempt,
+    each: &mut dyn FnMut(&Status),
+) -> Result<Summary, RunError> {
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
     let script = Script::parse(&job.query.text).map_err(query_error)?;
     check(job).map_err(query_error)?; // what can be said without a connection is said before one is made
@@ -140,7 +228,11 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
         connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
     }
-    let Some(tables) = inputs::tables(job, &script, &connected, options)? else {
+    let store = match options.bounded && options.replay.is_none() {
+        true => None,
+        false => Some(Arc::new(Store::open(&job.state.store, &job.name)?)),
+    };
+    let Some(tables) = inputs::tables(store.as_deref(), &script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
         return Ok(Summary { status, stopped: options.stop.load(Ordering::Relaxed) });
     };
@@ -154,51 +246,139 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let run_id = run_id(options.clock.as_ref());
     let letters = DeadLetterFile::open(&job.dead_letters, &job.name, &run_id, Arc::clone(&options.clock))?;
     let letters: Arc<Mutex<dyn DeadLetters>> = Arc::new(Mutex::new(letters));
-    let outputs = outputs::open(job, &run_id, &secrets, options, &letters)?;
-
     let references = References::read(references, &dataflow, options, &letters)?;
-    let begin = resume::begin(&connected, &dataflow, options)?;
-    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers(job, options), options, &letters)?;
-    let pipeline = Pipeline::start(&dataflow, intakes, outputs, &begin.written(), Arc::clone(&options.stats))?;
-    supervise(job, options, &connected, references, &letters, pipeline, each)
+    let ready = match store {
+        Some(store) if !options.bounded => {
+            attempt.check()?;
+            going_on(job, &connected, &dataflow, (&store, &run_id, &secrets), options, attempt, &letters)?
+        }
+        _ => bounded(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)?,
+    };
+    let Ready { begin, outputs, commit, need, abort } = ready;
+    let workers = workers(job, options);
+    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &letters)?;
+    let mut merge = Merge::try_new(&dataflow, outputs, &begin.written, workers, &options.stats.late)?;
+    if let Some((store, manifest)) = &begin.snapshot {
+        merge.restore(store.state(manifest)?)?;
+    }
+    let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &options.stats)?;
+    supervise(job, options, references, &letters, (pipeline, &need), each)
 }
 
-/// Starts epochs, commits what they reached, and ends the run.
+/// What a run needs before its threads start.
+struct Ready {
+    begin: Begin,
+    outputs: Vec<Output>,
+    commit: Commit,
+    need: Arc<SnapshotNeed>,
+    /// Ends the threads.
+    abort: Arc<AtomicBool>,
+}
+
+/// A run from `start` to the inputs' ends, which leaves nothing to go on from.
+fn bounded(
+    job: &Job,
+    connected: &[ConnectedInput],
+    dataflow: &Dataflow,
+    (run_id, secrets): (&str, &Arc<SecretStore>),
+    options: &RunOptions,
+    letters: &Arc<Mutex<dyn DeadLetters>>,
+) -> Result<Ready, RunError> {
+    let contacts = outputs::contact(job, &[], false, secrets, options)?;
+    let outputs = outputs::open(job, &contacts, &Naming::Run(run_id), secrets, options, letters)?;
+    let begin = resume::begin_at_start(connected, dataflow, options)?;
+    Ok(Ready { begin, outputs, commit: pipeline::flush_only(), need: Arc::default(), abort: Arc::default() })
+}
+
+/// A run in epochs. It first makes sure that no other run of the job can commit, then looks where that one stood.
+fn going_on(
+    job: &Job,
+    connected: &[ConnectedInput],
+    dataflow: &Dataflow,
+    (store, run_id, secrets): (&Arc<Store>, &str, &Arc<SecretStore>),
+    options: &RunOptions,
+    attempt: &mut Attempt,
+    letters: &Arc<Mutex<dyn DeadLetters>>,
+) -> Result<Ready, RunError> {
+    let (mut log, history) = Log::claim(store, run_id)?;
+    let generation = log.generation();
+    let (mut inputs, mut names, mut input_clusters) = (vec![], BTreeMap::new(), vec![]);
+    for (input, connected) in connected.iter().enumerate() {
+        names.insert(input, connected.spec.name.clone());
+        match &connected.transport {
+            Transport::Kafka { input: kafka, group, .. } => {
+                input_clusters.push(kafka.cluster_id());
+                inputs.push(CommittedInput { input, group: Arc::clone(group) });
+            }
+            // No cluster has its positions.
+            Transport::File { .. } | Transport::Kept(_) => input_clusters.push(String::new()),
+        }
+    }
+    let contacts = outputs::contact(job, &input_clusters, true, secrets, options)?;
+    let committed = history.epoch.as_ref().map(|epoch| (epoch.generation, epoch.epoch));
+    let files_alone = inputs.is_empty() && attempt.number == 0;
+    let options = &RunOptions { from_start: options.from_start || files_alone, ..options.clone() };
+    let begin = resume::begin(job, connected, dataflow, &contacts, (store, history), options)?;
+    if let Some(begun) = &begin.begun {
+        log.append(&Entry::Begun(begun.clone()))?;
+    }
+    let outputs = outputs::open(job, &contacts, &Naming::Epochs { generation, committed }, secrets, options, letters)?;
+    let log = Arc::new(Mutex::new(log));
+    attempt.log = Some(Arc::clone(&log));
+    let (need, abort) = (Arc::<SnapshotNeed>::default(), Arc::<AtomicBool>::default());
+    let snapshot = begin.snapshot.as_ref().map(|(_, manifest)| manifest.standing.clone());
+    let catch_up = record::to_be_reached(begin.kafka_partitions(connected));
+    let mut committer = Committer {
+        job: job.name.clone(),
+        plan: dataflow.fingerprint(),
+        names,
+        inputs,
+        clusters: contacts.clusters(),
+        log_each: job.outputs.iter().any(|output| matches!(output.transport, OutputTransport::File(_))),
+        store: Arc::clone(store),
+        log,
+        letters: Arc::clone(letters),
+        clock: Arc::clone(&options.clock),
+        log_beat: job.state.snapshot.get(),
+        need: Arc::clone(&need),
+        stop: Arc::clone(&abort),
+        progress: Progress::from(begin.after, catch_up, Basis::new(reach_back(dataflow), snapshot)),
+    };
+    let commit: Commit = Box::new(move |epoch, merge, state| committer.commit(epoch, merge, state));
+    Ok(Ready { begin, outputs, commit, need, abort })
+}
+
+/// Starts epochs, and ends the run.
 fn supervise(
     job: &Job,
     options: &RunOptions,
-    connected: &[ConnectedInput],
     mut references: References,
     letters: &Arc<Mutex<dyn DeadLetters>>,
-    mut pipeline: Pipeline,
+    (mut pipeline, need): (Pipeline, &SnapshotNeed),
     each: &mut dyn FnMut(&Status),
 ) -> Result<Summary, RunError> {
     const TICK: Duration = Duration::from_millis(50);
     const REPORT_US: i64 = 200_000;
     let clock = options.clock.as_ref();
     let beat = if options.bounded { i64::MAX } else { job.state.epoch.micros() };
-    let (mut reported, mut begun) = (clock.monotonic(), clock.monotonic());
+    let started = clock.monotonic();
+    let (mut reported, mut begun, mut sealed) = (started, started, started);
     let mut stopped = false;
     loop {
-        let epoch = match pipeline.wait(TICK) {
+        match pipeline.wait(TICK) {
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
                 pipeline.join();
                 letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
                 return Ok(Summary { status: options.stats.status(clock, options.bounded), stopped: true });
             }
-            other => other?,
-        };
-        if let Some(epoch) = epoch {
-            references.forget_below(epoch.written_below.iter().copied().min().unwrap_or(EventTime::MIN));
-            letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
-            match resume::commit(connected, &epoch) {
-                // The next epoch commits a later position; what comes between is only read again.
-                Err(error) if error.kind() == ErrorKind::Unavailable && !stopped => {
-                    tracing::warn!("offsets were not committed: {error}; the next epoch tries again");
-                }
-                other => other?,
+            Err(error) => {
+                // What the threads hold (producers, the log) is let go of before another attempt takes it.
+                pipeline.join();
+                return Err(error);
             }
+            Ok(Some(below)) => references.forget_below(below),
+            Ok(None) => {}
         }
         if pipeline.ended() {
             break;
@@ -207,8 +387,14 @@ fn supervise(
         references.tend(now)?;
         if options.stop.load(Ordering::Relaxed) && !stopped {
             stopped = pipeline.stop(!options.bounded);
-        } else if now.0 - begun.0 >= beat && !stopped && pipeline.begin_epoch() {
-            begun = now;
+        } else if now.0 - begun.0 >= beat && !stopped {
+            let seal = need.decide(now.0 - sealed.0 >= job.state.snapshot.micros()) == RestartBy::Snapshot;
+            if pipeline.begin_epoch(seal) {
+                begun = now;
+                if seal {
+                    sealed = now;
+                }
+            }
         }
         if now.0 - reported.0 >= REPORT_US {
             reported = now;

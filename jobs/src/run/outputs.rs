@@ -1,6 +1,9 @@
-//! Opens the outputs of a job.
+//! The outputs of a run: first contact, then, once it is known where the run begins, the sinks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tidemill_certs::SecretStore;
 use tidemill_connectors::{
@@ -14,7 +17,9 @@ use tidemill_connectors::{
         },
         registry::SubjectRegistrar,
     },
-    kafka::{KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings},
+    kafka::{
+        Contact, KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings, Transaction, TransactionSettings,
+    },
     stdout::StdoutSink,
 };
 use tidemill_engine::{
@@ -27,40 +32,135 @@ use tidemill_engine::{
 
 use super::{
     RunOptions,
+    commit::OutputCluster,
     error::RunError,
     registry,
     security::{self, Owner},
 };
 use crate::spec::{
-    self, AvroOutput, Job, KafkaOutput, OnOutputError, OutputFormat, OutputTransport, ProtobufOutput, Registry,
+    self, AvroOutput, Delivery, FileOutput, Job, KafkaOutput, OnOutputError, OutputFormat, OutputTransport,
+    ProtobufOutput, Registry,
 };
 
 /// One part in this many of the job's memory holds rows on their way to a Kafka output.
 const SINK_SHARE: u64 = 16;
 
+/// The Kafka outputs of a job after first contact.
+#[derive(Default)]
+pub(super) struct Contacts {
+    /// By the output's index in the job.
+    kafka: BTreeMap<usize, (SinkSettings, Contact)>,
+    /// Clusters that take rows in transactions.
+    clusters: Vec<Cluster>,
+}
+
+struct Cluster {
+    transaction: Arc<Transaction>,
+    connection: KafkaConnection,
+    /// The job's epochs topic, unless all inputs are on this cluster, too.
+    topic: Option<String>,
+    /// Its outputs, by index in the job.
+    outputs: Vec<usize>,
+}
+
+/// Contacts the Kafka outputs. With `transactional`, those with `exactly_once` begin transactions, and whoever ran the job
+/// before can commit nothing any more. `input_clusters`: where the inputs are.
+pub(super) fn contact(
+    job: &Job,
+    input_clusters: &[String],
+    transactional: bool,
+    secrets: &Arc<SecretStore>,
+    options: &RunOptions,
+) -> Result<Contacts, RunError> {
+    let mut contacts = Contacts::default();
+    let mut on_cluster: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, output) in job.outputs.iter().enumerate() {
+        let OutputTransport::Kafka(kafka) = &output.transport else { continue };
+        let settings = settings(job, output, kafka, secrets, options)?;
+        let contact = KafkaSink::contact(&settings, options.clock.as_ref(), options.wait)?;
+        if transactional && kafka.delivery == Delivery::ExactlyOnce {
+            on_cluster.entry(contact.cluster_id.clone()).or_default().push(index);
+        }
+        contacts.kafka.insert(index, (settings, contact));
+    }
+    for (cluster_id, outputs) in on_cluster {
+        let Some((first, _)) = outputs.first().and_then(|first| contacts.kafka.get(first)) else { continue };
+        let settings = TransactionSettings {
+            outputs: outputs.iter().map(|&output| job.outputs[output].name.clone()).collect(),
+            connection: first.connection.clone(),
+            transactional_id: format!("tidemill-{}", job.name),
+            queue_kib: queue_kib(job),
+            limit: outputs.iter().filter_map(|output| contacts.kafka[output].1.limit).min(),
+        };
+        let transaction = Transaction::begin(&settings, Arc::clone(&options.clock), options.wait)?;
+        let with_offsets = !input_clusters.is_empty() && input_clusters.iter().all(|input| *input == cluster_id);
+        let topic = (!with_offsets).then(|| format!("tidemill-{}-epochs", job.name));
+        contacts.clusters.push(Cluster { transaction, connection: settings.connection, topic, outputs });
+    }
+    Ok(contacts)
+}
+
+impl Contacts {
+    fn cluster(&self, output: usize) -> Option<&Cluster> {
+        self.clusters.iter().find(|cluster| cluster.outputs.contains(&output))
+    }
+
+    /// Where an output keeps its epochs, when that is not beside the inputs' offsets.
+    pub(super) fn epochs_topic(&self, output: usize) -> Option<(&KafkaConnection, &str)> {
+        let cluster = self.cluster(output)?;
+        cluster.topic.as_deref().map(|topic| (&cluster.connection, topic))
+    }
+
+    /// What a run commits to.
+    pub(super) fn clusters(&self) -> Vec<OutputCluster> {
+        let cluster = |cluster: &Cluster| OutputCluster {
+            transaction: Arc::clone(&cluster.transaction),
+            topic: cluster.topic.clone(),
+        };
+        self.clusters.iter().map(cluster).collect()
+    }
+}
+
+/// How the files of a run are named.
+pub(super) enum Naming<'r> {
+    /// By the id of a run that goes on from nothing and leaves nothing to go on from.
+    Run(&'r str),
+    /// By epochs.
+    Epochs {
+        /// The run's number.
+        generation: u64,
+        /// Generation and number of the last epoch in the store's log.
+        committed: Option<(u64, u64)>,
+    },
+}
+
+/// Opens the sinks.
 pub(super) fn open(
     job: &Job,
-    run_id: &str,
-    secrets: &Arc<SecretStore>,
+    contacts: &Contacts,
+    naming: &Naming<'_>,
+    secrets: &SecretStore,
     options: &RunOptions,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Vec<Output>, RunError> {
     let mut outputs = vec![];
-    for output in &job.outputs {
+    for (index, output) in job.outputs.iter().enumerate() {
         let sink: Box<dyn Sink> = match &output.transport {
             OutputTransport::Discard => Box::new(DiscardSink::default()),
             OutputTransport::Stdout => Box::new(StdoutSink::new(&output.name)),
-            OutputTransport::File(file) => {
-                let format = file_format(output).ok_or_else(|| EngineError::Sink {
-                    output: output.name.clone(),
-                    kind: ErrorKind::Bug,
-                    message: "its format is not for files".to_owned(),
-                })?;
-                let rolling = Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() };
-                let clock = Arc::clone(&options.clock);
-                Box::new(FileSink::open(&output.name, run_id, &file.path, format, rolling, clock)?)
+            OutputTransport::File(file) => Box::new(open_file(job, output, file, naming, options)?),
+            OutputTransport::Kafka(kafka) => {
+                let Some((settings, contact)) = contacts.kafka.get(&index) else { continue };
+                let (settings, on_rejected) = (settings.clone(), on_rejected(output, kafka, letters));
+                let encoder = message_encoder(output, secrets, options)?;
+                match contacts.cluster(index) {
+                    Some(cluster) => {
+                        let transaction = Arc::clone(&cluster.transaction);
+                        Box::new(KafkaSink::in_transaction(settings, transaction, encoder, on_rejected))
+                    }
+                    None => Box::new(KafkaSink::at_least_once(settings, contact.limit, encoder, on_rejected)?),
+                }
             }
-            OutputTransport::Kafka(kafka) => Box::new(open_kafka(job, output, kafka, secrets, options, letters)?),
         };
         let rows = options.stats.add_output(&output.name);
         outputs.push(Output { sink, rows });
@@ -68,46 +168,70 @@ pub(super) fn open(
     Ok(outputs)
 }
 
-fn open_kafka(
+fn open_file(
+    job: &Job,
+    output: &spec::Output,
+    file: &FileOutput,
+    naming: &Naming<'_>,
+    options: &RunOptions,
+) -> Result<FileSink, EngineError> {
+    let format = file_format(output).ok_or_else(|| EngineError::Sink {
+        output: output.name.clone(),
+        kind: ErrorKind::Bug,
+        message: "its format is not for files".to_owned(),
+    })?;
+    let rolling = Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() };
+    let clock = Arc::clone(&options.clock);
+    match *naming {
+        Naming::Run(run) => FileSink::open(&output.name, run, &file.path, format, rolling, clock),
+        Naming::Epochs { generation, committed } => {
+            let run = (job.name.as_str(), generation);
+            FileSink::in_epochs(&output.name, run, committed, &file.path, (format, rolling), clock)
+        }
+    }
+}
+
+fn queue_kib(job: &Job) -> usize {
+    usize::try_from(job.memory.bytes() / SINK_SHARE / 1024).unwrap_or(usize::MAX)
+}
+
+fn settings(
     job: &Job,
     output: &spec::Output,
     kafka: &KafkaOutput,
     secrets: &Arc<SecretStore>,
     options: &RunOptions,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
-) -> Result<KafkaSink, RunError> {
+) -> Result<SinkSettings, RunError> {
     let owner = Owner::Output(&output.name);
     let security = security::resolve(owner, &kafka.security, secrets, options)?;
-    let settings = SinkSettings {
+    Ok(SinkSettings {
         output: output.name.clone(),
         connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
         topic: kafka.topic.clone(),
         key: kafka.key.clone(),
-        queue_kib: usize::try_from(job.memory.bytes() / SINK_SHARE / 1024).unwrap_or(usize::MAX),
-    };
-    let on_rejected = match output.on_output_error {
-        OnOutputError::Stop => OnRejected::Stop,
-        OnOutputError::DeadLetter => {
-            let (letters, name, topic) = (Arc::clone(letters), output.name.clone(), kafka.topic.clone());
-            OnRejected::DeadLetter(Box::new(move |row: &RejectedRow<'_>| {
-                letters.lock().unwrap_or_else(PoisonError::into_inner).put(&DeadLetter {
-                    input: &name,
-                    topic: &topic,
-                    partition: -1,
-                    offset: -1,
-                    timestamp_ms: -1,
-                    key: row.key,
-                    value: Some(row.value),
-                    headers: &[],
-                    class: BadClass::Output,
-                    message: row.cause,
-                })
-            }))
-        }
-    };
-    let encoder = message_encoder(output, secrets, options)?;
-    let sink = KafkaSink::connect(settings, encoder, on_rejected, options.clock.as_ref(), options.wait)?;
-    Ok(sink)
+        queue_kib: queue_kib(job),
+    })
+}
+
+fn on_rejected(output: &spec::Output, kafka: &KafkaOutput, letters: &Arc<Mutex<dyn DeadLetters>>) -> OnRejected {
+    if output.on_output_error == OnOutputError::Stop {
+        return OnRejected::Stop;
+    }
+    let (letters, name, topic) = (Arc::clone(letters), output.name.clone(), kafka.topic.clone());
+    OnRejected::DeadLetter(Box::new(move |row: &RejectedRow<'_>| {
+        letters.lock().unwrap_or_else(PoisonError::into_inner).put(&DeadLetter {
+            input: &name,
+            topic: &topic,
+            partition: -1,
+            offset: -1,
+            timestamp_ms: -1,
+            key: row.key,
+            value: Some(row.value),
+            headers: &[],
+            class: BadClass::Output,
+            message: row.cause,
+        })
+    }))
 }
 
 /// How the rows of a file are written; `None` for what the spec refuses in files.

@@ -16,14 +16,14 @@ use std::{
     time::Duration,
 };
 
+use arrow::array::RecordBatch;
 use tidemill_engine::{
     EngineError, ErrorKind, EventTime,
     dataflow::{
-        merge::{CompletedEpoch, FromWorker, Merge, Output},
+        merge::{CompletedEpoch, FromWorker, Merge},
         plan::Dataflow,
         worker::{Step, Worker},
     },
-    epoch::Written,
     intake::Intake,
     signal::EpochId,
 };
@@ -43,16 +43,34 @@ const EVENT_CAPACITY: usize = 4;
 const WAIT: Duration = Duration::from_millis(20);
 
 enum Command {
-    Epoch(EpochId),
+    /// Whether the worker seals its state first, for a snapshot.
+    Epoch(EpochId, bool),
     /// One command, so that nothing is taken between the last epoch and the end.
     Stop(Option<EpochId>),
 }
 
 enum Event {
-    Epoch(CompletedEpoch),
+    /// An epoch is over: the event time below which all rows were handed to the sinks.
+    Committed(EventTime),
     Ended,
-    Failed(EngineError),
-    Panicked { thread: String, message: String },
+    Failed(RunError),
+    Panicked {
+        thread: String,
+        message: String,
+    },
+}
+
+/// Commits an epoch on the merge thread; with the operators' state when they were sealed for it. Whether it did: otherwise the
+/// epoch becomes part of the next one.
+pub(super) type Commit =
+    Box<dyn FnMut(&CompletedEpoch, &mut Merge, Option<Vec<Vec<RecordBatch>>>) -> Result<bool, RunError> + Send>;
+
+/// Flushes the sinks and remembers nothing: a bounded run.
+pub(super) fn flush_only() -> Commit {
+    Box::new(|_, merge, _| {
+        merge.outputs().iter_mut().try_for_each(|output| output.sink.flush())?;
+        Ok(true)
+    })
 }
 
 /// A running dataflow.
@@ -61,6 +79,8 @@ pub(super) struct Pipeline {
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     abort: Arc<AtomicBool>,
+    /// Whether the epoch under way is to give a snapshot.
+    sealing: Arc<AtomicBool>,
     /// The epoch under way.
     epoch: Option<EpochId>,
     last_epoch: u64,
@@ -68,21 +88,22 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the threads. `intakes` by worker, then by input.
+    /// Starts the threads. `intakes` by worker, then by input; `abort` ends them when it is set. Epochs are counted on from
+    /// `last_epoch`.
     pub(super) fn start(
         dataflow: &Dataflow,
         intakes: Vec<Vec<Intake>>,
-        outputs: Vec<Output>,
-        written: &[Written],
-        stats: Arc<Stats>,
+        mut merge: Merge,
+        (last_epoch, commit): (u64, Commit),
+        abort: Arc<AtomicBool>,
+        stats: &Stats,
     ) -> Result<Self, RunError> {
-        let workers = intakes.len();
+        merge.count_from(EpochId(last_epoch));
         let (bell, rings) = sync_channel(BELL_CAPACITY);
         let (event, events) = sync_channel(EVENT_CAPACITY);
-        let abort = Arc::new(AtomicBool::new(false));
         let closed_below = Arc::new(AtomicI64::new(EventTime::MIN.0));
-        let merge = Merge::try_new(dataflow, outputs, written, workers, &stats.late)?;
         let (mut commands, mut threads, mut from_workers) = (vec![], vec![], vec![]);
+        let sealing = Arc::new(AtomicBool::new(false));
         for (index, intakes) in intakes.into_iter().enumerate() {
             let worker = Worker::try_new(dataflow, intakes, &stats.late)?;
             let (command, inbox) = sync_channel(COMMAND_CAPACITY);
@@ -98,25 +119,34 @@ impl Pipeline {
                 abort: Arc::clone(&abort),
             };
             let event = event.clone();
-            threads.push(spawn(format!("worker-{index}"), move || thread.run(), event)?);
+            threads.push(spawn(format!("worker-{index}"), move || Ok(thread.run()?), event)?);
         }
         drop(bell);
-        let thread =
-            MergeThread { merge, from_workers, rings, event: event.clone(), closed_below, abort: Arc::clone(&abort) };
+        let thread = MergeThread {
+            merge,
+            commit,
+            sealing: Arc::clone(&sealing),
+            from_workers,
+            rings,
+            event: event.clone(),
+            closed_below,
+            abort: Arc::clone(&abort),
+        };
         threads.push(spawn("merge".to_owned(), move || thread.run(), event)?);
-        Ok(Self { commands, events, threads, abort, epoch: None, last_epoch: 0, ended: false })
+        Ok(Self { commands, events, threads, abort, sealing, epoch: None, last_epoch, ended: false })
     }
 
-    /// Begins an epoch unless one is under way; whether it did.
-    pub(super) fn begin_epoch(&mut self) -> bool {
+    /// Begins an epoch unless one is under way; whether it did. With `seal` the commit gets the operators' state.
+    pub(super) fn begin_epoch(&mut self, seal: bool) -> bool {
         if self.epoch.is_some() {
             return false;
         }
         self.last_epoch += 1;
         let id = EpochId(self.last_epoch);
         self.epoch = Some(id);
+        self.sealing.store(seal, Ordering::Release);
         for command in &self.commands {
-            let _ = command.send(Command::Epoch(id)); // a worker that is gone has sent an event
+            let _ = command.send(Command::Epoch(id, seal)); // a worker that is gone has sent an event
         }
         true
     }
@@ -137,20 +167,21 @@ impl Pipeline {
         true
     }
 
-    /// Waits at most `wait` for something to happen; gives a completed epoch, whose rows are safe.
+    /// Waits at most `wait` for something to happen. After an epoch gives the event time below which all rows were handed to
+    /// the sinks.
     ///
     /// # Errors
     /// Of any thread; the others are told to leave.
-    pub(super) fn wait(&mut self, wait: Duration) -> Result<Option<CompletedEpoch>, RunError> {
+    pub(super) fn wait(&mut self, wait: Duration) -> Result<Option<EventTime>, RunError> {
         match self.events.recv_timeout(wait) {
-            Ok(Event::Epoch(epoch)) => {
+            Ok(Event::Committed(below)) => {
                 self.epoch = None;
-                return Ok(Some(epoch));
+                return Ok(Some(below));
             }
             Ok(Event::Ended) => self.ended = true,
             Ok(Event::Failed(error)) => {
                 self.abort.store(true, Ordering::Relaxed);
-                return Err(error.into());
+                return Err(error);
             }
             Ok(Event::Panicked { thread, message }) => {
                 self.abort.store(true, Ordering::Relaxed);
@@ -185,7 +216,7 @@ impl Drop for Pipeline {
 /// Runs `body` in a thread of this name; an error becomes an event.
 fn spawn(
     name: String,
-    body: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
+    body: impl FnOnce() -> Result<(), RunError> + Send + 'static,
     event: SyncSender<Event>,
 ) -> Result<JoinHandle<()>, RunError> {
     let in_message = name.clone();
@@ -238,8 +269,8 @@ impl WorkerThread {
         while !abort.load(Ordering::Relaxed) {
             let command = if done { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
-                Ok(Command::Epoch(id)) => {
-                    worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), false, &mut send)?;
+                Ok(Command::Epoch(id, seal)) => {
+                    worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), seal, &mut send)?;
                 }
                 Ok(Command::Stop(epoch)) => {
                     if let Some(id) = epoch {
@@ -257,6 +288,8 @@ impl WorkerThread {
 
 struct MergeThread {
     merge: Merge,
+    commit: Commit,
+    sealing: Arc<AtomicBool>,
     /// Of each worker; `None` once it has ended and left.
     from_workers: Vec<Option<Receiver<FromWorker>>>,
     rings: Receiver<()>,
@@ -266,12 +299,18 @@ struct MergeThread {
 }
 
 impl MergeThread {
-    fn run(mut self) -> Result<(), EngineError> {
-        let worked = self.work();
-        if matches!(worked, Ok(true) | Err(EngineError::ReaderGone { .. })) {
+    fn run(mut self) -> Result<(), RunError> {
+        let worked = self.work().and_then(|ended| {
+            if ended && let Some(epoch) = self.merge.finish() {
+                self.complete(&epoch)?;
+            }
+            Ok(ended)
+        });
+        if matches!(worked, Ok(true) | Err(RunError::Engine(EngineError::ReaderGone { .. }))) {
             // Also when a reader has left: the other outputs end as if the job had been asked to.
             let closed = self.merge.close();
-            worked.and(closed)?;
+            worked?;
+            closed?;
             let _ = self.event.send(Event::Ended);
             return Ok(());
         }
@@ -279,7 +318,7 @@ impl MergeThread {
     }
 
     /// Takes messages until every worker has ended (true) or the run is given up.
-    fn work(&mut self) -> Result<bool, EngineError> {
+    fn work(&mut self) -> Result<bool, RunError> {
         while !self.merge.ended() {
             if self.abort.load(Ordering::Relaxed) {
                 return Ok(false);
@@ -295,7 +334,7 @@ impl MergeThread {
 
     /// Takes a message of each worker that is not waiting; whether there was any, `None` when a worker has left without an
     /// end: it has reported why.
-    fn take_from_each(&mut self) -> Result<Option<bool>, EngineError> {
+    fn take_from_each(&mut self) -> Result<Option<bool>, RunError> {
         let mut any = false;
         for worker in 0..self.from_workers.len() {
             let Some(from_worker) = self.from_workers[worker].as_ref().filter(|_| !self.merge.is_waiting(worker))
@@ -313,19 +352,23 @@ impl MergeThread {
             };
             any = true;
             if let Some(epoch) = self.merge.take(worker, message)? {
-                self.complete(epoch)?;
+                self.complete(&epoch)?;
+                let below = epoch.written_below.iter().min().copied().unwrap_or(EventTime::MIN);
+                let _ = self.event.send(Event::Committed(below));
             }
         }
         Ok(Some(any))
     }
 
-    fn complete(&mut self, epoch: CompletedEpoch) -> Result<(), EngineError> {
-        for output in self.merge.outputs() {
-            output.sink.flush()?;
+    fn complete(&mut self, epoch: &CompletedEpoch) -> Result<(), RunError> {
+        let state = match self.sealing.swap(false, Ordering::AcqRel) {
+            true => Some(self.merge.snapshot()?),
+            false => None,
+        };
+        if (self.commit)(epoch, &mut self.merge, state)? {
+            let written = epoch.written_below.iter().map(|t| t.0).min().unwrap_or(i64::MIN);
+            self.closed_below.store(written, Ordering::Release);
         }
-        let written = epoch.written_below.iter().map(|t| t.0).min().unwrap_or(i64::MIN);
-        self.closed_below.store(written, Ordering::Release);
-        let _ = self.event.send(Event::Epoch(epoch));
         Ok(())
     }
 }

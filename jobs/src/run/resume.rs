@@ -1,17 +1,12 @@
-//! Where a run begins: at `start`, or where an earlier run of the job left off.
-//!
-//! With each partition's committed offset goes a line of metadata: up to where records were taken, and the event time
-//! below which each statement's rows were written. The committed offset itself is where reading has to begin for open
-//! windows to be whole again, so records between the two are read twice and written once. Everything here but the calls
-//! to the group is a pure function of what was found.
+//! Where a run begins: gathers what the inputs' groups, the outputs and the store say, has `crate::epoch::decide` decide, and
+//! turns the decision into offsets, times and what the outputs already have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use tidemill_connectors::kafka::{Committed, Start};
+use tidemill_connectors::kafka::{Committed, Start, last_epoch};
 use tidemill_engine::{
     EventTime,
     dataflow::{
-        merge::CompletedEpoch,
         plan::{Dataflow, OperatorPlan},
         stage::reach_back,
     },
@@ -23,53 +18,83 @@ use super::{
     RunOptions, before,
     error::RunError,
     inputs::{ConnectedInput, Transport},
+    outputs::Contacts,
+};
+use crate::{
+    epoch::{
+        decide::{Decision, Facts, GoOn, InputFacts, Keeps, OutputFacts, PartitionFacts, decide},
+        mark,
+        record::{EpochRecord, PartitionKey, PartitionRecord, ReaderRecord},
+        store::{Begun, History, Manifest, Store},
+    },
+    spec::{self, Job, OutputTransport},
 };
 
 /// Where a run begins.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Begin {
     /// First offsets of each input, by partition; empty for files.
     pub(super) offsets: Vec<Vec<i64>>,
     /// Of each input, where an earlier run has left the partitions.
     pub(super) resume: Vec<BTreeMap<PartitionId, Resume>>,
-    /// For each statement the event time below which rows are not to be written (again).
-    floors: Vec<EventTime>,
+    /// What each statement's output has.
+    pub(super) written: Vec<Written>,
+    /// The last epoch's number.
+    pub(super) epoch: u64,
+    /// The last epoch that every output has.
+    pub(super) after: u64,
+    /// The snapshot to be restored, and where it is.
+    pub(super) snapshot: Option<(Arc<Store>, Manifest)>,
+    /// The job begins: to be noted in the store's log.
+    pub(super) begun: Option<Begun>,
 }
 
 impl Begin {
-    /// What each statement's output has.
-    pub(super) fn written(&self) -> Vec<Written> {
-        self.floors.iter().map(|&below| Written { below, covering: 0 }).collect()
+    /// Where the partitions of Kafka inputs begin, by name.
+    pub(super) fn kafka_partitions<'b>(
+        &'b self,
+        connected: &'b [ConnectedInput],
+    ) -> impl Iterator<Item = (PartitionKey, i64, Option<&'b Resume>)> {
+        let inputs = connected.iter().zip(self.offsets.iter().zip(&self.resume));
+        inputs.flat_map(|(input, (offsets, resumes))| {
+            let partitions = match &input.transport {
+                Transport::Kafka { input, .. } => input.partitions(),
+                Transport::File { .. } | Transport::Kept(_) => vec![],
+            };
+            partitions.into_iter().zip(offsets).map(move |(partition, &start)| {
+                let key = (input.spec.name.clone(), partition.topic.to_string(), partition.number);
+                (key, start, resumes.get(&partition.id))
+            })
+        })
     }
 }
 
-/// Asks the groups and decides.
-pub(super) fn begin(
+/// At `start`, whatever was before: for a bounded run, and where there is nothing to go on from.
+pub(super) fn begin_at_start(
     connected: &[ConnectedInput],
     dataflow: &Dataflow,
     options: &RunOptions,
 ) -> Result<Begin, RunError> {
     let statements = statements(dataflow);
-    let mut begin = Begin { floors: vec![EventTime::MIN; statements.len()], ..Begin::default() };
+    let mut begin = Begin { written: vec![Written::NOTHING; statements.len()], ..Begin::default() };
     for (index, input) in connected.iter().enumerate() {
         let (mut offsets, mut resume) = (vec![], BTreeMap::new());
-        let taken_below = |next| Resume { covered: vec![next], readers: vec![] };
-        if let Transport::Kafka { input, group, start } = &input.transport {
-            let goes_on = !options.bounded && !options.from_start;
-            let committed = if goes_on { group.committed()? } else { BTreeMap::new() };
-            if committed.is_empty() {
-                let (start_at, floor) = start_of(start, dataflow, options.clock.wall());
-                offsets = input.resolve_start(&start_at, &committed)?;
-                if start_at != *start {
-                    let first = input.resolve_start(start, &committed)?;
-                    resume = (0..).map(PartitionId).zip(first.into_iter().map(taken_below)).collect();
-                }
-                raise(&mut begin.floors, &statements, index, &vec![floor; statements.len()]);
-            } else {
-                offsets = input.resolve_start(start, &committed)?;
-                for (partition, mark) in committed.iter().filter_map(|(&p, c)| Some((p, Mark::parse(&c.metadata)?))) {
-                    raise(&mut begin.floors, &statements, index, &mark.written_below);
-                    resume.insert(partition, taken_below(mark.next_offset));
+        if let Transport::Kafka { input, start, .. } = &input.transport {
+            let none = BTreeMap::new();
+            let (start_at, floor) = start_of(start, dataflow, options.clock.wall());
+            offsets = input.resolve_start(&start_at, &none)?;
+            if start_at != *start {
+                // Records before the start make its first windows whole; rows of their own they do not make.
+                let before_start = |next| Resume { covered: vec![next], readers: vec![] };
+                let first = input.resolve_start(start, &none)?;
+                resume = (0..).map(PartitionId).zip(first.into_iter().map(before_start)).collect();
+            }
+            for (written, statement) in begin.written.iter_mut().zip(&statements) {
+                if statement.inputs.contains(&index) {
+                    written.covering = 0;
+                    if statement.windowed {
+                        written.below = written.below.max(floor);
+                    }
                 }
             }
         }
@@ -79,17 +104,166 @@ pub(super) fn begin(
     Ok(begin)
 }
 
-/// Commits where an epoch's replay would begin.
-pub(super) fn commit(connected: &[ConnectedInput], epoch: &CompletedEpoch) -> Result<(), RunError> {
-    for (index, input) in connected.iter().enumerate() {
-        let Transport::Kafka { group, .. } = &input.transport else { continue };
-        let positions = epoch.positions.iter().filter(|p| p.input == index).map(|p| {
-            let mark = Mark { next_offset: p.next_offset, written_below: epoch.written_below.clone() };
-            (p.partition, Committed { offset: p.replay_offset, metadata: mark.to_string() })
-        });
-        group.commit(&positions.collect::<Vec<_>>())?;
+/// Where the last run left off, or at `start`.
+pub(super) fn begin(
+    job: &Job,
+    connected: &[ConnectedInput],
+    dataflow: &Dataflow,
+    contacts: &Contacts,
+    (store, history): (&Arc<Store>, History),
+    options: &RunOptions,
+) -> Result<Begin, RunError> {
+    let facts = facts(job, connected, dataflow, contacts, (store, history), options)?;
+    match decide(&facts) {
+        Decision::Begin => {
+            let mut begin = begin_at_start(connected, dataflow, options)?;
+            begin.epoch = facts.last_epoch().map_or(0, |last| last + 1);
+            begin.after = begin.epoch;
+            let record = beginning(&begin, &facts.plan, connected);
+            begin.begun =
+                Some(Begun { record, outputs: job.outputs.iter().map(|output| output.name.clone()).collect() });
+            Ok(begin)
+        }
+        Decision::GoOn(go_on) => {
+            go_on.notes.iter().for_each(|note| tracing::warn!("{note}"));
+            let manifest = |epoch: u64| facts.snapshots.into_iter().find(|(of, _)| *of == epoch)?.1.ok();
+            let snapshot = go_on.snapshot.and_then(manifest).map(|manifest| (Arc::clone(store), manifest));
+            Ok(Begin { snapshot, ..go_on_from(go_on, connected)? })
+        }
+        Decision::Stop(stop) => Err(RunError::Stopped(stop)),
     }
-    Ok(())
+}
+
+fn facts(
+    job: &Job,
+    connected: &[ConnectedInput],
+    dataflow: &Dataflow,
+    contacts: &Contacts,
+    (store, history): (&Store, History),
+    options: &RunOptions,
+) -> Result<Facts, RunError> {
+    let mut facts = Facts {
+        from_start: options.from_start,
+        discard_state: options.discard_state,
+        plan: dataflow.fingerprint(),
+        statements: dataflow.statements(),
+        begun: history.begun,
+        log: history.epoch,
+        ..Facts::default()
+    };
+    let mut shares = vec![];
+    for input in connected {
+        let Transport::Kafka { input: kafka, group, .. } = &input.transport else {
+            facts.inputs.push(InputFacts { name: input.spec.name.clone(), partitions: files(input), files: true });
+            continue;
+        };
+        let (name, bounds, mut committed) = (&input.spec.name, kafka.bounds()?, group.committed()?);
+        let mut partitions = vec![];
+        for (partition, (earliest, end)) in kafka.partitions().iter().zip(bounds) {
+            let (topic, number) = (partition.topic.to_string(), partition.number);
+            if let Some(Committed { offset, metadata }) = committed.remove(&partition.id) {
+                match mark::read(&metadata, name, &topic, number, offset) {
+                    Some(share) => shares.push(share),
+                    None => drop(facts.foreign.insert((name.clone(), topic.clone(), number), offset)),
+                }
+            }
+            partitions.push(PartitionFacts { topic, number, earliest, end });
+        }
+        facts.inputs.push(InputFacts { name: name.clone(), partitions, files: false });
+    }
+    facts.group = mark::join(shares);
+    for (index, output) in job.outputs.iter().enumerate() {
+        let keeps = match &output.transport {
+            OutputTransport::File(_) => Keeps::InLog,
+            OutputTransport::Kafka(kafka) if kafka.delivery == spec::Delivery::ExactlyOnce => {
+                match contacts.epochs_topic(index) {
+                    None => Keeps::WithOffsets,
+                    Some((connection, topic)) => {
+                        let json = last_epoch(&output.name, connection, topic, &options.clock)?;
+                        Keeps::InTopic(json.map(|json| topic_record(topic, &json)).transpose()?)
+                    }
+                }
+            }
+            OutputTransport::Kafka(_) | OutputTransport::Stdout | OutputTransport::Discard => Keeps::Nowhere,
+        };
+        facts.outputs.push(OutputFacts { name: output.name.clone(), keeps });
+    }
+    let topics = facts.outputs.iter().filter_map(|output| match &output.keeps {
+        Keeps::InTopic(record) => record.as_ref(),
+        _ => None,
+    });
+    let needs_state = topics.chain(&facts.group).chain(&facts.log).any(|record| record.snapshot.is_some());
+    facts.snapshots = store.snapshots(needs_state && !options.discard_state)?;
+    Ok(facts)
+}
+
+/// The files of an input as partitions: they are complete, and each run reads them from their beginning.
+fn files(input: &ConnectedInput) -> Vec<PartitionFacts> {
+    let Transport::File { files } = &input.transport else { return vec![] };
+    let file = |path: &PathBuf| {
+        let (earliest, end) = (0, i64::MAX);
+        PartitionFacts { topic: path.display().to_string(), number: 0, earliest, end }
+    };
+    files.iter().map(file).collect()
+}
+
+fn topic_record(topic: &str, json: &[u8]) -> Result<EpochRecord, RunError> {
+    serde_json::from_slice(json).map_err(|error| RunError::State {
+        path: topic.to_owned(),
+        message: format!("its last record is no epoch of this version ({error}); `--from-start` begins anew"),
+    })
+}
+
+/// Looks up the partitions by the numbers that they have in this run.
+fn go_on_from(go_on: GoOn, connected: &[ConnectedInput]) -> Result<Begin, RunError> {
+    let mut begin = Begin { written: go_on.written, epoch: go_on.epoch, after: go_on.after, ..Begin::default() };
+    for input in connected {
+        let (mut offsets, mut resume) = (vec![], BTreeMap::new());
+        if let Transport::Kafka { input: kafka, .. } = &input.transport {
+            for (partition, (earliest, _)) in kafka.partitions().iter().zip(kafka.bounds()?) {
+                let key: PartitionKey = (input.spec.name.clone(), partition.topic.to_string(), partition.number);
+                match go_on.partitions.get(&key) {
+                    Some((offset, known)) => {
+                        offsets.push(*offset);
+                        resume.insert(partition.id, known.clone());
+                    }
+                    None => offsets.push(earliest),
+                }
+            }
+        } else {
+            for (id, file) in (0..).map(PartitionId).zip(files(input)) {
+                let key: PartitionKey = (input.spec.name.clone(), file.topic, file.number);
+                if let Some((_, Resume { covered, .. })) = go_on.partitions.get(&key) {
+                    resume.insert(id, Resume { covered: covered.clone(), readers: vec![] });
+                }
+            }
+        }
+        begin.offsets.push(offsets);
+        begin.resume.push(resume);
+    }
+    Ok(begin)
+}
+
+/// The start of a job as its first epoch, which has nothing: a run that dies before its first commit is repeated from here.
+fn beginning(begin: &Begin, plan: &str, connected: &[ConnectedInput]) -> EpochRecord {
+    let mut partitions = vec![];
+    for ((input, offsets), resume) in connected.iter().zip(&begin.offsets).zip(&begin.resume) {
+        let Transport::Kafka { input: kafka, .. } = &input.transport else { continue };
+        for (partition, &replay) in kafka.partitions().iter().zip(offsets) {
+            let next = resume.get(&partition.id).and_then(|resume| resume.covered.first().copied()).unwrap_or(replay);
+            let (topic, number) = (partition.topic.to_string(), partition.number);
+            let readers: Vec<ReaderRecord> = vec![];
+            partitions.push(PartitionRecord { input: input.spec.name.clone(), topic, number, next, replay, readers });
+        }
+    }
+    EpochRecord {
+        epoch: begin.epoch,
+        after: begin.epoch,
+        plan: plan.to_owned(),
+        written_below: begin.written.iter().map(|written| written.below.0).collect(),
+        partitions,
+        ..EpochRecord::default()
+    }
 }
 
 /// Where to start reading so that the first window is whole, and below which event time no row is written.
@@ -104,7 +278,7 @@ fn start_of(start: &Start, dataflow: &Dataflow, now: EventTime) -> (Start, Event
 /// What an output node reads.
 #[derive(Clone, Debug, Default)]
 struct Statement {
-    inputs: BTreeSet<usize>,
+    inputs: std::collections::BTreeSet<usize>,
     /// Whether a window lies between: then its rows are told apart by event time, otherwise by the offsets of their records.
     windowed: bool,
 }
@@ -127,83 +301,4 @@ fn statements(dataflow: &Dataflow) -> Vec<Statement> {
         reads.push(read);
     }
     statements
-}
-
-/// Raises the floors of the windowed statements that read this input. A list of another length comes from another query:
-/// then its smallest entry holds for all, so that nothing is lost.
-fn raise(floors: &mut [EventTime], statements: &[Statement], input: usize, written_below: &[EventTime]) {
-    let smallest = written_below.iter().copied().min().unwrap_or(EventTime::MIN);
-    let same_query = written_below.len() == statements.len();
-    for (i, (floor, statement)) in floors.iter_mut().zip(statements).enumerate() {
-        if statement.windowed && statement.inputs.contains(&input) {
-            *floor = (*floor).max(if same_query { written_below[i] } else { smallest });
-        }
-    }
-}
-
-/// The metadata beside a committed offset, as text: `tidemill/1 next=120 written=1700000000000000,-`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
-    /// Records below it were taken.
-    next_offset: i64,
-    /// For each statement the event time below which its rows were written.
-    written_below: Vec<EventTime>,
-}
-
-/// First word of the metadata: whose it is, and its version.
-const MARK: &str = "tidemill/1";
-
-impl std::fmt::Display for Mark {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{MARK} next={} written=", self.next_offset)?;
-        for (i, t) in self.written_below.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            match *t {
-                EventTime::MIN => write!(f, "{comma}-")?,
-                EventTime(t) => write!(f, "{comma}{t}")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Mark {
-    /// `None` for another program's metadata.
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.strip_prefix(MARK)?.split_whitespace();
-        let next_offset = words.next()?.strip_prefix("next=")?.parse().ok()?;
-        let written = words.next()?.strip_prefix("written=")?;
-        let time = |t: &str| if t == "-" { Some(EventTime::MIN) } else { t.parse().ok().map(EventTime) };
-        let written_below = written.split(',').filter(|t| !t.is_empty()).map(time).collect::<Option<_>>()?;
-        Some(Self { next_offset, written_below })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_survives_being_text_and_a_foreign_one_is_none() {
-        for written_below in [vec![], vec![EventTime::MIN], vec![EventTime(5), EventTime::MIN, EventTime(-7)]] {
-            let mark = Mark { next_offset: 120, written_below };
-            assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
-        }
-        for foreign in ["", "sarama", "tidemill/2 next=1 written=", "tidemill/1 next=x written=", "tidemill/1"] {
-            assert_eq!(Mark::parse(foreign), None, "{foreign}");
-        }
-    }
-
-    #[test]
-    fn floors_rise_for_windows_over_the_input_alone() {
-        let reads = |inputs: &[usize], windowed| Statement { inputs: inputs.iter().copied().collect(), windowed };
-        let statements = [reads(&[0], true), reads(&[0, 1], true), reads(&[1], true), reads(&[0], false)];
-        let mut floors = vec![EventTime::MIN; 4];
-        raise(&mut floors, &statements, 0, &[EventTime(3), EventTime(2), EventTime(9), EventTime(9)]);
-        assert_eq!(floors, [EventTime(3), EventTime(2), EventTime::MIN, EventTime::MIN]);
-        raise(&mut floors, &statements, 1, &[EventTime(5), EventTime(7), EventTime(4), EventTime(5)]);
-        assert_eq!(floors, [EventTime(3), EventTime(7), EventTime(4), EventTime::MIN]);
-        raise(&mut floors, &statements, 0, &[EventTime(100), EventTime(6)]);
-        assert_eq!(floors, [EventTime(6), EventTime(7), EventTime(4), EventTime::MIN], "another query's");
-    }
 }

@@ -114,13 +114,18 @@ pub struct OutputStatus {
 
 impl Stats {
     pub(super) fn add_input(&self, name: &str, transport: &Transport) -> Arc<InputCounters> {
-        let counters = Arc::<InputCounters>::default();
         let kafka = match transport {
             Transport::Kafka { input, .. } => Some(input.clone()),
             Transport::File { .. } | Transport::Kept(_) => None,
         };
-        let stats = InputStats { name: name.to_owned(), counters: Arc::clone(&counters), kafka };
-        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(stats);
+        let mut inputs = self.inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        // A run that begins anew counts on.
+        if let Some(known) = inputs.iter_mut().find(|input| input.name == name) {
+            known.kafka = kafka;
+            return Arc::clone(&known.counters);
+        }
+        let counters = Arc::<InputCounters>::default();
+        inputs.push(InputStats { name: name.to_owned(), counters: Arc::clone(&counters), kafka });
         counters
     }
 
@@ -153,8 +158,12 @@ impl Stats {
     }
 
     pub(super) fn add_output(&self, name: &str) -> Arc<AtomicU64> {
+        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = outputs.iter().find(|(known, _)| known == name) {
+            return Arc::clone(known);
+        }
         let rows = Arc::<AtomicU64>::default();
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Arc::clone(&rows)));
+        outputs.push((name.to_owned(), Arc::clone(&rows)));
         rows
     }
 

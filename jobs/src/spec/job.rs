@@ -3,7 +3,7 @@
 //! Paths are resolved against the spec's directory, defaults are filled in, names and addresses are well-formed. What
 //! only a connection or the disk can tell (does the topic exist, can the directory be written) is not known yet.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -202,6 +202,8 @@ pub struct KafkaOutput {
     pub topic: String,
     /// The column whose value is the record's key; `None`: no key.
     pub key: Option<String>,
+    /// What a crash may do to it.
+    pub delivery: Delivery,
     /// How the connection is secured.
     pub security: Box<SecuritySettings>,
 }
@@ -231,12 +233,41 @@ pub struct Time {
 /// Where the job's state is kept.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// A directory.
-    pub store: PathBuf,
-    /// How often outputs are flushed and offsets committed.
+    /// Where.
+    pub store: StateStore,
+    /// How often an epoch is committed.
     pub epoch: Duration,
-    /// How often state is written.
+    /// How often state is written, where a restart would have much to read again.
     pub snapshot: Duration,
+}
+
+/// The place of the state store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateStore {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket and a folder in it, as an address: `s3://bucket/folder`.
+    Url(String),
+}
+
+impl fmt::Display for StateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// What a crash may do to an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Each row comes once, in transactions; readers with `read_committed` see it when its epoch is committed.
+    #[default]
+    ExactlyOnce,
+    /// Rows come as soon as they are there, and may come twice.
+    AtLeastOnce,
 }
 
 /// The query: well-formed, and with the names of inputs and outputs that exist. Its columns are not looked at yet.

@@ -37,8 +37,8 @@ pub use format::{
     AvroInput, AvroOutput, InputFormat, JsonOptions, OutputFormat, ProtobufInput, ProtobufOutput, Registry,
 };
 pub use job::{
-    Check, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput, KafkaOutput, LatePolicy,
-    OnBadRecord, OnOutputError, Output, OutputTransport, Query, Start, State, Time, Timestamp,
+    Check, Delivery, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput, KafkaOutput,
+    LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query, Start, State, StateStore, Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};

@@ -6,7 +6,7 @@ use tidemill_connectors::kafka::HAS_GSSAPI;
 use super::{
     check::Check,
     problem::Path,
-    raw::{Delivery, Mechanism, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
+    raw::{Mechanism, RawInput, RawJob, RawKafkaOutput, RawOutput, RawSecurity},
 };
 
 /// Reports each thing that is not built.
@@ -27,14 +27,6 @@ pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
             "`start` and `tidemill run --bounded` read a finished topic",
         ),
     ];
-    let state = root.key("state");
-    fields.push((
-        job.state.snapshot.is_some(),
-        state.key("snapshot"),
-        "`snapshot`",
-        "a restart reads again from the oldest open window",
-    ));
-    fields.push((job.state.store.contains("://"), state.key("store"), "an object store", "give a directory"));
     if let Some(dead_letters) = &job.dead_letters {
         let kafka = root.key("dead_letters").key("kafka");
         fields.push((dead_letters.kafka.is_some(), kafka.clone(), "`kafka` for dead letters", "write to a `file`"));
@@ -67,9 +59,6 @@ fn refuse_output(output: &RawOutput, path: &Path, check: &mut Check<'_>) {
 }
 
 fn refuse_kafka_output(output: &RawKafkaOutput, path: &Path, check: &mut Check<'_>) {
-    if output.delivery == Delivery::ExactlyOnce {
-        refuse_one(check, &path.key("delivery"), "`exactly_once`", "available: at_least_once");
-    }
     refuse_security(output.security.as_ref(), path, check);
 }
 

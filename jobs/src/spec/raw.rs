@@ -14,7 +14,7 @@ use tidemill_certs::SecretRef;
 
 use super::{
     columns::ColumnType,
-    job::{Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
+    job::{Delivery, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
     named::Named,
     units::{ByteSize, Duration},
 };
@@ -341,22 +341,11 @@ pub(super) struct RawKafkaOutput {
     pub(super) topic: Option<String>,
     /// The column whose value is the record's key. Default: no key.
     pub(super) key: Option<String>,
-    /// Only `at_least_once` is built.
+    /// What a crash may do to it.
     #[serde(default)]
     pub(super) delivery: Delivery,
     /// How connections are secured. Default: not at all.
     pub(super) security: Option<RawSecurity>,
-}
-
-/// What a crash may do to an output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Delivery {
-    /// Rows may come twice.
-    #[default]
-    AtLeastOnce,
-    /// Rows come once, in transactions. Not built yet.
-    ExactlyOnce,
 }
 
 /// Files in a directory.
@@ -421,19 +410,20 @@ impl Default for RawTime {
 #[serde(default, deny_unknown_fields, expecting = "a map of fields")]
 #[schemars(rename = "State")]
 pub(super) struct RawState {
-    /// A directory, relative to the spec.
+    /// A directory, relative to the spec; or a bucket, `s3://bucket/folder`, `gs://bucket/folder`, `az://container/folder`,
+    /// `abfss://container@account.dfs.core.windows.net/folder`. Who we are there comes from the environment
+    /// (`AWS_ACCESS_KEY_ID`, `AZURE_STORAGE_ACCOUNT_NAME`, `GOOGLE_SERVICE_ACCOUNT` and the like).
     pub(super) store: String,
-    /// How often outputs are flushed and offsets committed; bounds what is done twice after a crash.
+    /// How often an epoch is committed; bounds the latency of outputs with `exactly_once`, and what others repeat after a
+    /// crash.
     pub(super) epoch: Duration,
-    /// How often state is written, so that a restart has less to read again. Not built yet: a restart reads again from the
-    /// oldest open window.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) snapshot: Option<Duration>,
+    /// How often state is written, where a restart would otherwise read much again.
+    pub(super) snapshot: Duration,
 }
 
 impl Default for RawState {
     fn default() -> Self {
-        RawState { store: "./state".to_owned(), epoch: Duration::from_secs(1), snapshot: None }
+        RawState { store: "./state".to_owned(), epoch: Duration::from_secs(1), snapshot: Duration::from_secs(60) }
     }
 }
 

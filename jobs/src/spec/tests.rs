@@ -77,7 +77,7 @@ fn defaults_are_filled_in() {
     assert_eq!(job.time.out_of_order.to_string(), "0s");
     assert_eq!(job.time.policy, LatePolicy::Adjust);
     assert_eq!(job.clock_uncertainty.to_string(), "5s");
-    assert_eq!(job.state.store, PathBuf::from("jobs/./state"));
+    assert_eq!(job.state.store, StateStore::Directory(PathBuf::from("jobs/./state")));
     assert_eq!(job.state.epoch.to_string(), "1s");
     assert_eq!(job.state.snapshot.to_string(), "1m");
     assert_eq!(job.workers, None);
@@ -114,12 +114,13 @@ fn everything_given_arrives() {
     assert!(matches!(&job.input("old").unwrap().format, InputFormat::Csv(csv) if csv.dialect.delimiter == b';'));
     let OutputTransport::Kafka(topic) = &job.output("topic").unwrap().transport else { panic!() };
     assert_eq!((topic.topic.as_str(), topic.key.as_deref()), ("out", Some("user")));
+    assert_eq!(topic.delivery, Delivery::AtLeastOnce);
     assert_eq!(job.output("topic").unwrap().on_output_error, OnOutputError::DeadLetter);
     let OutputTransport::File(archive) = &job.output("archive").unwrap().transport else { panic!() };
     assert_eq!(archive.path.to_str(), Some("/var/out/"));
     assert!(matches!(job.output("archive").unwrap().format, OutputFormat::Parquet));
     assert_eq!((archive.roll_size.bytes(), archive.roll_every.get().as_secs()), (1_000_000_000, 90));
-    assert_eq!(job.state.store, PathBuf::from("/var/state"));
+    assert_eq!(job.state.store, StateStore::Url("s3://bucket/state".into()));
     assert_eq!(job.workers.unwrap().get(), 2);
 }
 

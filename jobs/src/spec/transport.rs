@@ -239,7 +239,8 @@ fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput, job: &
         check.problem(&path.key("key"), "expected a column, found an empty text");
     }
     let security = security::security(check, path, raw.security.as_ref(), job);
-    Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key: raw.key.clone(), security: Box::new(security?) })
+    let (key, delivery) = (raw.key.clone(), raw.delivery);
+    Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key, delivery, security: Box::new(security?) })
 }
 
 fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput) -> Option<FileOutput> {

@@ -7,13 +7,12 @@ use tidemill_queries::{OnError, UserFunction, UserFunctions};
 
 use super::{
     check::Check,
-    job::{Input, InputTransport, Job, OnFunctionError, State, Time},
+    job::{Input, InputTransport, Job, OnFunctionError, State, StateStore, Time},
     named::Named,
     problem::Path,
     query,
     raw::{RawFunction, RawJavaScript, RawJob},
     read_text, security, syntax, transport,
-    units::Duration,
 };
 
 /// Checks all of it.
@@ -144,13 +143,32 @@ fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<Path
     check.required_path(&path.key("file"), file.path.as_deref())
 }
 
+/// Kinds of buckets: Amazon S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+const STORES: [&str; 5] = ["s3", "gs", "az", "abfss", "https"];
+
 fn state(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<State> {
     let path = root.key("state");
     if raw.state.epoch.is_zero() {
         check.problem(&path.key("epoch"), "expected a duration above zero");
     }
-    let store = check.resolve(&path.key("store"), &raw.state.store)?;
-    Some(State { store, epoch: raw.state.epoch, snapshot: raw.state.snapshot.unwrap_or(Duration::from_secs(60)) })
+    if raw.state.snapshot.is_zero() {
+        check.problem(&path.key("snapshot"), "expected a duration above zero");
+    }
+    let at = path.key("store");
+    let store = match raw.state.store.split_once("://") {
+        None => StateStore::Directory(check.resolve(&at, &raw.state.store)?),
+        Some((scheme, rest)) => {
+            if !STORES.contains(&scheme) || rest.is_empty() {
+                let message = format!(
+                    "expected a directory or the address of a bucket such as `s3://bucket/folder`; available: {}",
+                    STORES.join(", ")
+                );
+                check.problem(&at, message);
+            }
+            StateStore::Url(raw.state.store.clone())
+        }
+    };
+    Some(State { store, epoch: raw.state.epoch, snapshot: raw.state.snapshot })
 }
 
 /// `Some(None)` is one for each core.

@@ -1,0 +1,440 @@
+//! `cargo xtask torture`: a job on a real Kafka that is killed, frozen and copied again and again while records come in, and
+//! whose broker is frozen and killed; at the end its outputs are held against an undisturbed run over the same records.
+//!
+//! The job has a stateless, a tumbling and a hopping statement to topics, which share transactions, and a tumbling one to files.
+//! What is counted: rows that are missing, rows that are there more than once, rows that the undisturbed run does not have.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::Message;
+use serde_json::Value;
+
+use crate::{
+    kafka::{Broker, BrokerOptions, Record},
+    repository::{cargo, root},
+};
+
+/// How it is tortured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Faults, one after the other.
+    pub kills: u32,
+    /// The same seed makes the same faults in the same order; what they hit is the scheduler's choice.
+    pub seed: u64,
+    /// The program; none: it is built.
+    pub binary: Option<PathBuf>,
+    /// Whether the broker is tortured, too, and the outputs have a cluster of their own every other time: slower.
+    pub brokers: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Faults.
+    pub kills: u32,
+    /// Rows of the undisturbed run that are missing.
+    pub lost: usize,
+    /// Rows that are there more than once.
+    pub duplicated: usize,
+    /// Rows that the undisturbed run does not have.
+    pub different: usize,
+}
+
+impl Outcome {
+    /// Whether exactly the rows of the undisturbed run are there.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.lost == 0 && self.duplicated == 0 && self.different == 0
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kills, lost, duplicated, different } = self;
+        write!(f, "{kills} kills, {lost} lost, {duplicated} duplicated, {different} different")
+    }
+}
+
+/// Topics that take rows, and the folder.
+const TOPICS: [&str; 3] = ["plain", "tumbling", "hopping"];
+const FOLDER: &str = "archive";
+const PARTITIONS: i32 = 4;
+/// Records a second.
+const RATE: u64 = 400;
+/// How long the job may take to catch up at the end, and a copy to see that it was replaced.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tortures a job, and compares.
+///
+/// # Errors
+/// When the job does not do what it has to under torture: it ends by itself, or a copy that was replaced does not.
+pub fn run(options: &Options) -> Result<Outcome> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build()?,
+    };
+    let input = Broker::start(BrokerOptions::default())?;
+    input.create_topic("events", PARTITIONS, &[])?;
+    let other = if options.brokers { Some(Broker::start(BrokerOptions::default())?) } else { None };
+    let output = other.as_ref().unwrap_or(&input);
+    for topic in TOPICS {
+        output.create_topic(topic, 2, &[])?;
+    }
+    let folder = tempfile::tempdir()?;
+    let job = folder.path().join("job.yaml");
+    fs::write(&job, spec(input.bootstrap(), output.bootstrap()))?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let outcome = thread::scope(|scope| {
+        let producer = scope.spawn(|| produce(&input, &stop));
+        let mut random = Random(options.seed);
+        let tortured = torture(&Subject { binary: &binary, job: &job }, &input, options, &mut random);
+        stop.store(true, Ordering::Relaxed);
+        let produced = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?;
+        tortured?;
+        println!("{} records", produced?);
+        finish(&Subject { binary: &binary, job: &job }, output, folder.path())
+    })?;
+    Ok(Outcome { kills: options.kills, ..outcome })
+}
+
+/// The program, built as it is.
+fn build() -> Result<PathBuf> {
+    ensure!(
+        cargo(&["build", "--quiet", "--workspace", "--bin", "tidemill"]).status()?.success(),
+        "cannot build tidemill"
+    );
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    Ok(target.join("debug/tidemill"))
+}
+
+fn spec(input: &str, output: &str) -> String {
+    let topic = |name: &str, key: &str| {
+        format!("  {name}: {{kafka: {{brokers: [\"{output}\"], topic: {name}, key: {key}}}, format: json}}\n")
+    };
+    format!(
+        r#"name: tortured
+inputs:
+  events:
+    kafka: {{brokers: ["{input}"], topic: events}}
+    idle_margin: 1s
+    schema: {{id: bigint, k: string, x: double}}
+clock_uncertainty: 0s
+outputs:
+{}{}{}  {FOLDER}: {{file: {{path: {FOLDER}/}}, format: json}}
+state: {{epoch: 200ms, snapshot: 2s}}
+query: |
+{QUERY}
+"#,
+        topic("plain", "k"),
+        topic("tumbling", "k"),
+        topic("hopping", "k"),
+    )
+}
+
+const QUERY: &str = "  SELECT id, k, x INTO plain FROM events WHERE id % 3 = 0
+  SELECT k, COUNT(*) AS c, SUM(x) AS s, System.Timestamp() AS t INTO tumbling
+  FROM events GROUP BY k, TumblingWindow(second, 1)
+  SELECT k, COUNT(*) AS c, MIN(id) AS lo, MAX(id) AS hi, System.Timestamp() AS t INTO hopping
+  FROM events GROUP BY k, HoppingWindow(second, 5, 1)
+  SELECT COUNT(*) AS c, SUM(x) AS s, System.Timestamp() AS t INTO archive
+  FROM events GROUP BY TumblingWindow(second, 2)";
+
+/// Records with numbers of their own, at a steady rate, until `stop`; returns how many.
+fn produce(broker: &Broker, stop: &AtomicBool) -> Result<u64> {
+    let started = Instant::now();
+    let mut made = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let due = started.elapsed().as_millis() as u64 * RATE / 1_000;
+        let records = (made..due).map(|id| {
+            let x = (id as f64 * 0.618_033_988_749_894_9).fract() * 100.0;
+            let partition = (id * 7 % PARTITIONS as u64) as i32;
+            Record::new(partition, format!(r#"{{"id":{id},"k":"k{}","x":{x}}}"#, id * 31 % 17))
+        });
+        broker.produce("events", records)?;
+        made = made.max(due);
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(made)
+}
+
+struct Subject<'s> {
+    binary: &'s Path,
+    job: &'s Path,
+}
+
+impl Subject<'_> {
+    fn start(&self, log: &str) -> Result<Running> {
+        let path = self.job.with_file_name(log);
+        let child = Command::new(self.binary)
+            .args(["run", "--workers", "2", "--wait", "60s"])
+            .arg(self.job)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&path)?)
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.binary.display()))?;
+        Ok(Running { child, log: path })
+    }
+}
+
+/// A job that runs; killed when dropped.
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
+        ensure!(status.success(), "the job is not there to get SIG{name}: {}", self.said());
+        Ok(())
+    }
+
+    fn kill(mut self) -> Result<()> {
+        self.still_runs()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the job has ended by itself ({status}): {}", self.said()),
+        }
+    }
+
+    fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(started.elapsed() < within, "the job has not ended within {within:?}: {}", self.said());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The end of its log.
+    fn said(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Faults, one after the other; a job runs at the end of each and is killed at the beginning of the next.
+fn torture(subject: &Subject<'_>, input: &Broker, options: &Options, random: &mut Random) -> Result<()> {
+    let mut job = subject.start("run-0.log")?;
+    for number in 1..=options.kills {
+        thread::sleep(Duration::from_millis(200 + random.below(2_000)));
+        let log = format!("run-{number}.log");
+        match random.below(if options.brokers { 12 } else { 9 }) {
+            // Frozen for a while, where it stands.
+            0 => {
+                job.signal("STOP")?;
+                thread::sleep(Duration::from_millis(random.below(2_000)));
+                job.signal("CONT")?;
+                job.still_runs()?;
+            }
+            // A frozen copy that wakes when another has taken its place.
+            1 | 2 => {
+                job.signal("STOP")?;
+                let next = subject.start(&log)?;
+                thread::sleep(Duration::from_millis(500 + random.below(3_000)));
+                job.signal("CONT")?;
+                let status = job.wait(PATIENCE)?;
+                ensure!(status.code() == Some(1), "a copy that was replaced ends with 1, not {status}: {}", job.said());
+                ensure!(job.said().contains("has taken over") || job.said().contains("taken over"), "{}", job.said());
+                job = next;
+                job.still_runs()?;
+            }
+            // Asked to stop, which is no fault, but another way to end an epoch.
+            3 => {
+                job.signal("TERM")?;
+                let status = job.wait(PATIENCE)?;
+                ensure!(status.success(), "asked to stop it ends with 0, not {status}: {}", job.said());
+                job = subject.start(&log)?;
+            }
+            9 => {
+                input.pause()?;
+                thread::sleep(Duration::from_millis(random.below(3_000)));
+                input.resume()?;
+                job.still_runs()?;
+            }
+            10 | 11 => {
+                input.kill()?;
+                thread::sleep(Duration::from_millis(random.below(2_000)));
+                if random.below(2) == 0 {
+                    job.kill()?;
+                    input.restart()?;
+                    job = subject.start(&log)?;
+                } else {
+                    input.restart()?;
+                    job.still_runs()?;
+                }
+            }
+            _ => {
+                job.kill()?;
+                job = subject.start(&log)?;
+            }
+        }
+    }
+    job.still_runs()
+}
+
+/// Lets a last run come to the end of what was produced, and compares with an undisturbed one.
+fn finish(subject: &Subject<'_>, output: &Broker, folder: &Path) -> Result<Outcome> {
+    let mut last = subject.start("run-last.log")?;
+    let expected = undisturbed(subject, folder)?;
+    let started = Instant::now();
+    let outcome = loop {
+        let found = found(output, folder)?;
+        let outcome = compare(&expected, &found);
+        last.still_runs()?;
+        if outcome.lost == 0 || started.elapsed() > PATIENCE {
+            break outcome;
+        }
+        thread::sleep(Duration::from_millis(300));
+    };
+    last.signal("TERM")?;
+    ensure!(last.wait(PATIENCE)?.success(), "asked to stop it ends with 0: {}", last.said());
+    let late = letters(folder)?;
+    if !outcome.ok() {
+        println!("{late} dead letters; the runs' logs and files are in {}", folder.display());
+        show_differences(&expected, &found(output, folder)?);
+    }
+    Ok(outcome)
+}
+
+/// Rows of each output, as text, with how often they are there.
+type Rows = BTreeMap<(String, String), usize>;
+
+/// The same query over the same records, in one go, to files.
+fn undisturbed(subject: &Subject<'_>, folder: &Path) -> Result<Rows> {
+    let job = folder.join("undisturbed.yaml");
+    let outputs: String = TOPICS
+        .iter()
+        .chain(&[FOLDER])
+        .map(|name| format!("  {name}: {{file: {{path: undisturbed/{name}/}}, format: json}}\n"))
+        .collect();
+    let text = fs::read_to_string(subject.job)?;
+    let (before, rest) = text.split_once("outputs:\n").context("the spec has outputs")?;
+    let (_, after) = rest.split_once("state:").context("the spec has a state")?;
+    let text = format!("{before}outputs:\n{outputs}state:{after}").replace("name: tortured", "name: undisturbed");
+    fs::write(&job, text)?;
+    let ran = Command::new(subject.binary).args(["run", "--bounded"]).arg(&job).stdin(Stdio::null()).output()?;
+    ensure!(ran.status.success(), "the undisturbed run failed: {}", String::from_utf8_lossy(&ran.stderr));
+    let mut rows = Rows::new();
+    for name in TOPICS.iter().chain(&[FOLDER]) {
+        add_files(&mut rows, name, &folder.join("undisturbed").join(name))?;
+    }
+    Ok(rows)
+}
+
+/// What the tortured job has committed.
+fn found(output: &Broker, folder: &Path) -> Result<Rows> {
+    let mut rows = Rows::new();
+    for topic in TOPICS {
+        for message in output.read(topic)? {
+            let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
+            *rows.entry((topic.to_owned(), value)).or_default() += 1;
+        }
+    }
+    add_files(&mut rows, FOLDER, &folder.join(FOLDER))?;
+    Ok(rows)
+}
+
+fn add_files(rows: &mut Rows, name: &str, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            continue; // of an epoch that is not committed
+        }
+        for line in fs::read_to_string(&path)?.lines() {
+            *rows.entry((name.to_owned(), line.to_owned())).or_default() += 1;
+        }
+    }
+    Ok(())
+}
+
+fn compare(expected: &Rows, found: &Rows) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (row, count) in expected {
+        let there = found.get(row).copied().unwrap_or(0);
+        outcome.lost += count.saturating_sub(there);
+        outcome.duplicated += there.saturating_sub(*count);
+    }
+    outcome.different = found.iter().filter(|(row, _)| !expected.contains_key(row)).map(|(_, count)| count).sum();
+    outcome
+}
+
+fn show_differences(expected: &Rows, found: &Rows) {
+    let missing = expected.iter().filter(|(row, count)| found.get(row).copied().unwrap_or(0) < **count);
+    missing.take(10).for_each(|((output, row), _)| println!("lost        {output}: {row}"));
+    let more = found.iter().filter(|(row, count)| expected.get(row).is_some_and(|expected| *count > expected));
+    more.take(10).for_each(|((output, row), count)| println!("{count} times     {output}: {row}"));
+    let other = found.keys().filter(|row| !expected.contains_key(row));
+    other.take(10).for_each(|(output, row)| println!("different   {output}: {row}"));
+}
+
+/// Dead letters: a record that came in behind an idle advance would be one, and nothing else here.
+fn letters(folder: &Path) -> Result<usize> {
+    let Ok(entries) = fs::read_dir(folder.join("dead-letters")) else { return Ok(0) };
+    let mut count = 0;
+    for entry in entries {
+        for line in fs::read_to_string(entry?.path())?.lines() {
+            count += usize::from(serde_json::from_str::<Value>(line)?.is_object());
+        }
+    }
+    Ok(count)
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ bits >> 31) % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_there_twice_or_other_is_counted() {
+        let rows = |rows: &[(&str, usize)]| -> Rows {
+            rows.iter().map(|(row, count)| (("out".to_owned(), (*row).to_owned()), *count)).collect()
+        };
+        let expected = rows(&[("a", 1), ("b", 2), ("c", 1)]);
+        assert!(compare(&expected, &expected).ok());
+        let outcome = compare(&expected, &rows(&[("a", 3), ("b", 1), ("d", 1)]));
+        assert_eq!(outcome.to_string(), "0 kills, 2 lost, 2 duplicated, 1 different");
+    }
+}
