@@ -220,7 +220,7 @@ fn duration(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_jobs::run::{InputStatus, OutputStatus, PartitionStatus};
+    use tidemill_jobs::run::{EpochStatus, InputStatus, OutputStatus, PartitionStatus};
 
     use super::*;
 
@@ -240,7 +240,16 @@ mod tests {
             partitions,
         };
         let outputs = vec![OutputStatus { name: "screen".into(), rows: 1_234 }];
-        Status { elapsed_us, at, bounded, inputs: vec![input], outputs, late: 2, function_failures: vec![] }
+        Status {
+            elapsed_us,
+            at,
+            bounded,
+            inputs: vec![input],
+            outputs,
+            late: 2,
+            epochs: EpochStatus::default(),
+            function_failures: vec![],
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use prometheus_client::{
 use tidemill_engine::{Clock, EventTime};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use crate::run::{Certificate, InputStatus, PartitionStatus, Stats, Status};
+use crate::run::{Certificate, EpochStatus, InputStatus, PartitionStatus, Stats, Status};
 
 /// The media type of OpenMetrics text, which Prometheus asks for and everyone can read.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -123,6 +123,13 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     let help = "Calls of a function of the spec that failed and gave NULL";
     counter(encoder, "tidemill_function_failures", help, failures)?;
     counter(encoder, "tidemill_rows_out", "Rows handed to an output", rows)?;
+
+    let EpochStatus { committed, snapshots, snapshot_bytes, longest_pause_us } = status.epochs;
+    counter(encoder, "tidemill_epochs", "Epochs that were committed", [(vec![], committed)])?;
+    counter(encoder, "tidemill_snapshots", "Snapshots that were put into the state store", [(vec![], snapshots)])?;
+    gauge(encoder, "tidemill_snapshot_bytes", "Size of the newest snapshot", [(vec![], snapshot_bytes as f64)])?;
+    let help = "The longest that a worker took no records because of a snapshot";
+    gauge(encoder, "tidemill_snapshot_pause_seconds", help, [(vec![], longest_pause_us as f64 / 1e6)])?;
 
     let partitions = || status.inputs.iter().flat_map(|input| input.partitions.iter().map(move |p| (input, p)));
     let lag = partitions().filter_map(|(input, p)| Some((partition_labels(input, p), p.lag? as f64)));

@@ -314,7 +314,8 @@ impl Store {
         manifest.operators.iter().map(operator).collect()
     }
 
-    /// Puts a snapshot: the states, and when they are there the manifest. Older ones are removed afterwards.
+    /// Puts a snapshot: the states, and when they are there the manifest. Older ones are removed afterwards. Returns the bytes
+    /// of the states.
     ///
     /// # Errors
     /// Of the store; what was put is of no consequence without a manifest.
@@ -323,12 +324,13 @@ impl Store {
         epoch: EpochRecord,
         standing: EpochRecord,
         state: &[Vec<RecordBatch>],
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let name = format!("{:020}-{:010}", standing.epoch, standing.generation);
-        let mut operators = vec![];
+        let (mut operators, mut size) = (vec![], 0);
         for (index, batches) in state.iter().enumerate() {
             let object = format!("snapshots/{name}/{index:04}.arrow");
             let bytes = encode(batches).map_err(|error| self.failed(&object, error))?;
+            size += bytes.len() as u64;
             operators.push(StateObject {
                 object: object.clone(),
                 bytes: bytes.len() as u64,
@@ -339,7 +341,8 @@ impl Store {
         let (job, datafusion) = (self.job.clone(), DATAFUSION.to_owned());
         let manifest = Manifest { format: FORMAT, job, datafusion, epoch, standing, operators };
         self.put_document(&format!("manifests/{name}.json"), &manifest)?;
-        self.remove_old_snapshots()
+        self.remove_old_snapshots()?;
+        Ok(size)
     }
 
     fn remove_old_snapshots(&self) -> Result<(), StoreError> {

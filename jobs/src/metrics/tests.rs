@@ -52,6 +52,7 @@ fn names_and_labels_follow_the_conventions() {
         inputs: vec![input],
         outputs,
         late: 4,
+        epochs: EpochStatus { committed: 8, snapshots: 2, snapshot_bytes: 960, longest_pause_us: 1_500 },
         function_failures: vec![("hex".into(), 2)],
     };
     let mut registry = Registry::default();
@@ -72,6 +73,10 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_late_rows_total{} 4"#,
             r#"tidemill_function_failures_total{function="hex"} 2"#,
             r#"tidemill_rows_out_total{output="screen"} 9"#,
+            r#"tidemill_epochs_total{} 8"#,
+            r#"tidemill_snapshots_total{} 2"#,
+            r#"tidemill_snapshot_bytes{} 960.0"#,
+            r#"tidemill_snapshot_pause_seconds{} 0.0015"#,
             r#"tidemill_partition_lag{input="clicks",topic="c\"l",partition="0"} 7.0"#,
             r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,
             r#"tidemill_watermark_delay_seconds{} 10.5"#,

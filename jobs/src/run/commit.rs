@@ -22,7 +22,7 @@ use tidemill_engine::{
     source::PartitionId,
 };
 
-use super::error::RunError;
+use super::{error::RunError, status::EpochCounters};
 use crate::epoch::{
     basis::Basis,
     mark,
@@ -104,6 +104,7 @@ pub(super) struct Committer {
     /// How often the log gets an epoch that no output needs there.
     pub(super) log_beat: Duration,
     pub(super) need: Arc<SnapshotNeed>,
+    pub(super) counters: Arc<EpochCounters>,
     /// Set when the run is given up.
     pub(super) stop: Arc<AtomicBool>,
     pub(super) progress: Progress,
@@ -189,6 +190,7 @@ impl Committer {
             let of_manifest = self.progress.basis.for_manifest(generation, &self.plan, &self.names, epoch);
             self.upload(of_manifest, record::standing(generation, &self.plan, &self.names, epoch), state);
         }
+        self.counters.committed.fetch_add(1, Ordering::Relaxed);
         self.progress.basis.committed(epoch, &record);
         self.progress.last = Some(record);
         Ok(true)
@@ -295,10 +297,14 @@ impl Committer {
 
     /// Puts a snapshot into the store, beside the run.
     fn upload(&mut self, epoch: EpochRecord, standing: EpochRecord, state: Vec<Vec<RecordBatch>>) {
-        let (store, need) = (Arc::clone(&self.store), Arc::clone(&self.need));
+        let (store, need, counters) = (Arc::clone(&self.store), Arc::clone(&self.need), Arc::clone(&self.counters));
         need.under_way.store(true, Ordering::Relaxed);
         let put = move || {
-            let put = store.put_snapshot(epoch, standing.clone(), &state).map(|()| standing);
+            let put = store.put_snapshot(epoch, standing.clone(), &state).map(|bytes| {
+                counters.snapshot_bytes.store(bytes, Ordering::Relaxed);
+                counters.snapshots.fetch_add(1, Ordering::Relaxed);
+                standing
+            });
             need.under_way.store(false, Ordering::Relaxed);
             put
         };

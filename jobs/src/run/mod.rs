@@ -56,10 +56,10 @@ pub use doctor::{Finding, doctor};
 pub use error::RunError;
 use inputs::{ConnectedInput, Transport};
 use outputs::Naming;
-use pipeline::{Commit, Pipeline};
+use pipeline::{Commit, Pipeline, Watch};
 use reference::References;
 use resume::Begin;
-pub use status::{Certificate, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
+pub use status::{Certificate, EpochStatus, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
 const EARLY_ARRIVAL_US: i64 = 5 * 60 * 1_000_000;
@@ -261,7 +261,8 @@ fn run_once(
     if let Some((store, manifest)) = &begin.snapshot {
         merge.restore(store.state(manifest)?)?;
     }
-    let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &options.stats)?;
+    let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
+    let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &watch)?;
     supervise(job, options, references, &letters, (pipeline, &need), each)
 }
 
@@ -341,6 +342,7 @@ fn going_on(
         clock: Arc::clone(&options.clock),
         log_beat: job.state.snapshot.get(),
         need: Arc::clone(&need),
+        counters: Arc::clone(&options.stats.epochs),
         stop: Arc::clone(&abort),
         progress: Progress::from(begin.after, catch_up, Basis::new(reach_back(dataflow), snapshot)),
     };

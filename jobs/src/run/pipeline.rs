@@ -18,7 +18,7 @@ use std::{
 
 use arrow::array::RecordBatch;
 use tidemill_engine::{
-    EngineError, ErrorKind, EventTime,
+    Clock, EngineError, ErrorKind, EventTime,
     dataflow::{
         merge::{CompletedEpoch, FromWorker, Merge},
         plan::Dataflow,
@@ -28,7 +28,10 @@ use tidemill_engine::{
     signal::EpochId,
 };
 
-use super::{error::RunError, status::Stats};
+use super::{
+    error::RunError,
+    status::{EpochCounters, Stats},
+};
 
 /// Messages of a worker that may wait for the merge thread: batches of up to 2 MiB of payload, so 64 MiB at most; enough that
 /// a worker does not wait while a window closes or an epoch is committed.
@@ -73,6 +76,12 @@ pub(super) fn flush_only() -> Commit {
     })
 }
 
+/// What a run's threads tell the time by, and where they count.
+pub(super) struct Watch<'w> {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) stats: &'w Stats,
+}
+
 /// A running dataflow.
 pub(super) struct Pipeline {
     commands: Vec<SyncSender<Command>>,
@@ -96,7 +105,7 @@ impl Pipeline {
         mut merge: Merge,
         (last_epoch, commit): (u64, Commit),
         abort: Arc<AtomicBool>,
-        stats: &Stats,
+        watch: &Watch<'_>,
     ) -> Result<Self, RunError> {
         merge.count_from(EpochId(last_epoch));
         let (bell, rings) = sync_channel(BELL_CAPACITY);
@@ -105,7 +114,7 @@ impl Pipeline {
         let (mut commands, mut threads, mut from_workers) = (vec![], vec![], vec![]);
         let sealing = Arc::new(AtomicBool::new(false));
         for (index, intakes) in intakes.into_iter().enumerate() {
-            let worker = Worker::try_new(dataflow, intakes, &stats.late)?;
+            let worker = Worker::try_new(dataflow, intakes, &watch.stats.late)?;
             let (command, inbox) = sync_channel(COMMAND_CAPACITY);
             commands.push(command);
             let (exchange, from_worker) = sync_channel(EXCHANGE_CAPACITY);
@@ -117,6 +126,8 @@ impl Pipeline {
                 bell: bell.clone(),
                 closed_below: Arc::clone(&closed_below),
                 abort: Arc::clone(&abort),
+                clock: Arc::clone(&watch.clock),
+                counters: Arc::clone(&watch.stats.epochs),
             };
             let event = event.clone();
             threads.push(spawn(format!("worker-{index}"), move || Ok(thread.run()?), event)?);
@@ -242,6 +253,8 @@ struct WorkerThread {
     bell: SyncSender<()>,
     closed_below: Arc<AtomicI64>,
     abort: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
+    counters: Arc<EpochCounters>,
 }
 
 impl WorkerThread {
@@ -255,7 +268,7 @@ impl WorkerThread {
     }
 
     fn work(&mut self, merge_left: &Cell<bool>) -> Result<(), EngineError> {
-        let Self { worker, inbox, exchange, bell, closed_below, abort } = self;
+        let Self { worker, inbox, exchange, bell, closed_below, abort, clock, counters } = self;
         let mut send = |message| {
             exchange.send(message).map_err(|_| {
                 merge_left.set(true);
@@ -270,7 +283,12 @@ impl WorkerThread {
             let command = if done { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
                 Ok(Command::Epoch(id, seal)) => {
+                    let begun = clock.monotonic();
                     worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), seal, &mut send)?;
+                    if seal {
+                        let pause_us = u64::try_from(clock.monotonic().0 - begun.0).unwrap_or(0);
+                        counters.longest_pause_us.fetch_max(pause_us, Ordering::Relaxed);
+                    }
                 }
                 Ok(Command::Stop(epoch)) => {
                     if let Some(id) = epoch {

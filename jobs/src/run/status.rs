@@ -22,9 +22,22 @@ pub struct Stats {
     outputs: Mutex<Vec<(String, Arc<AtomicU64>)>>,
     /// Rows that came after their windows had closed.
     pub(super) late: Arc<AtomicU64>,
+    /// What the run's epochs cost.
+    pub(super) epochs: Arc<EpochCounters>,
     functions: Mutex<UserFunctions>,
     started: OnceLock<Monotonic>,
     certificates: Mutex<Vec<Watched>>,
+}
+
+/// Counts epochs and snapshots; written by the run's threads.
+#[derive(Debug, Default)]
+pub(super) struct EpochCounters {
+    pub(super) committed: AtomicU64,
+    pub(super) snapshots: AtomicU64,
+    /// Of the newest one.
+    pub(super) snapshot_bytes: AtomicU64,
+    /// The longest that a worker took no records because of a snapshot.
+    pub(super) longest_pause_us: AtomicU64,
 }
 
 /// A certificate whose end is watched.
@@ -50,6 +63,19 @@ struct InputStats {
     kafka: Option<KafkaInput>,
 }
 
+/// Epochs and snapshots of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpochStatus {
+    /// Epochs that were committed.
+    pub committed: u64,
+    /// Snapshots that were put into the state store.
+    pub snapshots: u64,
+    /// Size of the newest one.
+    pub snapshot_bytes: u64,
+    /// The longest that a worker took no records because of a snapshot, in microseconds.
+    pub longest_pause_us: u64,
+}
+
 /// A run at one instant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
@@ -65,6 +91,8 @@ pub struct Status {
     pub outputs: Vec<OutputStatus>,
     /// Rows that came after their windows had closed.
     pub late: u64,
+    /// Its epochs.
+    pub epochs: EpochStatus,
     /// Of each function of the spec how many calls have failed and given NULL.
     pub function_failures: Vec<(String, u64)>,
 }
@@ -188,6 +216,12 @@ impl Stats {
                 .map(|(name, rows)| OutputStatus { name: name.clone(), rows: rows.load(Relaxed) })
                 .collect(),
             late: self.late.load(Relaxed),
+            epochs: EpochStatus {
+                committed: self.epochs.committed.load(Relaxed),
+                snapshots: self.epochs.snapshots.load(Relaxed),
+                snapshot_bytes: self.epochs.snapshot_bytes.load(Relaxed),
+                longest_pause_us: self.epochs.longest_pause_us.load(Relaxed),
+            },
             function_failures: functions.iter().map(|f| (f.name().to_owned(), f.failures())).collect(),
         }
     }

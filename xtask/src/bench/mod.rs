@@ -7,6 +7,7 @@
 mod events;
 mod process;
 mod report;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,6 +52,8 @@ pub enum Job {
     FirstRow,
     /// No job: the decoders, each against the library that would be used in its place. Only where it is asked for.
     Formats,
+    /// No job's cost, but what epochs, snapshots and a restart take. Only where it is asked for.
+    Snapshot,
 }
 
 impl Job {
@@ -64,6 +67,7 @@ impl Job {
             Self::Hopping => "hopping",
             Self::FirstRow => "first_row",
             Self::Formats => "formats",
+            Self::Snapshot => "snapshot",
         }
     }
 
@@ -72,7 +76,7 @@ impl Job {
         match self {
             Self::Stateless => Some(2.0),
             Self::Tumbling => Some(2.5),
-            Self::Hopping | Self::FirstRow | Self::Formats => None,
+            Self::Hopping | Self::FirstRow | Self::Formats | Self::Snapshot => None,
         }
     }
 }
@@ -98,12 +102,14 @@ pub fn run(options: &Options) -> Result<bool> {
     let decoders_hold = !options.jobs.contains(&Job::Formats) || formats()?;
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
-        named => named.iter().copied().filter(|job| *job != Job::Formats).collect(),
+        named => named.iter().copied().filter(|job| !matches!(job, Job::Formats | Job::Snapshot)).collect(),
     };
-    if jobs.is_empty() {
-        return Ok(decoders_hold || !options.check);
-    }
     let tidemill = build("tidemill")?;
+    let snapshots_hold = !options.jobs.contains(&Job::Snapshot) || snapshot::run(&tidemill, options.events)?;
+    let apart_hold = decoders_hold && snapshots_hold;
+    if jobs.is_empty() {
+        return Ok(apart_hold || !options.check);
+    }
     let raw_consume = build("raw-consume")?;
 
     let kafka = Broker::start(BrokerOptions::default())?;
@@ -131,7 +137,7 @@ pub fn run(options: &Options) -> Result<bool> {
     report::print_table(&names, &medians, options.events);
     let measures = measures(&costs, &medians, first_row);
     measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
-    Ok(!options.check || (decoders_hold && measures.iter().all(Measure::ok)))
+    Ok(!options.check || (apart_hold && measures.iter().all(Measure::ok)))
 }
 
 /// Measures the decoders; whether all limits hold.
@@ -145,8 +151,15 @@ fn formats() -> Result<bool> {
 /// Builds a package in release and says where its program is.
 fn build(package: &str) -> Result<PathBuf> {
     eprintln!("building {package} in release ...");
-    let mut cargo =
-        cargo(&["build", "--quiet", "--release", "--package", package, "--message-format=json-render-diagnostics"]);
+    let mut cargo = cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--workspace",
+        "--bin",
+        package,
+        "--message-format=json-render-diagnostics",
+    ]);
     let output = cargo.stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "`{package}` does not build");
     let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();

@@ -85,18 +85,24 @@ fn text(file: &mut File) -> Result<String> {
     Ok(text)
 }
 
+/// Whether a process has ended and was not waited for, and the CPU time that it has taken.
+pub(super) fn cpu(process: u32) -> Result<(bool, Duration)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The program's name, in parentheses, may hold spaces; state is the third field, the times are 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ").context("`stat` has another form")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks: u32 = fields[11].parse::<u32>()? + fields[12].parse::<u32>()?;
+    Ok((fields[0] == "Z", TICK * ticks))
+}
+
 /// Looks at a child until it has ended; until it is waited for, the kernel keeps its times.
 fn watch(child: &Child, start: Instant) -> Result<Usage> {
     let proc = format!("/proc/{}", child.id());
     let mut peak_bytes = 0;
     loop {
-        let stat = fs::read_to_string(format!("{proc}/stat"))?;
-        // The program's name, in parentheses, may hold spaces; state is the third field, the times are 14 and 15.
-        let (_, fields) = stat.rsplit_once(") ").context("`stat` has another form")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        if fields[0] == "Z" {
-            let ticks: u32 = fields[11].parse::<u32>()? + fields[12].parse::<u32>()?;
-            return Ok(Usage { wall: start.elapsed(), cpu: TICK * ticks, peak_bytes });
+        let (has_ended, cpu) = cpu(child.id())?;
+        if has_ended {
+            return Ok(Usage { wall: start.elapsed(), cpu, peak_bytes });
         }
         let status = fs::read_to_string(format!("{proc}/status"))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")?.trim().parse().ok());
