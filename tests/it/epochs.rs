@@ -205,3 +205,28 @@ query: SELECT n INTO lines FROM events
     assert_eq!(parts(&out), [r#"{"n":1}"#, r#"{"n":2}"#, r#"{"n":3}"#]);
     assert_eq!(running.stop(), Some(0), "{}", running.said());
 }
+
+#[test]
+fn a_topic_that_was_made_again_between_two_runs_is_not_taken_for_the_old_one() {
+    let broker = shared();
+    for topic in ["again-in", "again-out"] {
+        broker.create_topic(topic, 1, &[]).unwrap();
+    }
+    let record = |n: i32| Record::new(0, format!(r#"{{"n":{n}}}"#));
+    broker.produce("again-in", (1..=2).map(record)).unwrap();
+    let job = Job::new(&copying(broker, "again-in", "again-out"));
+    let mut first = job.start("first.log", &[]);
+    wait_for("the rows", || numbers(broker, "again-out").len() == 2);
+    assert_eq!(first.stop(), Some(0), "{}", first.said());
+
+    broker.delete_topic("again-in").unwrap();
+    wait_for("the topic's end", || broker.create_topic("again-in", 1, &[]).is_ok());
+    broker.produce("again-in", (11..=15).map(record)).unwrap();
+    let mut second = job.start("second.log", &[]);
+    assert_eq!(second.code(), Some(1), "{}", second.said());
+    assert!(second.said().contains("topic `again-in` was deleted and made again since epoch "), "{}", second.said());
+
+    let mut anew = job.start("anew.log", &["--from-start"]);
+    wait_for("the new topic's rows", || numbers(broker, "again-out").len() == 7);
+    assert_eq!(anew.stop(), Some(0), "{}", anew.said());
+}

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tidemill_engine::{
     Clock, EngineError, Result,
     source::{PartitionId, Source},
@@ -207,6 +208,18 @@ impl KafkaInput {
     #[must_use]
     pub fn cluster_id(&self) -> String {
         self.shared.cluster.id()
+    }
+
+    /// The cluster's id of each topic, as Kafka's tools print it; without those that it does not tell, and on librdkafka's path,
+    /// where it is not asked.
+    #[must_use]
+    pub fn topic_ids(&self) -> BTreeMap<String, String> {
+        let Some(own) = &self.shared.own else { return BTreeMap::new() };
+        let id = |topic: &String| {
+            let id = Some(own.topology.topic_id(topic)).filter(|id| !id.is_nil())?;
+            Some((topic.clone(), URL_SAFE_NO_PAD.encode(id.as_bytes())))
+        };
+        self.shared.settings.topics.iter().filter_map(id).collect()
     }
 
     /// First offset and end of each partition, as the job's isolation sees them.

@@ -111,7 +111,7 @@ impl Basis {
     fn note(&mut self, names: &InputNames, epoch: &CompletedEpoch) {
         for position in &epoch.positions {
             let Some(input) = names.get(&position.input) else { continue };
-            let key = (input.clone(), position.topic.clone(), position.number);
+            let key = (input.name.clone(), position.topic.clone(), position.number);
             for (index, reader) in position.readers.iter().enumerate() {
                 if reader.advances.is_empty() {
                     continue;

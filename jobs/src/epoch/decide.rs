@@ -53,6 +53,8 @@ pub(crate) struct InputFacts {
 pub(crate) struct PartitionFacts {
     pub(crate) topic: String,
     pub(crate) number: i32,
+    /// The cluster's id of the topic, where it tells.
+    pub(crate) topic_id: Option<String>,
     pub(crate) earliest: i64,
     pub(crate) end: i64,
 }
@@ -131,6 +133,11 @@ pub enum Stop {
          the log; `--discard-state` goes on behind them without the windows that were open, `--from-start` begins anew"
     )]
     Lost { topic: String, number: i32, from: i64, to: i64, since: EventTime },
+    #[error(
+        "topic `{topic}` was deleted and made again since epoch {epoch} (its id was {was}, now it is {is}); the job's offsets are \
+         those of the old one; `--from-start` begins anew"
+    )]
+    OtherTopic { topic: String, epoch: u64, was: String, is: String },
     #[error(
         "topic `{topic}` partition {number} ends at offset {end}, but records up to {next} were read: it was deleted and made \
          again, or its log was cut; `--from-start` begins anew"
@@ -329,6 +336,14 @@ fn partitions(
             }
             return Err(Stop::PartitionGone { topic, number, next });
         };
+        for (record, by_key) in epochs.iter().zip(&by_epoch) {
+            let was = by_key.get(key).and_then(|partition| partition.topic_id.as_ref());
+            if let (Some(was), Some(is)) = (was, &log.topic_id)
+                && was != is
+            {
+                return Err(Stop::OtherTopic { topic, epoch: record.epoch, was: was.clone(), is: is.clone() });
+            }
+        }
         // The one that begins first; of an output that does not know the partition, the one that does.
         let records = by_epoch.iter().filter_map(|by_key| by_key.get(key).copied());
         let first = records.min_by_key(|record| record.replay);

@@ -1,5 +1,5 @@
 //! A partition's share of an epoch as text, for the metadata beside its committed offset:
-//! `tidemill/2 g=7 e=120 a=119 p=a1b2 s=- n=480 w=1700000000000000,- r=L:W,+3:W|L:W`.
+//! `tidemill/2 g=7 e=120 a=119 p=a1b2 s=- t=<topic id> n=480 w=1700000000000000,- r=L:W,+3:W|L:W`.
 //!
 //! Offsets of advances count from the committed offset, watermarks are microseconds, `-` is "before everything". What a
 //! partition does not depend on (generation, epoch, plan, snapshot, what was written) is in each of them, so that any one says
@@ -35,7 +35,7 @@ fn put(text: &mut String, record: &EpochRecord, partition: &PartitionRecord) -> 
         Some(snapshot) => write!(text, "{snapshot}")?,
         None => text.push('-'),
     }
-    write!(text, " n={} w=", partition.next)?;
+    write!(text, " t={} n={} w=", partition.topic_id.as_deref().unwrap_or("-"), partition.next)?;
     for (i, &time) in written_below.iter().enumerate() {
         text.push_str(if i > 0 { "," } else { "" });
         put_time(text, time)?;
@@ -74,13 +74,14 @@ pub(crate) fn read(text: &str, input: &str, topic: &str, number: i32, committed:
         "-" => None,
         number => Some(number.parse().ok()?),
     };
+    let topic_id = Some(word("t=")?).filter(|id| *id != "-").map(str::to_owned);
     let next = word("n=")?.parse().ok()?;
     let times = word("w=")?.split(',').filter(|t| !t.is_empty());
     let written_below = times.map(time).collect::<Option<_>>()?;
     let readers = word("r=")?.split('|').filter(|r| !r.is_empty()).map(|text| reader(text, committed));
     let readers = readers.collect::<Option<_>>()?;
     let (input, topic) = (input.to_owned(), topic.to_owned());
-    let partition = PartitionRecord { input, topic, number, next, replay: committed, readers };
+    let partition = PartitionRecord { input, topic, number, topic_id, next, replay: committed, readers };
     Some(EpochRecord { generation, epoch, after, plan, snapshot, written_below, partitions: vec![partition] })
 }
 
@@ -116,8 +117,8 @@ mod tests {
     use super::*;
 
     fn record(readers: Vec<ReaderRecord>) -> EpochRecord {
-        let partition =
-            PartitionRecord { input: "clicks".into(), topic: "t".into(), number: 3, next: 480, replay: 460, readers };
+        let (input, topic, topic_id) = ("clicks".into(), "t".into(), Some("b8tRS7h4TJ2Vt43Dp85v2A".into()));
+        let partition = PartitionRecord { input, topic, number: 3, topic_id, next: 480, replay: 460, readers };
         EpochRecord {
             generation: 7,
             epoch: 120,
@@ -144,6 +145,7 @@ mod tests {
             assert_eq!(reread(&record), record);
             record.snapshot = Some(118);
             record.written_below.clear();
+            record.partitions[0].topic_id = None;
             assert_eq!(reread(&record), record);
         }
         let foreign = ["", "sarama", "tidemill/1 next=1 written=", "tidemill/2", "tidemill/2 g=x", "tidemill/3 g=1"];

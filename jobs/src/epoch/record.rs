@@ -36,6 +36,9 @@ pub(crate) struct PartitionRecord {
     pub(crate) input: String,
     pub(crate) topic: String,
     pub(crate) number: i32,
+    /// The cluster's id of the topic, where it tells: another one is another topic of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) topic_id: Option<String>,
     /// All records below it were taken.
     pub(crate) next: i64,
     /// Where reading has to begin.
@@ -92,8 +95,16 @@ impl ReaderRecord {
     }
 }
 
+/// What an input is called across runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InputName {
+    pub(crate) name: String,
+    /// By topic, where the cluster tells.
+    pub(crate) topic_ids: BTreeMap<String, String>,
+}
+
 /// The inputs' names, by their index in the dataflow.
-pub(crate) type InputNames = BTreeMap<usize, String>;
+pub(crate) type InputNames = BTreeMap<usize, InputName>;
 
 /// An epoch that begins at its replay offsets.
 pub(crate) fn replayed(generation: u64, plan: &str, names: &InputNames, epoch: &CompletedEpoch) -> EpochRecord {
@@ -139,8 +150,10 @@ fn record(
     let partitions = epoch.positions.iter().filter_map(|position| {
         let (replay, readers) = begin(position);
         let Position { topic, number, next_offset, .. } = position;
-        let input = names.get(&position.input)?.clone();
-        Some(PartitionRecord { input, topic: topic.clone(), number: *number, next: *next_offset, replay, readers })
+        let InputName { name, topic_ids } = names.get(&position.input)?;
+        let (input, topic_id) = (name.clone(), topic_ids.get(topic).cloned());
+        let (topic, number, next) = (topic.clone(), *number, *next_offset);
+        Some(PartitionRecord { input, topic, number, topic_id, next, replay, readers })
     });
     EpochRecord {
         generation,

@@ -256,7 +256,7 @@ impl Committer {
         let Some(name) = self.names.get(&input.input) else { return vec![] };
         let own = epoch.positions.iter().filter(|position| position.input == input.input);
         let positions = own.filter_map(|position| {
-            let partition = by_key.get(&(name.clone(), position.topic.clone(), position.number))?;
+            let partition = by_key.get(&(name.name.clone(), position.topic.clone(), position.number))?;
             let metadata = mark::write(record, partition);
             Some((position.partition, Committed { offset: partition.replay, metadata }))
         });

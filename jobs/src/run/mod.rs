@@ -46,7 +46,7 @@ pub use crate::epoch::decide::Stop;
 use crate::{
     epoch::{
         basis::Basis,
-        record,
+        record::{self, InputName},
         store::{Entry, Log, Store},
     },
     spec::{Job, LatePolicy, OutputTransport},
@@ -305,15 +305,17 @@ fn going_on(
     let generation = log.generation();
     let (mut inputs, mut names, mut input_clusters) = (vec![], BTreeMap::new(), vec![]);
     for (input, connected) in connected.iter().enumerate() {
-        names.insert(input, connected.spec.name.clone());
+        let mut name = InputName { name: connected.spec.name.clone(), topic_ids: BTreeMap::new() };
         match &connected.transport {
             Transport::Kafka { input: kafka, group, .. } => {
+                name.topic_ids = kafka.topic_ids();
                 input_clusters.push(kafka.cluster_id());
                 inputs.push(CommittedInput { input, group: Arc::clone(group) });
             }
             // No cluster has its positions.
             Transport::File { .. } | Transport::Kept(_) => input_clusters.push(String::new()),
         }
+        names.insert(input, name);
     }
     let contacts = outputs::contact(job, &input_clusters, true, secrets, options)?;
     let committed = history.epoch.as_ref().map(|epoch| (epoch.generation, epoch.epoch));

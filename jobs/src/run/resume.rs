@@ -158,6 +158,7 @@ fn facts(
             continue;
         };
         let (name, bounds, mut committed) = (&input.spec.name, kafka.bounds()?, group.committed()?);
+        let topic_ids = kafka.topic_ids();
         let mut partitions = vec![];
         for (partition, (earliest, end)) in kafka.partitions().iter().zip(bounds) {
             let (topic, number) = (partition.topic.to_string(), partition.number);
@@ -167,7 +168,7 @@ fn facts(
                     None => drop(facts.foreign.insert((name.clone(), topic.clone(), number), offset)),
                 }
             }
-            partitions.push(PartitionFacts { topic, number, earliest, end });
+            partitions.push(PartitionFacts { topic_id: topic_ids.get(&topic).cloned(), topic, number, earliest, end });
         }
         facts.inputs.push(InputFacts { name: name.clone(), partitions, files: false });
     }
@@ -202,7 +203,7 @@ fn files(input: &ConnectedInput) -> Vec<PartitionFacts> {
     let Transport::File { files } = &input.transport else { return vec![] };
     let file = |path: &PathBuf| {
         let (earliest, end) = (0, i64::MAX);
-        PartitionFacts { topic: path.display().to_string(), number: 0, earliest, end }
+        PartitionFacts { topic: path.display().to_string(), number: 0, topic_id: None, earliest, end }
     };
     files.iter().map(file).collect()
 }
@@ -249,11 +250,13 @@ fn beginning(begin: &Begin, plan: &str, connected: &[ConnectedInput]) -> EpochRe
     let mut partitions = vec![];
     for ((input, offsets), resume) in connected.iter().zip(&begin.offsets).zip(&begin.resume) {
         let Transport::Kafka { input: kafka, .. } = &input.transport else { continue };
+        let topic_ids = kafka.topic_ids();
         for (partition, &replay) in kafka.partitions().iter().zip(offsets) {
             let next = resume.get(&partition.id).and_then(|resume| resume.covered.first().copied()).unwrap_or(replay);
             let (topic, number) = (partition.topic.to_string(), partition.number);
             let readers: Vec<ReaderRecord> = vec![];
-            partitions.push(PartitionRecord { input: input.spec.name.clone(), topic, number, next, replay, readers });
+            let (input, topic_id) = (input.spec.name.clone(), topic_ids.get(&topic).cloned());
+            partitions.push(PartitionRecord { input, topic, number, topic_id, next, replay, readers });
         }
     }
     EpochRecord {

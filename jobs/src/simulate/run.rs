@@ -32,7 +32,7 @@ use crate::epoch::{
     basis::Basis,
     decide::{Decision, Facts, InputFacts, Keeps, OutputFacts, PartitionFacts, decide},
     mark,
-    record::{self, EpochRecord, InputNames, PartitionKey, PartitionRecord},
+    record::{self, EpochRecord, InputName, InputNames, PartitionKey, PartitionRecord},
     steps::{Step, steps},
     store::{Begun, Entry, Log},
 };
@@ -107,6 +107,7 @@ impl Run {
         let partition = |(number, &end): (usize, &i64)| PartitionFacts {
             topic: INPUT.to_owned(),
             number: number as i32,
+            topic_id: None,
             earliest: 0,
             end,
         };
@@ -134,6 +135,7 @@ impl Run {
                     input: INPUT.to_owned(),
                     topic: INPUT.to_owned(),
                     number: number as i32,
+                    topic_id: None,
                     next: 0,
                     replay: 0,
                     readers: vec![],
@@ -180,7 +182,7 @@ impl Run {
         }
         Ok(Self {
             plan,
-            names: BTreeMap::from([(0, INPUT.to_owned())]),
+            names: BTreeMap::from([(0, InputName { name: INPUT.to_owned(), topic_ids: BTreeMap::new() })]),
             producer_epochs,
             log,
             queues: (0..workers).map(|_| VecDeque::new()).collect(),

@@ -11,7 +11,7 @@ fn key(number: i32) -> PartitionKey {
 
 fn partition(number: i32, replay: i64, next: i64) -> PartitionRecord {
     let readers = vec![ReaderRecord { base: (T + replay, T + replay), advances: vec![] }];
-    PartitionRecord { input: "clicks".into(), topic: "t".into(), number, next, replay, readers }
+    PartitionRecord { input: "clicks".into(), topic: "t".into(), number, topic_id: None, next, replay, readers }
 }
 
 /// One partition at `epoch * 100`, which replays the last 50 records; windows below `T + epoch` are written.
@@ -44,7 +44,7 @@ fn manifest(at: u64) -> (u64, Result<Manifest, String>) {
 }
 
 fn log(number: i32, earliest: i64, end: i64) -> PartitionFacts {
-    PartitionFacts { topic: "t".into(), number, earliest, end }
+    PartitionFacts { topic: "t".into(), number, topic_id: None, earliest, end }
 }
 
 /// A job of one input with one partition, and outputs of one statement each.
@@ -310,6 +310,23 @@ fn offsets_that_are_no_longer_in_the_log_stop_and_name_what_is_lost_and_the_flag
     assert_eq!(
         notes(&behind),
         ["topic `t` partition 0: offsets 300 to 400 are no longer in the log and are left out (--discard-state)"]
+    );
+}
+
+#[test]
+fn a_topic_of_the_same_name_with_another_id_stops() {
+    let mut facts = facts(vec![Keeps::WithOffsets]);
+    let mut group = epoch(3);
+    group.partitions[0].topic_id = Some("old".into());
+    facts.group = Some(group);
+    go_on(&facts); // on librdkafka's path the id is not asked for
+    facts.inputs[0].partitions[0].topic_id = Some("old".into());
+    go_on(&facts);
+    facts.inputs[0].partitions[0].topic_id = Some("new".into());
+    assert_eq!(
+        stop(&facts),
+        "topic `t` was deleted and made again since epoch 3 (its id was old, now it is new); the job's offsets are those of the \
+         old one; `--from-start` begins anew"
     );
 }
 
