@@ -76,6 +76,12 @@ pub(crate) enum Command {
     /// After what was wrong with them was mended: a schema, a declared type, the query. Each letter is replayed at most once; what is bad
     /// again becomes a new letter. Rows are added to the outputs; windows hold the replayed records alone.
     Replay(ReplayArgs),
+    /// Compare what a job has committed with what its query makes of the same records.
+    ///
+    /// Reads the inputs again, from where the job began to where it stands, and compares row by row with what its outputs hold:
+    /// exit 0 when they are equal, else 1 with the first differences. Touches nothing of the job. It should not run
+    /// meanwhile, or the rows that it adds show as more. Rows that stood in a topic before the job began show as more, too.
+    Verify(VerifyArgs),
     /// Look at a topic or a file and print the input of a job for it.
     ///
     /// Samples about 1,000 records; prints their format and columns as YAML, with what was seen of each column.
@@ -178,6 +184,22 @@ pub(crate) struct ReplayArgs {
     /// Only letters put at this time or later (RFC 3339).
     #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
     pub(crate) since: Option<chrono::DateTime<chrono::FixedOffset>>,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// Only rows of this event time or later (RFC 3339); then only missing rows are told.
+    #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
+    pub(crate) from: Option<chrono::DateTime<chrono::FixedOffset>>,
+    /// Only rows before this event time (RFC 3339); then only missing rows are told.
+    #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
+    pub(crate) to: Option<chrono::DateTime<chrono::FixedOffset>>,
     /// How long to wait for the first answer of a broker.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub(crate) wait: Duration,

@@ -9,6 +9,7 @@ mod replay;
 mod run;
 mod schema;
 mod validate;
+mod verify;
 
 use anyhow::Context;
 
@@ -23,6 +24,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
         Command::DeadLetters(args) => dead_letters::dead_letters(&args),
         Command::Infer(args) => infer::infer(&args),
         Command::Replay(args) => replay::replay(&args),
+        Command::Verify(args) => verify::verify(&args),
         Command::Schema => schema::schema(),
         Command::Completions { shell } => completions::completions(shell),
         Command::Demo(args) => demo::demo(&args),

@@ -230,3 +230,58 @@ fn a_topic_that_was_made_again_between_two_runs_is_not_taken_for_the_old_one() {
     wait_for("the new topic's rows", || numbers(broker, "again-out").len() == 7);
     assert_eq!(anew.stop(), Some(0), "{}", anew.said());
 }
+
+#[test]
+fn verify_tells_what_is_missing_and_what_is_more() {
+    let broker = shared();
+    for topic in ["verified-in", "verified-out"] {
+        broker.create_topic(topic, 1, &[]).unwrap();
+    }
+    let bootstrap = broker.bootstrap();
+    let job = Job::new(&format!(
+        r#"
+name: verified
+inputs:
+  events: {{kafka: {{brokers: ["{bootstrap}"], topic: verified-in}}, idle_margin: 500ms, schema: {{n: bigint}}}}
+outputs:
+  copy: {{kafka: {{brokers: ["{bootstrap}"], topic: verified-out}}}}
+  counts: {{file: {{path: counts/}}}}
+state: {{epoch: 100ms}}
+clock_uncertainty: 0s
+query: |
+  SELECT n INTO copy FROM events
+  SELECT COUNT(*) AS c, System.Timestamp() AS t INTO counts FROM events GROUP BY TumblingWindow(second, 1)
+"#
+    ));
+    let verify = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).arg("verify").arg(&job.spec).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), text)
+    };
+    let (code, text) = verify();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("job `verified` has committed nothing that could be compared"), "{text}");
+
+    broker.produce("verified-in", (1..=5).map(|n| Record::new(0, format!(r#"{{"n":{n}}}"#)))).unwrap();
+    let counts = job.folder.path().join("counts");
+    let mut running = job.start("run.log", &[]);
+    let counted = || -> usize {
+        let count = |row: String| row["{\"c\":".len()..].split(',').next().unwrap().parse::<usize>().unwrap();
+        parts(&counts).into_iter().map(count).sum()
+    };
+    wait_for("all rows", || numbers(broker, "verified-out").len() == 5 && counted() == 5);
+    assert_eq!(running.stop(), Some(0), "{}", running.said());
+    let (code, text) = verify();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("output `copy`: 5 rows, equal\noutput `counts`: "), "{text}");
+    assert!(text.ends_with(" rows, equal\n"), "{text}");
+
+    broker.produce("verified-out", [Record::new(0, r#"{"n":99}"#)]).unwrap();
+    for part in fs::read_dir(&counts).unwrap() {
+        fs::write(part.unwrap().path(), "").unwrap();
+    }
+    let (code, text) = verify();
+    assert_eq!(code, Some(1), "{text}");
+    let topic = "output `copy`: of 5 rows 0 are missing, 1 are there that should not be\n  more    {\"n\":99}\n";
+    assert!(text.contains(topic) && text.contains("  missing {\"c\":"), "{text}");
+}

@@ -12,6 +12,9 @@ use std::{
     path::Path,
 };
 
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
 pub use listing::list_files;
 pub use sink::{EncoderFactory, FileSink, OutputFormat, Rolling};
 pub use source::{Content, FileSource, InputFormat, sample};
@@ -23,6 +26,21 @@ pub(crate) fn prepare_directory(directory: &Path) -> io::Result<()> {
     let probe = directory.join(format!(".tidemill-{}.probe", std::process::id()));
     File::create(&probe)?;
     fs::remove_file(&probe)
+}
+
+/// Hands over the batches of a Parquet file, in order.
+///
+/// # Errors
+/// Of the file, of what is no Parquet in it, and of `each`.
+pub fn each_parquet_batch(
+    path: &Path,
+    each: &mut dyn FnMut(&RecordBatch) -> tidemill_engine::Result<()>,
+) -> io::Result<()> {
+    let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
+    for batch in batches {
+        each(&batch.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

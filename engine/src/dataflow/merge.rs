@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -68,6 +69,8 @@ struct Statement {
     output: usize,
     written: Written,
     written_below: EventTime,
+    /// Rows at or above it are left out.
+    until: EventTime,
 }
 
 /// See the module.
@@ -108,7 +111,7 @@ impl Merge {
             .enumerate()
             .map(|(i, (node, output))| {
                 let written = written.get(i).copied().unwrap_or(Written::NOTHING);
-                Statement { node, output, written, written_below: written.below }
+                Statement { node, output, written, written_below: written.below, until: EventTime::MAX }
             })
             .collect();
         Ok(Self {
@@ -124,6 +127,13 @@ impl Merge {
             rows: 0,
             ended: vec![false; workers],
         })
+    }
+
+    /// Leaves out rows at or above an event time, by output node in the dataflow's order.
+    pub fn leave_out_from(&mut self, until: &[EventTime]) {
+        for (statement, until) in self.statements.iter_mut().zip(until) {
+            statement.until = *until;
+        }
     }
 
     /// Epochs are counted on from this one.
@@ -248,7 +258,7 @@ impl Merge {
             match leaving.signal {
                 Signal::Batch(_) if leaving.covering > statement.written.covering => Ok(()),
                 Signal::Batch(batch) => {
-                    *rows += write(&mut outputs[statement.output], statement.written.below, &batch)?;
+                    *rows += write(&mut outputs[statement.output], statement.written.below..statement.until, &batch)?;
                     Ok(())
                 }
                 Signal::Watermark(t) => {
@@ -260,13 +270,13 @@ impl Merge {
     }
 }
 
-/// Writes rows at or above `floor`, without their event time; returns how many.
-fn write(output: &mut Output, floor: EventTime, batch: &RecordBatch) -> Result<u64> {
+/// Writes rows whose event times are wanted, without these; returns how many.
+fn write(output: &mut Output, wanted: Range<EventTime>, batch: &RecordBatch) -> Result<u64> {
     let time = batch.num_columns() - 1;
     let mut shown = batch.project(&(0..time).collect::<Vec<_>>())?;
-    if floor > EventTime::MIN {
+    if wanted != (EventTime::MIN..EventTime::MAX) {
         let times = batch.column(time).as_primitive::<TimestampMicrosecondType>();
-        let keep = BooleanArray::from_iter(times.values().iter().map(|&t| Some(t >= floor.0)));
+        let keep = BooleanArray::from_iter(times.values().iter().map(|&t| Some(wanted.contains(&EventTime(t)))));
         shown = filter_record_batch(&shown, &keep)?;
     }
     let rows = shown.num_rows() as u64;

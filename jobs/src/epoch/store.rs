@@ -12,7 +12,6 @@
 //! freezes where. A manifest is put when all that it names is in the store and its epoch is committed.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::PathBuf,
@@ -450,31 +449,21 @@ impl Log {
                 break next;
             }
         };
-        let mut history = History::default();
-        let mut kept = BTreeMap::new();
-        for &before in slots(store)?.iter().rev().filter(|before| **before < slot) {
-            let bytes = store.get(&entry_name(before))?.unwrap_or_default();
-            match Store::document(&bytes) {
-                Ok(Entry::Epoch(record)) if history.epoch.is_none() => {
-                    history.epoch = Some(record);
-                    kept.insert(before, ());
-                }
-                Ok(Entry::Begun(begun)) if history.begun.is_none() => {
-                    if history.epoch.is_none() {
-                        history.epoch = Some(begun.record.clone());
-                    }
-                    history.begun = Some(begun);
-                    kept.insert(before, ());
-                }
-                _ => {}
-            }
-        }
+        let (history, told_by) = told_before(store, slot)?;
         for before in slots(store)?.into_iter().filter(|before| before + ENTRIES_KEPT < slot) {
-            if !kept.contains_key(&before) {
+            if !told_by.contains(&before) {
                 store.delete(&entry_name(before))?;
             }
         }
         Ok((Self { store: Arc::clone(store), generation: slot, slot, epochs: vec![] }, history))
+    }
+
+    /// What the log says, for somebody who runs nothing.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) fn read(store: &Store) -> Result<History, StoreError> {
+        Ok(told_before(store, u64::MAX)?.0)
     }
 
     /// The run's number.
@@ -517,6 +506,30 @@ impl Log {
             _ => Ok(()),
         }
     }
+}
+
+/// The last beginning and the last epoch below a slot, and the slots that tell them.
+fn told_before(store: &Store, slot: u64) -> Result<(History, Vec<u64>), StoreError> {
+    let mut history = History::default();
+    let mut told_by = vec![];
+    for &before in slots(store)?.iter().rev().filter(|before| **before < slot) {
+        let bytes = store.get(&entry_name(before))?.unwrap_or_default();
+        match Store::document(&bytes) {
+            Ok(Entry::Epoch(record)) if history.epoch.is_none() => {
+                history.epoch = Some(record);
+                told_by.push(before);
+            }
+            Ok(Entry::Begun(begun)) if history.begun.is_none() => {
+                if history.epoch.is_none() {
+                    history.epoch = Some(begun.record.clone());
+                }
+                history.begun = Some(begun);
+                told_by.push(before);
+            }
+            _ => {}
+        }
+    }
+    Ok((history, told_by))
 }
 
 fn entry_name(slot: u64) -> String {

@@ -289,9 +289,7 @@ pub(super) fn intakes(
             resume: begin.resume[index].clone(),
             batch_rows: BATCH_ROWS,
         };
-        for (worker, source) in
-            sources(input, columns, &begin.offsets[index], workers, options)?.into_iter().enumerate()
-        {
+        for (worker, source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
             by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options.clone()));
         }
     }
@@ -301,15 +299,18 @@ pub(super) fn intakes(
 fn sources(
     input: &ConnectedInput,
     columns: &InputColumns,
-    starts: &[i64],
+    (begin, index): (&Begin, usize),
     workers: usize,
     options: &RunOptions,
 ) -> Result<Vec<Box<dyn Source>>, RunError> {
     Ok(match &input.transport {
         Transport::Kafka { input, .. } => {
-            let ends = options.bounded.then(|| input.end_offsets()).transpose()?;
+            let ends = match &begin.ends {
+                Some(ends) => Some(ends[index].clone()),
+                None => options.bounded.then(|| input.end_offsets()).transpose()?,
+            };
             let with_headers = columns.metadata.contains(&MetadataColumn::Headers);
-            input.open(workers, starts, ends.as_deref(), with_headers)?
+            input.open(workers, &begin.offsets[index], ends.as_deref(), with_headers)?
         }
         Transport::Kept(records) => (0..workers)
             .map(|worker| {

@@ -18,6 +18,7 @@ mod registry;
 mod resume;
 mod security;
 mod status;
+mod verify;
 
 use std::{
     collections::BTreeMap,
@@ -60,6 +61,7 @@ use pipeline::{Commit, Pipeline, Watch};
 use reference::References;
 use resume::Begin;
 pub use status::{Certificate, EpochStatus, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
+pub use verify::{Period, Verdict, Verified, verify};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
 const EARLY_ARRIVAL_US: i64 = 5 * 60 * 1_000_000;
@@ -287,7 +289,7 @@ fn bounded(
 ) -> Result<Ready, RunError> {
     let contacts = outputs::contact(job, &[], false, secrets, options)?;
     let outputs = outputs::open(job, &contacts, &Naming::Run(run_id), secrets, options, letters)?;
-    let begin = resume::begin_at_start(connected, dataflow, options)?;
+    let begin = resume::begin_at_start(connected, dataflow, None, options)?;
     Ok(Ready { begin, outputs, commit: pipeline::flush_only(), need: Arc::default(), abort: Arc::default() })
 }
 

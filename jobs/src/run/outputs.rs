@@ -258,13 +258,13 @@ fn file_format(output: &spec::Output) -> Option<FileFormat> {
     })
 }
 
-fn csv_encoder(dialect: Dialect, header: bool) -> Box<dyn RowEncoder> {
+pub(super) fn csv_encoder(dialect: Dialect, header: bool) -> Box<dyn RowEncoder> {
     let encoder = CsvEncoder::new(dialect);
     Box::new(if header { encoder } else { encoder.without_header() })
 }
 
 /// How each row becomes a message.
-fn message_encoder(
+pub(super) fn message_encoder(
     output: &spec::Output,
     secrets: &SecretStore,
     options: &RunOptions,

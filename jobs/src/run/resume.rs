@@ -35,6 +35,8 @@ use crate::{
 pub(super) struct Begin {
     /// First offsets of each input, by partition; empty for files.
     pub(super) offsets: Vec<Vec<i64>>,
+    /// Where each input ends, by partition, when that is not where its log ends.
+    pub(super) ends: Option<Vec<Vec<i64>>>,
     /// Of each input, where an earlier run has left the partitions.
     pub(super) resume: Vec<BTreeMap<PartitionId, Resume>>,
     /// What each statement's output has.
@@ -69,10 +71,11 @@ impl Begin {
     }
 }
 
-/// At `start`, whatever was before: for a bounded run, and where there is nothing to go on from.
+/// At `start`, or at an event time instead, whatever was before: for a bounded run, and where there is nothing to go on from.
 pub(super) fn begin_at_start(
     connected: &[ConnectedInput],
     dataflow: &Dataflow,
+    instead: Option<EventTime>,
     options: &RunOptions,
 ) -> Result<Begin, RunError> {
     let statements = statements(dataflow);
@@ -81,6 +84,7 @@ pub(super) fn begin_at_start(
         let (mut offsets, mut resume) = (vec![], BTreeMap::new());
         if let Transport::Kafka { input, start, .. } = &input.transport {
             let none = BTreeMap::new();
+            let start = &instead.map_or_else(|| start.clone(), Start::Time);
             let (start_at, floor) = start_of(start, dataflow, options.clock.wall());
             offsets = input.resolve_start(&start_at, &none)?;
             if start_at != *start {
@@ -116,7 +120,7 @@ pub(super) fn begin(
     let facts = facts(job, connected, dataflow, contacts, (store, history), options)?;
     match decide(&facts) {
         Decision::Begin => {
-            let mut begin = begin_at_start(connected, dataflow, options)?;
+            let mut begin = begin_at_start(connected, dataflow, None, options)?;
             begin.epoch = facts.last_epoch().map_or(0, |last| last + 1);
             begin.after = begin.epoch;
             let record = beginning(&begin, &facts.plan, connected);
@@ -216,7 +220,7 @@ fn topic_record(topic: &str, json: &[u8]) -> Result<EpochRecord, RunError> {
 }
 
 /// Looks up the partitions by the numbers that they have in this run.
-fn go_on_from(go_on: GoOn, connected: &[ConnectedInput]) -> Result<Begin, RunError> {
+pub(super) fn go_on_from(go_on: GoOn, connected: &[ConnectedInput]) -> Result<Begin, RunError> {
     let mut begin = Begin { written: go_on.written, epoch: go_on.epoch, after: go_on.after, ..Begin::default() };
     for input in connected {
         let (mut offsets, mut resume) = (vec![], BTreeMap::new());
@@ -280,13 +284,13 @@ fn start_of(start: &Start, dataflow: &Dataflow, now: EventTime) -> (Start, Event
 
 /// What an output node reads.
 #[derive(Clone, Debug, Default)]
-struct Statement {
+pub(super) struct Statement {
     inputs: std::collections::BTreeSet<usize>,
     /// Whether a window lies between: then its rows are told apart by event time, otherwise by the offsets of their records.
-    windowed: bool,
+    pub(super) windowed: bool,
 }
 
-fn statements(dataflow: &Dataflow) -> Vec<Statement> {
+pub(super) fn statements(dataflow: &Dataflow) -> Vec<Statement> {
     let mut reads: Vec<Statement> = vec![];
     let mut statements = vec![];
     for node in &dataflow.nodes {
