@@ -12,7 +12,7 @@ use tidemill_engine::{
 
 use super::{
     record::{EpochRecord, PartitionKey, PartitionRecord},
-    store::{Begun, DATAFUSION, FORMAT, Manifest},
+    store::{Begun, DATAFUSION, FORMAT, Found, Manifest},
 };
 
 /// What a start finds.
@@ -36,7 +36,7 @@ pub(crate) struct Facts {
     pub(crate) begun: Option<Begun>,
     pub(crate) log: Option<EpochRecord>,
     /// The snapshots, the newest first: whole, or why not.
-    pub(crate) snapshots: Vec<(u64, Result<Manifest, String>)>,
+    pub(crate) snapshots: Vec<Found>,
 }
 
 /// An input.
@@ -222,8 +222,8 @@ fn held<'f>(facts: &'f Facts, notes: &mut Vec<Note>) -> Option<Vec<&'f EpochReco
     let begun = facts.begun.as_ref().map(|begun| &begun.record);
     // What is older than the job's last beginning (`--from-start`) is of another history.
     let counts = |record: &&EpochRecord| record.epoch >= begun.map_or(0, |begun| begun.epoch);
-    let snapshots = facts.snapshots.iter().filter_map(|(_, manifest)| manifest.as_ref().ok());
-    let in_store = snapshots.map(|m| &m.epoch).chain(&facts.log).chain(begun).filter(counts);
+    let snapshots = facts.snapshots.iter().filter_map(told_by);
+    let in_store = snapshots.chain(&facts.log).chain(begun).filter(counts);
     let in_store = in_store.max_by_key(|record| record.epoch);
     // Whether an epoch is the first: a run that died while it committed that one had nothing where it did not come to.
     let is_first = |record: &EpochRecord| begun.is_some_and(|begun| record.after == begun.epoch);
@@ -265,6 +265,14 @@ fn held<'f>(facts: &'f Facts, notes: &mut Vec<Note>) -> Option<Vec<&'f EpochReco
     Some(each.collect())
 }
 
+/// What the manifest of a snapshot tells of its epoch.
+fn told_by((_, manifest): &Found) -> Option<&EpochRecord> {
+    match manifest {
+        Ok(manifest) => Some(&manifest.epoch),
+        Err(damage) => damage.epoch.as_ref(),
+    }
+}
+
 /// What a run begins on.
 enum Base<'f> {
     /// The records that open windows need.
@@ -286,8 +294,13 @@ fn base<'f>(facts: &'f Facts, least: &EpochRecord, notes: &mut Vec<Note>) -> Res
     for (epoch, manifest) in facts.snapshots.iter().filter(|(epoch, _)| (begun..=least.epoch).contains(epoch)) {
         let (epoch, manifest) = match manifest {
             Ok(manifest) => (*epoch, manifest),
-            Err(why) => {
-                unusable.get_or_insert((*epoch, why.clone()));
+            // Without what its manifest tells, the one before it is not enough.
+            Err(damage) if damage.epoch.is_none() => {
+                unusable.get_or_insert((*epoch, damage.why.clone()));
+                break;
+            }
+            Err(damage) => {
+                unusable.get_or_insert((*epoch, damage.why.clone()));
                 continue;
             }
         };
@@ -317,9 +330,16 @@ fn partitions(
     notes: &mut Vec<Note>,
 ) -> Result<BTreeMap<PartitionKey, (i64, Resume)>, Stop> {
     let by_epoch: Vec<_> = epochs.iter().map(|record| record.by_key()).collect();
-    let snapshots = facts.snapshots.iter().filter_map(|(_, manifest)| manifest.as_ref().ok());
-    let told: Vec<_> = snapshots.map(|manifest| manifest.epoch.by_key()).chain(by_epoch.iter().cloned()).collect();
-    let standing = if let Base::Snapshot(manifest) = base { manifest.standing.by_key() } else { BTreeMap::new() };
+    let manifests: Vec<_> = facts.snapshots.iter().filter_map(told_by).collect();
+    let told: Vec<_> = manifests.iter().map(|record| record.by_key()).chain(by_epoch.iter().cloned()).collect();
+    // A partition that joined behind the snapshot begins as the manifest of the next one says: later ones say how it stood.
+    let (mut standing, mut since) = (BTreeMap::new(), vec![]);
+    if let Base::Snapshot(manifest) = base {
+        standing = manifest.standing.by_key();
+        let behind = manifests.iter().filter(|record| record.epoch > manifest.standing.epoch);
+        since = behind.map(|record| record.by_key()).collect();
+        since.reverse();
+    }
     let names: BTreeSet<&str> = facts.inputs.iter().map(|input| input.name.as_str()).collect();
     let known = by_epoch.iter().flat_map(BTreeMap::keys).filter(|key| names.contains(key.0.as_str()));
     let known: BTreeSet<&PartitionKey> = known.collect();
@@ -347,7 +367,8 @@ fn partitions(
         // The one that begins first; of an output that does not know the partition, the one that does.
         let records = by_epoch.iter().filter_map(|by_key| by_key.get(key).copied());
         let first = records.min_by_key(|record| record.replay);
-        let Some(first) = standing.get(key).copied().or(first) else { continue };
+        let joined = || since.iter().find_map(|by_key| by_key.get(key).copied());
+        let Some(first) = standing.get(key).copied().or_else(joined).or(first) else { continue };
         let mut start = match base {
             Base::Nothing => covered.iter().copied().filter(|&next| next > i64::MIN).min().unwrap_or(first.replay),
             Base::Replay | Base::Snapshot(_) => first.replay,

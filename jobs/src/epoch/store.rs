@@ -129,7 +129,15 @@ pub(crate) struct Store {
 }
 
 /// A snapshot's epoch, and its manifest or why it cannot be used.
-pub(crate) type Found = (u64, Result<Manifest, String>);
+pub(crate) type Found = (u64, Result<Manifest, Damage>);
+
+/// Why a snapshot cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) why: String,
+    /// Its epoch as the manifest has it, where that can still be read: what it tells counts also without the states.
+    pub(crate) epoch: Option<EpochRecord>,
+}
 
 impl Store {
     /// Opens the store of a job; a directory is created where it is missing.
@@ -277,14 +285,14 @@ impl Store {
         for name in self.names("manifests")?.iter().rev() {
             let Some(epoch) = name.split('-').next().and_then(|epoch| epoch.parse().ok()) else { continue };
             let bytes = self.get(&format!("manifests/{name}"))?.unwrap_or_default();
-            let mut manifest = Self::document::<Manifest>(&bytes);
-            if let Ok(whole) = &manifest
-                && verify
-                && whole.format == FORMAT
-                && let Err(why) = self.verify(whole)?
-            {
-                manifest = Err(why);
-            }
+            let manifest = match Self::document::<Manifest>(&bytes) {
+                Ok(whole) if verify && whole.format == FORMAT => match self.verify(&whole)? {
+                    Ok(()) => Ok(whole),
+                    Err(why) => Err(Damage { why, epoch: Some(whole.epoch) }),
+                },
+                Ok(whole) => Ok(whole),
+                Err(why) => Err(Damage { why, epoch: None }),
+            };
             found.push((epoch, manifest));
         }
         Ok(found)

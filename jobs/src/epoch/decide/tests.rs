@@ -1,7 +1,7 @@
 //! Every case of a start, with the text that the user reads.
 
 use super::*;
-use crate::epoch::record::ReaderRecord;
+use crate::epoch::{record::ReaderRecord, store::Damage};
 
 const T: i64 = 1_700_000_000_000_000;
 
@@ -36,11 +36,16 @@ fn on_snapshot(snapshot: u64, at: u64) -> EpochRecord {
     record
 }
 
-fn manifest(at: u64) -> (u64, Result<Manifest, String>) {
+fn manifest(at: u64) -> Found {
     let mut standing = epoch(at);
     standing.partitions[0].replay = standing.partitions[0].next;
     let (job, datafusion) = ("job".to_owned(), DATAFUSION.to_owned());
     (at, Ok(Manifest { format: FORMAT, job, datafusion, epoch: epoch(at), standing, operators: vec![] }))
+}
+
+/// A snapshot whose states are damaged.
+fn damaged(at: u64) -> Found {
+    (at, Err(Damage { why: "its checksum is wrong".into(), epoch: Some(epoch(at)) }))
 }
 
 fn log(number: i32, earliest: i64, end: i64) -> PartitionFacts {
@@ -222,13 +227,28 @@ fn an_output_older_than_the_newest_snapshot_begins_at_the_one_before() {
 fn the_newest_snapshot_being_corrupt_the_one_before_is_used_and_that_is_said() {
     let mut facts = facts(vec![Keeps::WithOffsets]);
     facts.group = Some(on_snapshot(4, 6));
-    facts.snapshots = vec![(4, Err("its checksum is wrong".into())), manifest(2)];
+    facts.snapshots = vec![damaged(4), manifest(2)];
     let go_on = go_on(&facts);
     assert_eq!((go_on.snapshot, go_on.partitions[&key(0)].0), (Some(2), 200));
     assert_eq!(
         notes(&go_on),
         ["the snapshot of epoch 4 cannot be used (its checksum is wrong); going on from the one of epoch 2"]
     );
+}
+
+#[test]
+fn a_partition_that_joined_behind_the_snapshot_begins_where_it_joined() {
+    let mut facts = facts(vec![Keeps::WithOffsets]);
+    let mut group = on_snapshot(4, 6);
+    group.partitions.push(partition(1, 40, 70)); // as it stood at the snapshot of epoch 4
+    facts.group = Some(group);
+    facts.inputs[0].partitions.push(log(1, 0, 10_000));
+    let (at, mut newest) = damaged(4);
+    newest.as_mut().unwrap_err().epoch.as_mut().unwrap().partitions.push(partition(1, 0, 40));
+    facts.snapshots = vec![(at, newest), manifest(2)];
+    let go_on = go_on(&facts);
+    assert_eq!((go_on.snapshot, go_on.partitions[&key(1)].0), (Some(2), 0));
+    assert_eq!(go_on.partitions[&key(1)].1.readers[0].0.watermark, EventTime(T));
 }
 
 #[test]
@@ -240,7 +260,7 @@ fn no_snapshot_that_can_be_read_stops() {
         "epoch 6 needs the snapshot of epoch 4, and none can be read: there is none; `--discard-state` goes on from the \
          committed offsets without the windows that were open"
     );
-    facts.snapshots = vec![(4, Err("its checksum is wrong".into()))];
+    facts.snapshots = vec![(4, Err(Damage { why: "its checksum is wrong".into(), epoch: None })), manifest(2)];
     assert!(stop(&facts).contains("none can be read: its checksum is wrong"));
     facts.discard_state = true;
     let go_on = go_on(&facts);
