@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidemill_jobs::spec::Duration;
+use tidemill_jobs::spec::{ByteSize, Duration};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,6 +13,7 @@ Examples:
   tidemill doctor job.yaml          does everything answer that the job connects to? if not, why
   tidemill run job.yaml             run it until Ctrl-C; it goes on where it left off
   tidemill run job.yaml --bounded   read what is there now, close every window, exit
+  tidemill sql --kafka localhost:9092 'SELECT page, COUNT(*) FROM clicks GROUP BY page'
 
 A job is a YAML file of inputs, outputs and a query:
 
@@ -30,6 +31,20 @@ A job is a YAML file of inputs, outputs and a query:
 Rows go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed at run time,
 2 a mistake that `validate` or the command line can see.
 TIDEMILL_LOG=debug logs more, TIDEMILL_LOG=warn less.";
+
+const SQL_EXAMPLES: &str = "\
+Examples:
+  tidemill sql --kafka localhost:9092                     a prompt; \\d lists topics
+  tidemill sql --kafka localhost:9092 'SELECT page, COUNT(*) AS n FROM clicks GROUP BY page ORDER BY n DESC LIMIT 10'
+  tidemill sql --context job.yaml \"SELECT * FROM clicks WHERE _timestamp > now() - INTERVAL '1 minute'\"
+  tidemill sql --context job.yaml 'SELECT * FROM clicks ORDER BY _offset DESC LIMIT 5'
+  tidemill sql --kafka localhost:9092 'EXPLAIN SELECT COUNT(*) FROM clicks'
+  tidemill sql --kafka localhost:9092 -o clicks.parquet 'SELECT * FROM clicks'
+  tidemill sql --kafka localhost:9092 --for 30s 'SELECT page, COUNT(*) AS n FROM clicks GROUP BY page, TumblingWindow(second, 5)'
+
+A bounded question reads what is there when it is asked; it is SQL as DataFusion has it. A question with windows, or with --follow, goes on;
+it is the language of jobs. A name with other characters than letters, digits and _ goes in double quotes.
+Columns of every topic: _key, _timestamp, _partition, _offset, _headers; conditions on them narrow what is read.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -86,6 +101,11 @@ pub(crate) enum Command {
     ///
     /// Samples about 1,000 records; prints their format and columns as YAML, with what was seen of each column.
     Infer(InferArgs),
+    /// Ask topics a question in SQL.
+    ///
+    /// Topics are tables: the columns of their payloads, and those of every record. Rows are a table on a terminal, JSON lines in a pipe.
+    #[command(after_help = SQL_EXAMPLES)]
+    Sql(SqlArgs),
     /// Print the JSON Schema of job specs.
     ///
     /// Point an editor at it, e.g. by a first line `# yaml-language-server: $schema=spec.schema.json` in a job.
@@ -219,6 +239,71 @@ pub(crate) struct InferArgs {
     /// How long to wait for the first answer of a broker.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Brokers of a cluster without security, `host:port`; its topics are the tables.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required_unless_present = "context")]
+    pub(crate) kafka: Vec<String>,
+    /// Format of the topics of `--kafka` [default: told from a sample].
+    #[arg(long, value_name = "F", requires = "kafka")]
+    pub(crate) input_format: Option<String>,
+    /// A job, or a file with the `inputs` of one: these are the tables.
+    #[arg(long, value_name = "FILE", conflicts_with = "kafka")]
+    pub(crate) context: Option<PathBuf>,
+    /// How rows are written [default: by the name of `-o FILE`; a table on a terminal, JSON lines in a pipe].
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<RowFormat>,
+    /// Write the rows to a file, which appears when it is whole.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Go on with what comes in, until Ctrl-C.
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) follow: bool,
+    /// End a question that goes on after this time.
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) duration: Option<Duration>,
+    /// The value of `$name` in the question: a number, `true`, `false`, or a text.
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub(crate) parameters: Vec<(String, String)>,
+    /// Ask before reading more than this; fail where nobody can be asked.
+    #[arg(long, value_name = "SIZE", default_value = "10GB")]
+    pub(crate) max_bytes: ByteSize,
+    /// Answer COUNT(*) from offsets alone: markers of transactions and compacted records count too.
+    #[arg(long)]
+    pub(crate) approximate: bool,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
+    /// The question [default: from stdin; on a terminal, a prompt].
+    #[arg(value_name = "QUERY")]
+    pub(crate) query: Option<String>,
+}
+
+/// `name=value`.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            Ok((name.trim_start_matches('$').to_owned(), value.to_owned()))
+        }
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// How the rows of a question are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RowFormat {
+    /// Aligned columns.
+    Table,
+    /// One JSON object a line.
+    Json,
+    /// A header and a line a row.
+    Csv,
+    /// A Parquet file.
+    Parquet,
+    /// Arrow IPC: a stream in a pipe, a file with `-o`.
+    Arrow,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,8 @@ use tidemill_connectors::{
 };
 use tidemill_engine::{Clock, EngineError, ErrorKind};
 
+pub(crate) use yaml::type_name;
+
 /// Records that are looked at, at most.
 const SAMPLE_RECORDS: usize = 1_000;
 /// How long sampling may take.
@@ -85,6 +87,14 @@ pub fn infer_topic(
     let payloads = input.sample(SAMPLE_RECORDS, SAMPLE_WITHIN)?;
     let found = look(&payloads).map_err(|problem| failure(topic, problem))?;
     Ok(yaml::of_topic(brokers, topic, &found))
+}
+
+/// The YAML of an input for a topic with these payloads.
+///
+/// # Errors
+/// In words, when there are none or they are of no known format.
+pub(crate) fn of_payloads(brokers: &[String], topic: &str, payloads: &[Vec<u8>]) -> Result<String, String> {
+    look(payloads).map(|found| yaml::of_topic(brokers, topic, &found))
 }
 
 /// Samples a file; gives the YAML of an input that reads it.

@@ -1,4 +1,4 @@
-//! Jobs: the spec, the runner and its observation; what a spec could say of a topic.
+//! Jobs: the spec, the runner and its observation; what a spec could say of a topic; SQL against topics.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod dead_letters;
@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod run;
 pub mod simulate;
 pub mod spec;
+pub mod sql;

@@ -15,6 +15,7 @@
 
 mod aggregates;
 mod analytic;
+pub mod bounded;
 mod coercion;
 mod dialect;
 mod error;

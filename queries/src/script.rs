@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Longest text of a query, in bytes; ASA's own limit.
-const MAX_LENGTH: usize = 512_000;
+pub(crate) const MAX_LENGTH: usize = 512_000;
 
 /// The types of an input's columns as the query declares them by `CREATE TABLE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,7 +231,7 @@ fn take_into(body: &mut SetExpr) -> Result<Option<(String, Span)>, QueryError> {
 }
 
 /// sqlparser gives the place of a syntax error only inside its text: "... at Line: 1, Column: 8".
-fn parse_error(error: &ParserError, end: Location) -> QueryError {
+pub(crate) fn parse_error(error: &ParserError, end: Location) -> QueryError {
     let (ParserError::ParserError(message) | ParserError::TokenizerError(message)) = error else {
         return QueryError::at_location(end, "nested too deep").help("split the query into steps of a WITH clause");
     };
@@ -245,7 +245,7 @@ fn parse_error(error: &ParserError, end: Location) -> QueryError {
     QueryError::at_location(place, lower_first(text))
 }
 
-fn lower_first(text: &str) -> String {
+pub(crate) fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |c| c.to_lowercase().chain(chars).collect())
 }

@@ -66,6 +66,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         bounded: false,
         from_start: true,
         discard_state: false,
+        ephemeral: false,
         reinfer: false,
         replay: None,
         workers: None,

@@ -22,6 +22,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
         bounded: true,
         from_start: false,
         discard_state: false,
+        ephemeral: false,
         reinfer: false,
         replay: None,
         workers: None,

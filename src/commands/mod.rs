@@ -8,6 +8,7 @@ mod infer;
 mod replay;
 mod run;
 mod schema;
+mod sql;
 mod validate;
 mod verify;
 
@@ -25,6 +26,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
         Command::Infer(args) => infer::infer(&args),
         Command::Replay(args) => replay::replay(&args),
         Command::Verify(args) => verify::verify(&args),
+        Command::Sql(args) => sql::sql(&args),
         Command::Schema => schema::schema(),
         Command::Completions { shell } => completions::completions(shell),
         Command::Demo(args) => demo::demo(&args),

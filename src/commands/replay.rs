@@ -29,6 +29,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         bounded: true,
         from_start: false,
         discard_state: false,
+        ephemeral: false,
         reinfer: false,
         replay: Some(Arc::new(replay.records)),
         workers: Some(1),

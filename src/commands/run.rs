@@ -25,6 +25,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         bounded: args.bounded,
         from_start: args.from_start,
         discard_state: args.discard_state,
+        ephemeral: false,
         reinfer: args.reinfer,
         replay: None,
         workers: args.workers.map(Into::into),

@@ -188,17 +188,23 @@ impl Cluster {
         }
     }
 
-    fn unknown_topic(&self, topic: &str) -> Fault {
-        let names: Vec<String> = match &self.asker {
+    /// The names of all topics that may be seen.
+    pub(super) fn names(&self) -> Result<Vec<String>, Fault> {
+        Ok(match &self.asker {
             Asker::Own(client) => {
-                let all = lock(client).metadata(None, ANSWER_WITHIN).map(|all| all.topics).unwrap_or_default();
+                let all = lock(client).metadata(None, ANSWER_WITHIN)?.topics;
                 all.into_iter().filter_map(|topic| Some(topic.name?.0.to_string())).collect()
             }
             Asker::Librdkafka(consumer) => {
                 let all = consumer.fetch_metadata(None, ANSWER_WITHIN);
-                all.iter().flat_map(|all| all.topics()).map(|topic| topic.name().to_owned()).collect()
+                let all = all.map_err(|error| Fault::request("list the topics", "the topics", &error))?;
+                all.topics().iter().map(|topic| topic.name().to_owned()).collect()
             }
-        };
+        })
+    }
+
+    fn unknown_topic(&self, topic: &str) -> Fault {
+        let names = self.names().unwrap_or_default();
         let near = nearest(topic, names.into_iter().filter(|name| !name.starts_with("__")));
         Fault::UnknownTopic { topic: topic.to_owned(), near, bootstrap: self.connection.bootstrap() }
     }

@@ -24,6 +24,9 @@ use super::{
     wire::{OffsetQuestion, Protection, Topology},
 };
 
+/// Bytes of an answer where a few records are looked at.
+const SMALL_ANSWER: usize = 64 << 10;
+
 /// What our own connections of an input have in common.
 #[derive(Clone)]
 pub(super) struct Own {
@@ -78,7 +81,7 @@ impl Shared {
             start_offset: range.from,
             end_offset: Some(range.to),
         };
-        let terms = ReadTerms { accept_create_time: true, with_headers: false };
+        let terms = ReadTerms { accept_create_time: true, answer_bytes: Some(SMALL_ANSWER), ..ReadTerms::default() };
         let joins = vec![ranges.iter().map(join).collect()];
         let sources = Self::sources(shared, joins, true, terms);
         let mut sources = sources.map_err(|fault| fault.of_input(&shared.settings.input))?;
@@ -86,7 +89,7 @@ impl Shared {
     }
 
     /// One source for each worker's partitions.
-    fn sources(
+    pub(super) fn sources(
         shared: &Arc<Self>,
         joins: Vec<Vec<Join>>,
         bounded: bool,
@@ -98,7 +101,7 @@ impl Shared {
                 let control = control::start(shared.clone(), told, bounded)?;
                 let pairs = joins.into_iter().zip(events);
                 let source = |(joins, events)| {
-                    let options = FetchOptions { joins, events, bounded, terms };
+                    let options = FetchOptions { joins, events, bounded, terms: terms.clone() };
                     let source = FetchSource::new(shared.clone(), own.clone(), options, control.clone());
                     source.map(|source| Box::new(source) as Box<dyn Source>).map_err(|e| Fault::Io(e.to_string()))
                 };
@@ -112,7 +115,7 @@ impl Shared {
                     let (worker_side, events) = Worker::new(Some(fetcher.consumer().clone()));
                     told.push(worker_side);
                     let events = (!bounded).then_some(events);
-                    sources.push(KafkaSource::new(shared.clone(), fetcher, joins, events, terms));
+                    sources.push(KafkaSource::new(shared.clone(), fetcher, joins, events, terms.clone()));
                 }
                 if !bounded {
                     let control = control::start(shared.clone(), told, bounded)?;
@@ -127,7 +130,7 @@ impl Shared {
 /// A Kafka input with which contact was made.
 #[derive(Clone)]
 pub struct KafkaInput {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl fmt::Debug for KafkaInput {
@@ -352,11 +355,12 @@ impl KafkaInput {
             let end_offset = ends.map(|ends| ends[index]);
             joins[worker_of(partition.id, workers)].push(Join { partition, start_offset, end_offset });
         }
-        let terms = ReadTerms { accept_create_time: self.shared.settings.accept_create_time, with_headers };
+        let accept_create_time = self.shared.settings.accept_create_time;
+        let terms = ReadTerms { accept_create_time, with_headers, ..ReadTerms::default() };
         Shared::sources(&self.shared, joins, ends.is_some(), terms).map_err(|fault| self.error(fault))
     }
 
-    fn error(&self, fault: Fault) -> EngineError {
+    pub(super) fn error(&self, fault: Fault) -> EngineError {
         fault.of_input(&self.shared.settings.input)
     }
 }

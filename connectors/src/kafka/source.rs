@@ -3,7 +3,11 @@
 use std::{
     collections::HashMap,
     fmt, mem,
-    sync::{Arc, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::AtomicU64,
+        mpsc::Receiver,
+    },
     time::Duration,
 };
 
@@ -34,13 +38,18 @@ pub(super) struct Join {
 }
 
 /// How records are to be handed over.
-#[derive(Clone, Copy)]
+#[derive(Clone, Default)]
 pub(super) struct ReadTerms {
     /// Whether records that their producer stamped are handed over, or end the job.
     pub(super) accept_create_time: bool,
     /// Whether records come with their headers. Only where a query names them: reading them costs librdkafka an allocation a
     /// record, a quarter of a stateless job.
     pub(super) with_headers: bool,
+    /// Records that were counted in the headers of their batches, in the place of being handed over: where only their number is
+    /// wanted. librdkafka hands all of them over.
+    pub(super) counted: Option<Arc<AtomicU64>>,
+    /// Bytes of an answer at most, where little is wanted.
+    pub(super) answer_bytes: Option<usize>,
 }
 
 /// Reads its partitions through one client of librdkafka.
@@ -75,7 +84,7 @@ impl KafkaSource {
         events: Option<Receiver<ControlEvent>>,
         terms: ReadTerms,
     ) -> Self {
-        let ReadTerms { accept_create_time, with_headers } = terms;
+        let ReadTerms { accept_create_time, with_headers, .. } = terms;
         let (slots, slot_of) = (Vec::new(), HashMap::new());
         let buffers = Buffers { with_headers, ..Buffers::default() };
         Self { shared, fetcher, accept_create_time, joins, slots, slot_of, events, buffers, control: None }

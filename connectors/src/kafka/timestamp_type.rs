@@ -18,8 +18,7 @@ const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 
 /// Refuses a topic that is configured for CreateTime. A configuration that we may not see passes: its records tell.
 pub(super) fn check_topics(cluster: &Cluster, topics: &[String], within: Duration) -> Result<(), Fault> {
-    let kinds = cluster.settings(topics, "message.timestamp.type", within)?;
-    for (topic, kind) in topics.iter().zip(kinds) {
+    for (topic, kind) in topics.iter().zip(kinds(cluster, topics, within)?) {
         match kind.as_deref() {
             Some("CreateTime") => {
                 let bootstrap = cluster.connection().bootstrap();
@@ -30,6 +29,11 @@ pub(super) fn check_topics(cluster: &Cluster, topics: &[String], within: Duratio
         }
     }
     Ok(())
+}
+
+/// What each topic's settings say of it; `None` where we may not see them.
+pub(super) fn kinds(cluster: &Cluster, topics: &[String], within: Duration) -> Result<Vec<Option<String>>, Fault> {
+    cluster.settings(topics, "message.timestamp.type", within)
 }
 
 /// The fault of a CreateTime record, with the offsets at which its topic's partitions were switched.

@@ -7,7 +7,6 @@ use arrow::{
     datatypes::{DataType, Field, Fields},
 };
 
-use super::progress::PartitionProgress;
 use crate::{EventTime, dataflow::plan::MetadataColumn, datetime_type, source::Record};
 
 fn header_fields() -> Fields {
@@ -15,7 +14,8 @@ fn header_fields() -> Fields {
 }
 
 /// The field of a metadata column.
-pub(super) fn field(column: MetadataColumn) -> Field {
+#[must_use]
+pub fn metadata_field(column: MetadataColumn) -> Field {
     let (data_type, nullable) = match column {
         MetadataColumn::Key => (DataType::Utf8, true),
         MetadataColumn::Headers => (DataType::new_list(DataType::Struct(header_fields()), true), false),
@@ -36,10 +36,12 @@ enum Builder {
 }
 
 /// Builders of the columns that the query names.
-pub(super) struct MetadataBuilders(Vec<Builder>);
+pub struct MetadataBuilders(Vec<Builder>);
 
 impl MetadataBuilders {
-    pub(super) fn new(columns: &[MetadataColumn]) -> Self {
+    /// Of these columns.
+    #[must_use]
+    pub fn new(columns: &[MetadataColumn]) -> Self {
         Self(
             columns
                 .iter()
@@ -59,13 +61,14 @@ impl MetadataBuilders {
         )
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether there is no column.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Appends the record's values for each of its rows.
-    pub(super) fn append(&mut self, record: &Record<'_>, partition: Option<&PartitionProgress>, rows: usize) {
-        let (topic, number) = partition.map_or(("", 0), |p| (p.topic.as_str(), p.number));
+    /// Appends the record's values for each of its rows; it comes from partition `number` of `topic`.
+    pub fn append(&mut self, record: &Record<'_>, topic: &str, number: i32, rows: usize) {
         for builder in &mut self.0 {
             for _ in 0..rows {
                 match builder {
@@ -92,8 +95,8 @@ impl MetadataBuilders {
         }
     }
 
-    /// Takes the columns.
-    pub(super) fn finish(&mut self) -> impl Iterator<Item = ArrayRef> {
+    /// Takes the columns, in their order.
+    pub fn finish(&mut self) -> impl Iterator<Item = ArrayRef> {
         self.0.iter_mut().map(|builder| -> ArrayRef {
             match builder {
                 Builder::Key(b) | Builder::Topic(b) => Arc::new(b.finish()),

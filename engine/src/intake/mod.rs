@@ -25,7 +25,7 @@ use arrow::{
 };
 use datafusion_physical_expr::PhysicalExpr;
 
-use metadata::MetadataBuilders;
+pub use metadata::{MetadataBuilders, metadata_field};
 pub use progress::{InputCounters, PartitionView};
 use progress::{Journal, PartitionProgress};
 use substreams::Substreams;
@@ -167,7 +167,7 @@ impl Intake {
         let mut fields: Vec<Arc<Field>> = vec![];
         fields.extend(ordered.then(|| Arc::new(Field::new(ORDER, order_type(), false))));
         fields.extend(payload.fields().iter().cloned());
-        fields.extend(metadata.iter().map(|m| Arc::new(metadata::field(*m))));
+        fields.extend(metadata.iter().map(|m| Arc::new(metadata_field(*m))));
         fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), false)));
         let readers = dataflow.nodes.iter().enumerate().filter_map(|(node, n)| match &n.operator {
             OperatorPlan::Input(plan) if plan.input == input => Some(Reader::new(node, &plan.time, &options)),
@@ -476,7 +476,8 @@ impl Rows {
                     }
                     if !self.metadata.is_empty() {
                         let partition = self.runs.last().and_then(|(p, _)| self.partitions.get(p));
-                        self.metadata.append(record, partition, rows);
+                        let (topic, number) = partition.map_or(("", 0), |p| (p.topic.as_str(), p.number));
+                        self.metadata.append(record, topic, number, rows);
                     }
                 }
             }

@@ -73,7 +73,8 @@ fn columns(fields: &Fields, prefix: &str, indent: usize, found: &Found, out: &mu
     }
 }
 
-fn type_name(data_type: &DataType) -> String {
+/// A type as a spec has it.
+pub(crate) fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Int64 => "int".to_owned(),
         DataType::Float64 => "double".to_owned(),

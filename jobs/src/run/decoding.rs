@@ -29,7 +29,7 @@ use crate::spec::{self, AvroInput, Check, InputFormat, ProtobufInput};
 
 /// What the decoders of an input know of schemas beside the columns.
 #[derive(Clone, Default)]
-pub(super) struct FormatSchemas {
+pub(crate) struct FormatSchemas {
     client: Option<Arc<RegistryClient>>,
     /// The reader's schema, whose defaults and aliases count.
     avro: Option<Arc<AvroSchema>>,
@@ -41,7 +41,7 @@ impl FormatSchemas {
     ///
     /// # Errors
     /// A registry that cannot be reached, or whose schema cannot be read.
-    pub(super) fn learn(input: &spec::Input, secrets: &SecretStore, options: &RunOptions) -> Result<Self, EngineError> {
+    pub(crate) fn learn(input: &spec::Input, secrets: &SecretStore, options: &RunOptions) -> Result<Self, EngineError> {
         let failure = |kind, message| EngineError::Source { input: input.name.clone(), kind, message };
         let (registry, given) = match &input.format {
             InputFormat::Avro(AvroInput { registry, schema, .. }) => (registry, schema.is_some()),
@@ -104,7 +104,7 @@ impl FormatSchemas {
     ///
     /// # Errors
     /// A schema that makes none, in words.
-    pub(super) fn columns(&self) -> Result<Option<SchemaRef>, String> {
+    pub(crate) fn columns(&self) -> Result<Option<SchemaRef>, String> {
         Ok(self.declared()?.map(|declared| declared.schema))
     }
 }
@@ -113,7 +113,7 @@ impl FormatSchemas {
 ///
 /// # Errors
 /// Payloads of another format, in words.
-pub(super) fn infer(format: &InputFormat, payloads: &[Vec<u8>]) -> Result<Option<SchemaRef>, String> {
+pub(crate) fn infer(format: &InputFormat, payloads: &[Vec<u8>]) -> Result<Option<SchemaRef>, String> {
     let of_first = |columns: &dyn Fn(&[u8]) -> Result<Declared, String>| {
         let mut last = None;
         for payload in payloads {
@@ -162,7 +162,7 @@ pub(super) fn infer(format: &InputFormat, payloads: &[Vec<u8>]) -> Result<Option
 }
 
 /// How an input's files are cut into records.
-pub(super) fn file_format(input: &spec::Input) -> files::InputFormat {
+pub(crate) fn file_format(input: &spec::Input) -> files::InputFormat {
     use files::Content;
     let content = match &input.format {
         InputFormat::Json(_) => Content::Json,
@@ -178,7 +178,7 @@ pub(super) fn file_format(input: &spec::Input) -> files::InputFormat {
 }
 
 /// A sampled payload without its packing; `None` if it is not packed so.
-pub(super) fn unpack(input: &spec::Input, payload: Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn unpack(input: &spec::Input, payload: Vec<u8>) -> Option<Vec<u8>> {
     let Some(compression) = input.compression else { return Some(payload) };
     let mut plain = Vec::new();
     compression.unpack(&payload, &mut plain, max_unpacked(input)).ok().map(|()| plain)
@@ -192,7 +192,7 @@ fn max_unpacked(input: &spec::Input) -> usize {
 ///
 /// # Errors
 /// Columns that the format cannot be decoded to.
-pub(super) fn decoders(
+pub(crate) fn decoders(
     input: &spec::Input,
     schemas: &FormatSchemas,
     payload: &SchemaRef,
@@ -203,7 +203,11 @@ pub(super) fn decoders(
     Ok(Arc::new(move || make().expect("the same schema was accepted before")))
 }
 
-fn decoder(input: &spec::Input, schemas: &FormatSchemas, columns: &SchemaRef) -> Result<Box<dyn Decoder>, EngineError> {
+/// One decoder of these columns.
+///
+/// # Errors
+/// Columns that the format cannot be decoded to.
+pub(crate) fn decoder(input: &spec::Input, schemas: &FormatSchemas, columns: &SchemaRef) -> Result<Box<dyn Decoder>, EngineError> {
     let columns = Arc::clone(columns);
     let failure = |message| EngineError::Source { input: input.name.clone(), kind: ErrorKind::User, message };
     let client = || schemas.client.clone().map(|client| client as Arc<dyn Schemas>);

@@ -38,16 +38,16 @@ use crate::{
 };
 
 /// Records that a schema is inferred from, at most.
-const SAMPLE_RECORDS: usize = 1_000;
+pub(crate) const SAMPLE_RECORDS: usize = 1_000;
 /// How long sampling may take.
-const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
 /// How often an empty topic is looked at again.
 const EMPTY_RETRY: Duration = Duration::from_millis(500);
 /// One part in this many of the job's memory is for records that were fetched ahead, over all inputs and
 /// workers: decode buffers, state and sinks share the rest.
 const QUEUE_SHARE: u64 = 8;
 /// KiB fetched ahead for a worker at most: more does not make it faster.
-const QUEUE_KIB_MAX: u64 = 32 * 1024;
+pub(crate) const QUEUE_KIB_MAX: u64 = 32 * 1024;
 
 /// An input with which contact was made.
 pub(super) struct ConnectedInput {
@@ -69,6 +69,35 @@ pub(super) enum Transport {
     Kept(Vec<KeptRecord>),
 }
 
+/// A topic's input as the connector takes it; secrets are fetched for it.
+pub(crate) fn kafka_settings(
+    spec: &spec::Input,
+    kafka: &spec::KafkaInput,
+    queue_kib: u64,
+    secrets: &Arc<SecretStore>,
+    options: &RunOptions,
+) -> Result<SourceSettings, EngineError> {
+    let security = security::resolve(Owner::Input(&spec.name), &kafka.security, secrets, options)?;
+    Ok(SourceSettings {
+        input: spec.name.clone(),
+        connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
+        topics: kafka.topics.clone(),
+        isolation: match kafka.isolation {
+            spec::Isolation::ReadCommitted => Isolation::ReadCommitted,
+            spec::Isolation::ReadUncommitted => Isolation::ReadUncommitted,
+        },
+        // Reference data has no time.
+        accept_create_time: spec.reference.is_some() || matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
+        queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
+        fetch: match kafka.fetch {
+            spec::Fetch::Auto => Fetch::Auto,
+            spec::Fetch::Own => Fetch::Own,
+            spec::Fetch::Rdkafka => Fetch::Librdkafka,
+        },
+        rack: kafka.rack.clone(),
+    })
+}
+
 impl ConnectedInput {
     pub(super) fn connect(
         job: &Job,
@@ -85,27 +114,7 @@ impl ConnectedInput {
             (InputTransport::Kafka(kafka), None) => {
                 let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
                 let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
-                let owner = Owner::Input(&spec.name);
-                let security = security::resolve(owner, &kafka.security, secrets, options)?;
-                let settings = SourceSettings {
-                    input: spec.name.clone(),
-                    connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
-                    topics: kafka.topics.clone(),
-                    isolation: match kafka.isolation {
-                        spec::Isolation::ReadCommitted => Isolation::ReadCommitted,
-                        spec::Isolation::ReadUncommitted => Isolation::ReadUncommitted,
-                    },
-                    // Reference data has no time.
-                    accept_create_time: spec.reference.is_some()
-                        || matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
-                    queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
-                    fetch: match kafka.fetch {
-                        spec::Fetch::Auto => Fetch::Auto,
-                        spec::Fetch::Own => Fetch::Own,
-                        spec::Fetch::Rdkafka => Fetch::Librdkafka,
-                    },
-                    rack: kafka.rack.clone(),
-                };
+                let settings = kafka_settings(spec, kafka, queue_kib, secrets, options)?;
                 let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
                 let start = match &kafka.start {
                     spec::Start::Earliest => Start::Earliest,

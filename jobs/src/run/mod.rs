@@ -6,17 +6,17 @@
 //! The calling thread supervises: it starts epochs, reports, and ends the run. The merge thread commits them ([`commit`]).
 
 mod commit;
-mod decoding;
+pub(crate) mod decoding;
 mod doctor;
 mod error;
-mod inputs;
+pub(crate) mod inputs;
 mod outputs;
 mod pinned;
 mod pipeline;
 mod reference;
 mod registry;
 mod resume;
-mod security;
+pub(crate) mod security;
 mod status;
 mod verify;
 
@@ -76,6 +76,8 @@ pub struct RunOptions {
     /// Goes on from the committed offsets without the state of windows that were open, where that state does not fit, cannot be
     /// read, or needs records that are gone.
     pub discard_state: bool,
+    /// Keeps nothing of the run, which ends when it is stopped: neither offsets nor state nor schemas.
+    pub ephemeral: bool,
     /// Infers the schemas of inputs again that were pinned by an earlier start.
     pub reinfer: bool,
     /// In the place of all inputs: by input, kept records that are read once more. The run is bounded then.
@@ -230,7 +232,7 @@ fn run_once(
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
         connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
     }
-    let store = match options.bounded && options.replay.is_none() {
+    let store = match (options.bounded && options.replay.is_none()) || options.ephemeral {
         true => None,
         false => Some(Arc::new(Store::open(&job.state.store, &job.name)?)),
     };
@@ -254,7 +256,7 @@ fn run_once(
             attempt.check()?;
             going_on(job, &connected, &dataflow, (&store, &run_id, &secrets), options, attempt, &letters)?
         }
-        _ => bounded(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)?,
+        _ => from_start(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)?,
     };
     let Ready { begin, outputs, commit, need, abort } = ready;
     let workers = workers(job, options);
@@ -278,8 +280,8 @@ struct Ready {
     abort: Arc<AtomicBool>,
 }
 
-/// A run from `start` to the inputs' ends, which leaves nothing to go on from.
-fn bounded(
+/// A run from `start` that leaves nothing to go on from.
+fn from_start(
     job: &Job,
     connected: &[ConnectedInput],
     dataflow: &Dataflow,

@@ -10,7 +10,7 @@ use super::RunOptions;
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Owner<'a> {
+pub(crate) enum Owner<'a> {
     Input(&'a str),
     Output(&'a str),
 }
@@ -34,7 +34,7 @@ impl fmt::Display for Owner<'_> {
 }
 
 /// Fetches the secrets, checks certificates, and says what was repaired in them, what is doubtful, and what ends soon.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     owner: Owner<'_>,
     settings: &SecuritySettings,
     secrets: &Arc<SecretStore>,

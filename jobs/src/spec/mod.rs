@@ -14,6 +14,7 @@
 
 mod check;
 mod columns;
+mod context;
 mod deserialize;
 mod format;
 mod job;
@@ -33,6 +34,7 @@ mod yaml;
 
 use std::{fs::File, io::Read, path::Path as FilePath};
 
+pub use context::Context;
 pub use format::{
     AvroInput, AvroOutput, InputFormat, JsonOptions, OutputFormat, ProtobufInput, ProtobufOutput, Registry,
 };
@@ -67,6 +69,40 @@ pub fn load(path: &FilePath) -> Result<Job, SpecErrors> {
 /// # Errors
 /// Every problem of the spec.
 pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecErrors> {
+    checked(text, directory, file, |raw, check| {
+        not_built::refuse(raw, check);
+        validate::validate(raw, check)
+    })
+}
+
+/// Reads what questions can be asked of from a file: the `inputs` of a spec, and what they need of it.
+///
+/// # Errors
+/// Every problem of these, or that the file cannot be read.
+pub fn load_context(path: &FilePath) -> Result<Context, SpecErrors> {
+    let file = path.display().to_string();
+    let text = read_text(path).map_err(|error| SpecErrors::of_file(&file, error))?;
+    parse_context(&text, path.parent().unwrap_or(FilePath::new("")), &file)
+}
+
+/// The same from its text; see [`parse`].
+///
+/// # Errors
+/// Every problem of the inputs.
+pub fn parse_context(text: &str, directory: &FilePath, file: &str) -> Result<Context, SpecErrors> {
+    checked(text, directory, file, |raw, check| {
+        not_built::refuse_inputs(raw, check);
+        context::context(raw, check)
+    })
+}
+
+/// Text to raw spec to what `validate` makes of it, with all problems on the way.
+fn checked<T>(
+    text: &str,
+    directory: &FilePath,
+    file: &str,
+    validate: impl FnOnce(&mut RawJob, &mut check::Check<'_>) -> Option<T>,
+) -> Result<T, SpecErrors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (root, yaml_faults) = yaml::parse(text);
     let mut root = root.unwrap_or(yaml::Node { at: Position { line: 1, column: 1 }, value: yaml::Value::Removed });
@@ -84,12 +120,9 @@ pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecEr
     for fault in outcome.faults {
         check.problem_at(fault.at.unwrap_or(Position { line: 1, column: 1 }), &fault.path, fault.message);
     }
-    let job = outcome.value.and_then(|raw| {
-        not_built::refuse(&raw, &mut check);
-        validate::validate(&raw, &mut check)
-    });
-    match job {
-        Some(job) if check.problems.is_empty() => Ok(job),
+    let valid = outcome.value.and_then(|mut raw| validate(&mut raw, &mut check));
+    match valid {
+        Some(valid) if check.problems.is_empty() => Ok(valid),
         _ => Err(SpecErrors::new(file, check.problems)),
     }
 }

@@ -12,9 +12,7 @@ use super::{
 /// Reports each thing that is not built.
 pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
     let root = Path::default();
-    for (name, input) in job.inputs.iter() {
-        refuse_input(input, &root.key("inputs").key(name), check);
-    }
+    refuse_inputs(job, check);
     for (name, output) in job.outputs.iter() {
         refuse_output(output, &root.key("outputs").key(name), check);
     }
@@ -38,6 +36,13 @@ pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
         if given {
             refuse_one(check, &path, what, instead);
         }
+    }
+}
+
+/// The same of the inputs alone.
+pub(super) fn refuse_inputs(job: &RawJob, check: &mut Check<'_>) {
+    for (name, input) in job.inputs.iter() {
+        refuse_input(input, &Path::default().key("inputs").key(name), check);
     }
 }
 

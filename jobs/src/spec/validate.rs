@@ -44,17 +44,24 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         key_vault: key_vault?,
         functions: functions?,
         dead_letters: dead_letters?,
-        time: Time {
-            late_arrival: raw.time.late_arrival,
-            out_of_order: raw.time.out_of_order.unwrap_or_default(),
-            policy: raw.time.policy,
-        },
+        time: Time::of(raw),
         clock_uncertainty: raw.clock_uncertainty,
         state: state?,
         workers: workers?,
         memory: raw.memory,
         query: query?,
     })
+}
+
+impl Time {
+    /// As the spec has it.
+    pub(super) fn of(raw: &RawJob) -> Self {
+        Self {
+            late_arrival: raw.time.late_arrival,
+            out_of_order: raw.time.out_of_order.unwrap_or_default(),
+            policy: raw.time.policy,
+        }
+    }
 }
 
 /// A group keeps one position for each partition: two inputs that read the same topic need groups of their own.
@@ -81,7 +88,7 @@ fn job_name(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<String> 
 }
 
 /// Each of the inputs or outputs: at least one, with names that differ in more than case.
-fn named<R, T>(
+pub(super) fn named<R, T>(
     check: &mut Check<'_>,
     path: &Path,
     what: &str,
@@ -106,7 +113,7 @@ fn named<R, T>(
     made.into_iter().collect()
 }
 
-fn functions(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<UserFunctions> {
+pub(super) fn functions(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<UserFunctions> {
     let made: Vec<_> = raw.functions.iter().map(|(name, f)| function(check, &root.key(name), name, f)).collect();
     made.into_iter().collect::<Option<Vec<_>>>().map(UserFunctions::new)
 }
@@ -172,7 +179,7 @@ fn state(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<State> {
 }
 
 /// `Some(None)` is one for each core.
-fn workers(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<Option<NonZeroUsize>> {
+pub(super) fn workers(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<Option<NonZeroUsize>> {
     let Some(workers) = raw.workers else { return Some(None) };
     let valid = usize::try_from(workers).ok().filter(|workers| *workers <= MAX_WORKERS).and_then(NonZeroUsize::new);
     if valid.is_none() {

@@ -1,6 +1,9 @@
 //! Parquet: files of column chunks, compressed with zstd.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io::{self, Write},
+};
 
 use arrow::{
     datatypes::{Schema, SchemaRef},
@@ -43,16 +46,16 @@ impl RowEncoder for ParquetMessageEncoder {
 }
 
 /// Writes batches of one schema into one file, which is readable only after [`ParquetEncoder::finish`].
-pub struct ParquetEncoder {
-    writer: ArrowWriter<File>,
+pub struct ParquetEncoder<W: Write + Send = File> {
+    writer: ArrowWriter<W>,
 }
 
-impl ParquetEncoder {
+impl<W: Write + Send> ParquetEncoder<W> {
     /// Begins a file.
     ///
     /// # Errors
     /// A column type that Parquet does not have; an I/O error.
-    pub fn new(file: File, schema: SchemaRef) -> io::Result<Self> {
+    pub fn new(file: W, schema: SchemaRef) -> io::Result<Self> {
         Ok(Self { writer: ArrowWriter::try_new(file, schema, Some(properties())).map_err(into_io)? })
     }
 
@@ -78,7 +81,7 @@ impl ParquetEncoder {
     ///
     /// # Errors
     /// An I/O error.
-    pub fn finish(self) -> io::Result<File> {
+    pub fn finish(self) -> io::Result<W> {
         self.writer.into_inner().map_err(into_io)
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::kafka::{
     partition::Partition,
-    records::{BadBatch, Records, WalkedRecord},
+    records::{BadBatch, Batch, Records, WalkedRecord},
     source::emptied,
 };
 
@@ -148,6 +148,11 @@ impl Slot {
         buffers.records = emptied(records);
         buffers.headers = emptied(headers);
         Ok(Ok(()))
+    }
+
+    /// Whether none of a batch's records was handed over, and all of them are wanted.
+    pub(super) fn takes_whole(&self, batch: &Batch<'_>) -> bool {
+        batch.base_offset >= self.next_offset && self.end_offset.is_none_or(|end| batch.next_offset <= end)
     }
 
     /// Everything below `offset` was handed over or does not exist; reported where records do not say it.

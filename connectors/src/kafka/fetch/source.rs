@@ -3,7 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt, io, mem,
-    sync::{Arc, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::Receiver,
+    },
     time::Duration,
 };
 
@@ -48,6 +52,7 @@ pub(in crate::kafka) struct FetchSource {
     own: Own,
     terms: FetchTerms,
     accept_create_time: bool,
+    counted: Option<Arc<AtomicU64>>,
     poll: Poll,
     ready: Events,
     links: BTreeMap<i32, Link>,
@@ -97,9 +102,10 @@ impl FetchSource {
         options: FetchOptions,
         control: Arc<ControlThread>,
     ) -> io::Result<Self> {
-        let FetchOptions { joins, events, bounded, terms: ReadTerms { accept_create_time, with_headers } } = options;
+        let FetchOptions { joins, events, bounded, terms } = options;
+        let ReadTerms { accept_create_time, with_headers, counted, answer_bytes } = terms;
         let settings = &shared.settings;
-        let budget = settings.queue_kib.saturating_mul(1024);
+        let budget = answer_bytes.unwrap_or_else(|| settings.queue_kib.saturating_mul(1024));
         let max_bytes = budget.clamp(ANSWER_BYTES_MIN, ANSWER_BYTES);
         let terms = FetchTerms {
             isolation: settings.isolation,
@@ -109,6 +115,7 @@ impl FetchSource {
         Ok(Self {
             terms,
             accept_create_time,
+            counted,
             poll: Poll::new()?,
             ready: Events::with_capacity(EVENTS),
             links: BTreeMap::new(),
@@ -484,6 +491,15 @@ impl FetchSource {
                     let partition = Arc::clone(&slot.partition);
                     return Err(self.error(timestamp_type::create_time_record(&self.shared, &partition, offset)));
                 }
+                Ok(batch) if self.counted.is_some() && slot.takes_whole(&batch) => match batch.check() {
+                    Ok(()) => {
+                        let counted = self.counted.as_ref().map(|counted| counted.fetch_add(batch.records(), Relaxed));
+                        debug_assert!(counted.is_some(), "the guard holds");
+                        slot.reach(batch.next_offset, visit)?;
+                        Ok(())
+                    }
+                    Err(bad) => Err(bad),
+                },
                 Ok(batch) => {
                     let kind = batch.timestamp_kind();
                     let walked = match self.unpacker.records(&batch) {

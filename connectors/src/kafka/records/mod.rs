@@ -108,6 +108,11 @@ impl<'a> Batch<'a> {
         if self.attributes & 0x08 != 0 { TimestampKind::LogAppend } else { TimestampKind::Create }
     }
 
+    /// How many records it holds.
+    pub(super) fn records(&self) -> u64 {
+        u64::try_from(self.count).unwrap_or(0)
+    }
+
     fn codec(&self) -> i16 {
         self.attributes & 0x07
     }
@@ -116,7 +121,8 @@ impl<'a> Batch<'a> {
         &self.bytes[HEADER_BYTES..]
     }
 
-    fn check(&self) -> Result<(), BadBatch> {
+    /// Holds that the bytes are those that the producer sent.
+    pub(super) fn check(&self) -> Result<(), BadBatch> {
         let found = u32::from_be_bytes(array(self.bytes, 17));
         let computed = crc32c::crc32c(&self.bytes[CRC_END..]);
         if found == computed {
