@@ -284,9 +284,7 @@ pub(crate) struct SqlArgs {
 /// `name=value`.
 fn parameter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => {
-            Ok((name.trim_start_matches('$').to_owned(), value.to_owned()))
-        }
+        Some((name, value)) if !name.is_empty() => Ok((name.trim_start_matches('$').to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
     }
 }

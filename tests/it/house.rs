@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What a crate of ours is not to know, told by the crates it would take.
 const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("tidemill-engine", &["rdkafka", "sqlparser", "datafusion-sql", "tokio", "chrono"]),
-    ("tidemill-queries", &["rdkafka", "tokio"]),
+    ("tidemill-queries", &["rdkafka"]),
     ("tidemill-connectors", &["sqlparser", "datafusion-sql"]),
     ("tidemill-certs", &["rdkafka", "arrow"]),
 ];

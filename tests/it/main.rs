@@ -15,3 +15,5 @@ mod jobs;
 mod kafka_source;
 mod replay;
 mod security;
+mod sql;
+mod sql_differential;

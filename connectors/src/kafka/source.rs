@@ -3,11 +3,7 @@
 use std::{
     collections::HashMap,
     fmt, mem,
-    sync::{
-        Arc,
-        atomic::AtomicU64,
-        mpsc::Receiver,
-    },
+    sync::{Arc, atomic::AtomicU64, mpsc::Receiver},
     time::Duration,
 };
 

@@ -38,14 +38,6 @@ pub struct ReadStretch {
 }
 
 impl KafkaInput {
-    /// First offset and end of each partition, as the input's isolation sees it.
-    ///
-    /// # Errors
-    /// [`EngineError::Source`]: no answer.
-    pub fn bounds(&self) -> Result<Vec<(i64, i64)>> {
-        self.shared.bounds(&self.partitions()).map_err(|fault| self.error(fault))
-    }
-
     /// Of each partition the first offset whose record has this timestamp or a later one, in milliseconds; `None` where there is none.
     ///
     /// # Errors
@@ -138,7 +130,8 @@ pub fn list_topics(
         cluster.names()
     };
     let names: Result<Vec<String>, Fault> = list();
-    let mut names: Vec<String> = names.map_err(|fault| -> EngineError { fault.by(connection, "Read").of_input(input) })?;
+    let mut names: Vec<String> =
+        names.map_err(|fault| -> EngineError { fault.by(connection, "Read").of_input(input) })?;
     names.retain(|name| !name.starts_with("__"));
     names.sort();
     Ok(names)

@@ -207,7 +207,11 @@ pub(crate) fn decoders(
 ///
 /// # Errors
 /// Columns that the format cannot be decoded to.
-pub(crate) fn decoder(input: &spec::Input, schemas: &FormatSchemas, columns: &SchemaRef) -> Result<Box<dyn Decoder>, EngineError> {
+pub(crate) fn decoder(
+    input: &spec::Input,
+    schemas: &FormatSchemas,
+    columns: &SchemaRef,
+) -> Result<Box<dyn Decoder>, EngineError> {
     let columns = Arc::clone(columns);
     let failure = |message| EngineError::Source { input: input.name.clone(), kind: ErrorKind::User, message };
     let client = || schemas.client.clone().map(|client| client as Arc<dyn Schemas>);

@@ -8,7 +8,7 @@ use tidemill_queries::{QueryErrors, Script, UserFunctions};
 use super::{
     check::Check,
     format::OutputFormat,
-    job::{Input, Job, OnBadRecord, OnOutputError, Output, OutputTransport, Query, State, Time},
+    job::{Input, Job, OnBadRecord, OnOutputError, Output, OutputTransport, Query, State, StateStore, Time},
     problem::{Path, Position},
     raw::RawJob,
     security, transport,
@@ -97,7 +97,11 @@ impl Context {
             dead_letters: directory.join("dead-letters"),
             time: self.time,
             clock_uncertainty: self.clock_uncertainty,
-            state: State { store: directory, epoch: Duration::from_secs(1), snapshot: Duration::from_secs(60) },
+            state: State {
+                store: StateStore::Directory(directory),
+                epoch: Duration::from_secs(1),
+                snapshot: Duration::from_secs(60),
+            },
             workers: self.workers,
             memory: self.memory,
             query: Query { text, script, file: "question".to_owned(), start, lines: lines.collect() },

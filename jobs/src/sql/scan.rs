@@ -81,7 +81,8 @@ impl ScanPlan {
         let decoder = match payload.is_empty() && !always_decode {
             true => None,
             false => {
-                let fields: Vec<_> = payload.iter().map(|&field| Arc::clone(&columns.payload.fields()[field])).collect();
+                let fields: Vec<_> =
+                    payload.iter().map(|&field| Arc::clone(&columns.payload.fields()[field])).collect();
                 Some(decoder(Arc::new(Schema::new(fields)))?)
             }
         };

@@ -169,7 +169,9 @@ impl Session {
                     };
                     let mut input = topic.spec.clone();
                     if let (InputTransport::Kafka(kafka), false) = (&mut input.transport, topic.log_append) {
-                        tracing::info!("`{name}`: the broker does not stamp its records, so event time is their producer's");
+                        tracing::info!(
+                            "`{name}`: the broker does not stamp its records, so event time is their producer's"
+                        );
                         kafka.timestamp = spec::Timestamp::CreateTime { out_of_order: OUT_OF_ORDER };
                     }
                     context.inputs.push(input);
@@ -186,6 +188,7 @@ impl Session {
         RunOptions {
             bounded: false,
             from_start: true,
+            discard_state: false,
             ephemeral: true,
             reinfer: false,
             replay: None,
@@ -229,7 +232,8 @@ impl Session {
     pub fn describe(&mut self, name: &str) -> Result<Option<Vec<ColumnDescription>>, SqlError> {
         let Some(topic) = self.topic(name)? else { return Ok(None) };
         let shown = |name: &str| -> Vec<String> {
-            let Some(column) = topic.sample.as_ref().and_then(|sample: &RecordBatch| sample.column_by_name(name)) else {
+            let Some(column) = topic.sample.as_ref().and_then(|sample: &RecordBatch| sample.column_by_name(name))
+            else {
                 return vec![];
             };
             let format = arrow::util::display::FormatOptions::new().with_null("NULL");

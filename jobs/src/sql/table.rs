@@ -244,7 +244,9 @@ impl TopicTable {
                     ranges[cut.partition.0 as usize].1 = cut.from;
                 } else {
                     let number = self.topic.partitions[cut.partition.0 as usize].number;
-                    notes.push(format!("partition {number} has records that their producer has stamped: read to its end"));
+                    notes.push(format!(
+                        "partition {number} has records that their producer has stamped: read to its end"
+                    ));
                 }
             }
         }
@@ -288,11 +290,7 @@ impl LogTable for TopicTable {
             Transport::Kafka(input) => {
                 let stretches: Vec<_> = stretches
                     .iter()
-                    .map(|stretch| ReadStretch {
-                        partition: id(stretch.partition),
-                        from: stretch.from,
-                        to: stretch.to,
-                    })
+                    .map(|stretch| ReadStretch { partition: id(stretch.partition), from: stretch.from, to: stretch.to })
                     .collect();
                 let counting = plan.counts().then(|| Arc::clone(&counted));
                 input.open_stretches(&stretches, plan.with_headers(), counting)?

@@ -111,9 +111,7 @@ fn comparison(column: &Expr, operator: Operator, value: &Expr) -> Condition {
             };
             Interval::of(operator, value).map(Condition::Times)
         }
-        "_key" if operator == Operator::Eq => {
-            value.try_as_str().flatten().map(|key| Condition::Key(key.to_owned()))
-        }
+        "_key" if operator == Operator::Eq => value.try_as_str().flatten().map(|key| Condition::Key(key.to_owned())),
         _ => None,
     };
     found.unwrap_or(Condition::Other)

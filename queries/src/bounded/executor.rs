@@ -151,7 +151,8 @@ fn check_parameters(used: &[String], given: &[(String, String)]) -> Result<(), Q
     let used: Vec<&str> = used.iter().map(|name| name.trim_start_matches('$')).collect();
     let missing = used.iter().find(|name| given.iter().all(|(other, _)| other != *name));
     if let Some(name) = missing {
-        let error = QueryError::at_location(sqlparser::tokenizer::Location::new(0, 0), format!("`${name}` has no value"));
+        let error =
+            QueryError::at_location(sqlparser::tokenizer::Location::new(0, 0), format!("`${name}` has no value"));
         return Err(error.help(format!("give it one: --param {name}=VALUE")).into());
     }
     if let Some((name, _)) = given.iter().find(|(name, _)| !used.contains(&name.as_str())) {

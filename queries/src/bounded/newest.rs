@@ -7,8 +7,8 @@ use datafusion::{
     physical_expr::expressions::Column,
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions, coalesce_partitions::CoalescePartitionsExec, coop::CooperativeExec, projection::ProjectionExec,
-        sorts::sort::SortExec,
+        ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions, coalesce_partitions::CoalescePartitionsExec,
+        coop::CooperativeExec, projection::ProjectionExec, sorts::sort::SortExec,
     },
 };
 
@@ -53,12 +53,15 @@ fn rewrite(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 fn narrow(plan: &Arc<dyn ExecutionPlan>, column: usize, rows: usize) -> Option<Result<Arc<dyn ExecutionPlan>>> {
     if let Some(scan) = plan.downcast_ref::<LogScan>() {
         let is_offset = scan.schema().field(column).name() == "_offset";
-        return (is_offset && scan.limit.is_none()).then(|| Ok(Arc::new(scan.of_newest(rows)) as Arc<dyn ExecutionPlan>));
+        return (is_offset && scan.limit.is_none())
+            .then(|| Ok(Arc::new(scan.of_newest(rows)) as Arc<dyn ExecutionPlan>));
     }
     let (child, column) = if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
         let below = projection.expr().get(column)?.expr.downcast_ref::<Column>()?.index();
         (projection.input(), below)
-    } else if plan.downcast_ref::<CoalescePartitionsExec>().is_some() || plan.downcast_ref::<CooperativeExec>().is_some() {
+    } else if plan.downcast_ref::<CoalescePartitionsExec>().is_some()
+        || plan.downcast_ref::<CooperativeExec>().is_some()
+    {
         (*plan.children().first()?, column)
     } else {
         return None;

@@ -51,7 +51,9 @@ impl Question {
         let mut statement = match (statements.pop(), statements.len()) {
             (Some(statement), 0) => statement,
             (Some(second), _) => {
-                return Err(QueryError::at(second.span(), "there is a second question").help("ask one at a time").into());
+                return Err(QueryError::at(second.span(), "there is a second question")
+                    .help("ask one at a time")
+                    .into());
             }
             (None, _) => return Err(QueryError::at(Span::empty(), "the question is empty").into()),
         };

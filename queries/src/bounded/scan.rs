@@ -208,7 +208,7 @@ fn scaled(bytes: u64, part: u64, whole: u64) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Groups of about the same size. A stretch is cut where a group is full, so that no group has two of one partition; one that cannot
+/// At least one group, and of about the same size. A stretch is cut where a group is full, so that no group has two of one partition; one that cannot
 /// be cut counts as a whole.
 fn divide(stretches: &[Stretch], parallel: usize) -> Vec<Vec<Stretch>> {
     let size = |stretch: &Stretch| stretch.records.unwrap_or(stretch.bytes).max(1);
@@ -231,7 +231,9 @@ fn divide(stretches: &[Stretch], parallel: usize) -> Vec<Vec<Stretch>> {
             room = share;
         }
     }
-    groups.retain(|group| !group.is_empty());
+    if groups.len() > 1 {
+        groups.retain(|group| !group.is_empty());
+    }
     groups
 }
 
@@ -305,7 +307,9 @@ impl ExecutionPlan for LogScan {
         stream.spawn_blocking(move || {
             // Whoever reads has seen enough when its end of the channel is gone.
             let outcome = match newest {
-                Some(rows) => reader.newest(rows, &mut |batch| out.blocking_send(Ok(batch)).is_ok(), &|| out.is_closed()),
+                Some(rows) => {
+                    reader.newest(rows, &mut |batch| out.blocking_send(Ok(batch)).is_ok(), &|| out.is_closed())
+                }
                 None => reader.all(&mut |batch| out.blocking_send(Ok(batch)).is_ok(), &|| out.is_closed()),
             };
             outcome.map_err(external)
@@ -340,6 +344,9 @@ type Take<'t> = dyn FnMut(RecordBatch) -> bool + 't;
 
 impl Reader {
     fn all(&self, take: &mut Take<'_>, is_over: &dyn Fn() -> bool) -> tidemill_engine::Result<()> {
+        if self.stretches.is_empty() {
+            return Ok(());
+        }
         let mut left = self.limit.unwrap_or(usize::MAX);
         let mut scan = self.log.open(&self.columns, &self.stretches)?;
         while left > 0 && !is_over() {
@@ -413,7 +420,7 @@ mod tests {
 
     #[test]
     fn stretches_are_divided_evenly_and_none_is_twice_in_a_group() {
-        assert_eq!(divided(&[], 4), Vec::<Vec<_>>::new());
+        assert_eq!(divided(&[], 4), [vec![]]);
         assert_eq!(divided(&[stretch(0, 5, 9), stretch(1, 0, 20)], 4), [vec![(0, 5, 9), (1, 0, 20)]]);
         assert_eq!(divided(&[stretch(0, 0, 40_000)], 2), [vec![(0, 0, 20_000)], vec![(0, 20_000, 40_000)]]);
         assert_eq!(

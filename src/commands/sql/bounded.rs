@@ -31,12 +31,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 const DRAW_AFTER: u32 = 5;
 
 /// Answers one question.
-pub(super) fn answer(
-    session: &mut Session,
-    args: &SqlArgs,
-    text: &str,
-    stop: &Arc<AtomicBool>,
-) -> Result<(), Failure> {
+pub(super) fn answer(session: &mut Session, args: &SqlArgs, text: &str, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
     if args.duration.is_some() {
         terminal::say("error: `--for` is for questions that go on: with windows, or with `--follow`");
         return Err(Failure::InvalidAndShown);
@@ -61,7 +56,10 @@ pub(super) fn may_read(answer: &Answer, args: &SqlArgs) -> Result<(), Failure> {
     }
     let dear = format!("the question reads about {}, more than `--max-bytes {}`", size(bytes as f64), args.max_bytes);
     if !io::stdin().is_terminal() || !terminal::is_watched() {
-        return Err(anyhow!("{dear}; EXPLAIN shows what it reads; conditions on `_timestamp`, `_partition` and `_offset` narrow it").into());
+        return Err(anyhow!(
+            "{dear}; EXPLAIN shows what it reads; conditions on `_timestamp`, `_partition` and `_offset` narrow it"
+        )
+        .into());
     }
     let _ = write!(io::stderr(), "{dear}. Go on? [y/N] ");
     let mut said = String::new();
@@ -76,7 +74,8 @@ pub(super) fn may_read(answer: &Answer, args: &SqlArgs) -> Result<(), Failure> {
 pub(super) fn write(answer: &Answer, output: &Output, stop: &Arc<AtomicBool>) -> Result<u64, SqlError> {
     let (sink, file) = output.open().map_err(output_failed)?;
     let first_row = Arc::new(AtomicBool::new(false));
-    let drawn = terminal::is_watched().then(|| Drawn::begin(answer, output.is_watched().then(|| Arc::clone(&first_row))));
+    let drawn =
+        terminal::is_watched().then(|| Drawn::begin(answer, output.is_watched().then(|| Arc::clone(&first_row))));
     let written = write_rows(answer, output, sink, stop, &first_row);
     drop(drawn);
     match (written, file) {

@@ -33,11 +33,7 @@ pub(super) fn sql(args: &SqlArgs) -> Result<(), Failure> {
         Some(path) => Source::Context(Box::new(spec::load_context(path)?)),
         None => Source::Cluster { brokers: args.kafka.clone(), format: args.input_format.clone() },
     };
-    let options = SessionOptions {
-        wait: args.wait.get(),
-        clock: MachineClock::start(),
-        approximate: args.approximate,
-    };
+    let options = SessionOptions { wait: args.wait.get(), clock: MachineClock::start(), approximate: args.approximate };
     let mut session = Session::new(source, options).map_err(|error| failed("", error, true))?;
     let text = match &args.query {
         Some(text) => text.clone(),
