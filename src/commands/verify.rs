@@ -24,6 +24,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         bounded: true,
         from_start: false,
         discard_state: false,
+        ephemeral: false,
         reinfer: false,
         replay: None,
         workers: None,

@@ -21,8 +21,6 @@ mod newest;
 mod question;
 mod rows;
 mod scan;
-#[cfg(test)]
-mod tests;
 
 pub use bounds::Interval;
 pub use continuous::is_continuous;

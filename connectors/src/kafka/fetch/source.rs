@@ -491,15 +491,14 @@ impl FetchSource {
                     let partition = Arc::clone(&slot.partition);
                     return Err(self.error(timestamp_type::create_time_record(&self.shared, &partition, offset)));
                 }
-                Ok(batch) if self.counted.is_some() && slot.takes_whole(&batch) => match batch.check() {
-                    Ok(()) => {
-                        let counted = self.counted.as_ref().map(|counted| counted.fetch_add(batch.records(), Relaxed));
-                        debug_assert!(counted.is_some(), "the guard holds");
+                Ok(batch) if let Some(counted) = self.counted.as_ref().filter(|_| slot.takes_whole(&batch)) => {
+                    let checked = batch.check();
+                    if checked.is_ok() {
+                        counted.fetch_add(batch.records(), Relaxed);
                         slot.reach(batch.next_offset, visit)?;
-                        Ok(())
                     }
-                    Err(bad) => Err(bad),
-                },
+                    checked
+                }
                 Ok(batch) => {
                     let kind = batch.timestamp_kind();
                     let walked = match self.unpacker.records(&batch) {
