@@ -206,7 +206,7 @@ pub(crate) fn size(bytes: f64) -> String {
 }
 
 /// `2.1s`, `1m05s`, `3h20m`, `9d04h`.
-fn duration(us: i64) -> String {
+pub(crate) fn duration(us: i64) -> String {
     let sign = if us < 0 { "-" } else { "" };
     let us = us.unsigned_abs();
     let seconds = us / 1_000_000;

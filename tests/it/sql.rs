@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Command, Output, Stdio},
-    time::Duration,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
 };
 
 use arrow::ipc::reader::{FileReader, StreamReader};
@@ -361,4 +363,103 @@ fn a_question_with_windows_goes_on_and_leaves_nothing_behind() {
     ]);
     let mut cluster = cluster;
     assert!(cluster.output().unwrap().status.success());
+}
+
+/// The prompt behind a pseudo-terminal, which util-linux's `script` makes.
+struct Terminal {
+    child: std::process::Child,
+    keys: std::process::ChildStdin,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn open(home: &Path, arguments: &[&str]) -> Self {
+        let command = format!("{} sql {}", env!("CARGO_BIN_EXE_tidemill"), arguments.join(" "));
+        let mut child = Command::new("script")
+            .args(["-qefc", &command, "/dev/null"])
+            .env("HOME", home)
+            .env("TERM", "xterm")
+            .env_remove("XDG_STATE_HOME")
+            .env_remove("TIDEMILL_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let seen = Arc::<Mutex<String>>::default();
+        let to = Arc::clone(&seen);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = screen.read(&mut bytes) {
+                to.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+        });
+        Self { child, keys, seen }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.seen.lock().unwrap().clear();
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits for a text on the screen since the last keys.
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.seen.lock().unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "{text:?} is not in {:?}", self.seen.lock().unwrap());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn the_prompt_completes_remembers_and_survives_an_interrupt() {
+    let topic = "sql-prompt";
+    let kafka = clicks(topic);
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::open(home.path(), &["--kafka", kafka.bootstrap()]);
+    terminal.shows("sql> ");
+    terminal.press("\\d\r");
+    terminal.shows("sql-prompt\r\n");
+    terminal.shows("sql> ");
+    terminal.press("\\d sql-prompt\r");
+    terminal.shows("userId");
+    terminal.shows("_offset");
+    terminal.shows("sql> ");
+    // A name is completed, over two lines.
+    terminal.press("SELECT MAX(n) AS most\r");
+    terminal.press("FROM \"sql-prom\t;\r");
+    terminal.shows("299");
+    terminal.shows("1 rows in ");
+    terminal.shows("sql> ");
+    // A column of a topic that was read is completed.
+    terminal.press("SELECT use\t AS u FROM \"sql-prompt\" WHERE n = 8;\r");
+    terminal.shows("2-2");
+    terminal.shows("sql> ");
+    // A mistake ends nothing.
+    terminal.press("SELECT x FROM \"sql-prompt\";\r");
+    terminal.shows("unknown column `x`");
+    terminal.shows("sql> ");
+    // Ctrl-C forgets a line, and ends a question that goes on; the prompt stays.
+    terminal.press("SELECT nonsense\x03");
+    terminal.shows("sql> ");
+    terminal.press("SELECT COUNT(*) AS n FROM [sql-prompt] GROUP BY TumblingWindow(hour, 1);\r");
+    terminal.shows("events/s");
+    terminal.press("\x03");
+    terminal.shows("sql> ");
+    terminal.press("SELECT 40 + 2 AS answer;\r");
+    terminal.shows("42");
+    terminal.shows("sql> ");
+    terminal.press("\x04");
+    assert!(terminal.child.wait().unwrap().success());
+    // The next prompt remembers the last question of this one.
+    let mut terminal = Terminal::open(home.path(), &["--kafka", kafka.bootstrap()]);
+    terminal.shows("sql> ");
+    terminal.press("\x1b[A\r");
+    terminal.shows("42");
+    terminal.shows("sql> ");
+    terminal.press("\\q\r");
+    assert!(terminal.child.wait().unwrap().success());
 }

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod output;
+mod shell;
 
 use std::{
     fs,
@@ -33,10 +34,12 @@ pub(super) fn sql(args: &SqlArgs) -> Result<(), Failure> {
         Some(path) => Source::Context(Box::new(spec::load_context(path)?)),
         None => Source::Cluster { brokers: args.kafka.clone(), format: args.input_format.clone() },
     };
+    let clock = MachineClock::start();
     let options = SessionOptions { wait: args.wait.get(), clock: MachineClock::start(), approximate: args.approximate };
     let mut session = Session::new(source, options).map_err(|error| failed("", error, true))?;
     let text = match &args.query {
         Some(text) => text.clone(),
+        None if io::stdin().is_terminal() => return shell::run(session, args, &clock),
         None => {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("cannot read the question from stdin")?;
