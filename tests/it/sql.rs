@@ -463,3 +463,53 @@ fn the_prompt_completes_remembers_and_survives_an_interrupt() {
     terminal.press("\\q\r");
     assert!(terminal.child.wait().unwrap().success());
 }
+
+#[test]
+fn a_key_is_read_from_one_partition_where_the_spec_names_the_partitioner() {
+    let (kafka, directory) = (shared(), tempfile::tempdir().unwrap());
+    for (rule, name) in [("murmur2_random", "murmur2"), ("consistent_random", "crc32")] {
+        let topic = format!("sql-keys-{name}");
+        kafka.create_topic(&topic, 5, &[]).unwrap();
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).set("partitioner", rule).create().unwrap();
+        for n in 0..200 {
+            let (key, value) = (format!("user-{}", n % 40), json!({"n": n}).to_string());
+            producer.send(BaseRecord::to(&topic).key(&key).payload(&value)).map_err(|(e, _)| e).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+        let context = directory.path().join("context.yaml");
+        let input = |partitioner: &str| {
+            let input = format!("{{brokers: [{}], topic: {topic}{partitioner}}}", kafka.bootstrap());
+            fs::write(&context, format!("inputs: {{t: {{kafka: {input}}}}}")).unwrap();
+        };
+        let ask = |question: &str| {
+            let output = tidemill(&["--context", context.to_str().unwrap(), question]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        input("");
+        assert!(ask("EXPLAIN SELECT n FROM t WHERE _key = 'user-7'").contains("5 of 5 partitions"));
+        input(&format!(", partitioner: {name}"));
+        for user in 0..8 {
+            let question = format!("SELECT COUNT(n) AS c FROM t WHERE _key = 'user-{user}'");
+            assert!(ask(&format!("EXPLAIN {question}")).contains("1 of 5 partitions"));
+            assert_eq!(ask(&question), "{\"c\":5}\n", "{rule} {user}");
+        }
+    }
+}
+
+#[test]
+fn the_example_of_embedding_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("in.jsonl"), "{\"n\": 1}\n{\"n\": 41}\n").unwrap();
+    let context = directory.path().join("context.yaml");
+    fs::write(&context, "inputs: {numbers: {file: {path: in.jsonl}, format: json}}").unwrap();
+    let embedding = Path::new(env!("CARGO_BIN_EXE_tidemill")).with_file_name("examples").join("embedding");
+    let output = Command::new(embedding).arg(&context).arg("SELECT SUM(n) AS s FROM numbers").output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "{\"s\":42}\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -122,6 +122,8 @@ pub struct KafkaInput {
     pub isolation: Isolation,
     /// Which implementation fetches.
     pub fetch: Fetch,
+    /// By which rule the producers chose the partition of a key.
+    pub partitioner: Option<Partitioner>,
     /// Where we are, as the brokers' `broker.rack` says it.
     pub rack: Option<String>,
     /// How the connection is secured.
@@ -307,6 +309,16 @@ pub enum Fetch {
     Own,
     /// librdkafka.
     Rdkafka,
+}
+
+/// By which rule producers choose the partition of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Partitioner {
+    /// Java's clients, and librdkafka's `murmur2` and `murmur2_random`.
+    Murmur2,
+    /// librdkafka's default, `consistent_random`, and `consistent`.
+    Crc32,
 }
 
 /// How much of a JSON record must be well-formed.

@@ -40,7 +40,8 @@ pub use format::{
 };
 pub use job::{
     Check, Delivery, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput, KafkaOutput,
-    LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Query, Start, State, StateStore, Time, Timestamp,
+    LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Partitioner, Query, Start, State, StateStore,
+    Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};

@@ -14,7 +14,7 @@ use tidemill_certs::SecretRef;
 
 use super::{
     columns::ColumnType,
-    job::{Delivery, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError},
+    job::{Delivery, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError, Partitioner},
     named::Named,
     units::{ByteSize, Duration},
 };
@@ -157,6 +157,9 @@ pub(super) struct RawKafkaInput {
     /// Which implementation fetches.
     #[serde(default)]
     pub(super) fetch: Fetch,
+    /// By which rule the producers chose the partition of a key, and always have, with the partitions there are: then `tidemill sql`
+    /// reads one partition for `_key = 'x'`. Default: all are read.
+    pub(super) partitioner: Option<Partitioner>,
     /// Where this job runs, as the brokers' `broker.rack` says it: records are read from the nearest replica. Default: from
     /// the leaders.
     pub(super) rack: Option<String>,

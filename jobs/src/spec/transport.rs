@@ -126,6 +126,7 @@ fn kafka_input(
         group: group?,
         isolation: raw.isolation,
         fetch: raw.fetch,
+        partitioner: raw.partitioner,
         rack: raw.rack.clone(),
         security: Box::new(security?),
         timestamp,

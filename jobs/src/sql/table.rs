@@ -12,7 +12,7 @@ use arrow::{
 };
 use tidemill_connectors::{
     files::{self, FileSource},
-    kafka::{KafkaInput, ReadStretch},
+    kafka::{KafkaInput, Partitioner, ReadStretch},
 };
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, Result,
@@ -198,8 +198,17 @@ impl TopicTable {
                 ),
             }
         }
-        if wanted.key.is_some() {
-            notes.push("not by `_key`: which partition has a key depends on who wrote it".to_owned());
+        if let Some(key) = &wanted.key {
+            match self.partition_of(key) {
+                Some(only) => {
+                    let others = ranges.iter_mut().zip(bounds).enumerate().filter(|(partition, _)| *partition != only);
+                    others.for_each(|(_, (range, &(_, end)))| *range = (end, end));
+                }
+                None => notes.push(
+                    "not by `_key`: which partition has a key depends on who wrote it (`partitioner` of the input)"
+                        .to_owned(),
+                ),
+            }
         }
         let pairs = ranges.iter().zip(bounds).enumerate().filter(|(_, ((from, to), _))| from < to);
         let stretches = pairs.map(|(partition, (&(from, to), &whole))| {
@@ -208,6 +217,24 @@ impl TopicTable {
             Stretch { partition, from, to, whole, records: Some(records), bytes }
         });
         Ok(Stretches { stretches: stretches.collect(), notes })
+    }
+
+    /// The only partition that can hold a key. A key that is not UTF-8 is shown with U+FFFD in it, and may lie anywhere.
+    fn partition_of(&self, key: &str) -> Option<usize> {
+        let spec::InputTransport::Kafka(spec::KafkaInput { topics, partitioner: Some(partitioner), .. }) =
+            &self.topic.spec.transport
+        else {
+            return None;
+        };
+        let partitioner = match partitioner {
+            spec::Partitioner::Murmur2 => Partitioner::Murmur2,
+            spec::Partitioner::Crc32 => Partitioner::Crc32,
+        };
+        let partitions = u32::try_from(self.topic.partitions.len()).ok()?;
+        let number = i32::try_from(partitioner.partition(key.as_bytes(), partitions)).ok()?;
+        let of_number = |partition: &LogPartition| partition.number == number;
+        let only = self.topic.partitions.iter().position(of_number)?;
+        Some(only).filter(|_| topics.len() == 1 && !key.contains('\u{fffd}'))
     }
 
     /// All before the first record of an instant are of before it. What lies behind the first of another instant may be of before
