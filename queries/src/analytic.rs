@@ -313,7 +313,7 @@ fn look_back(
     let FunctionArguments::List(list) = &function.args else { return Err(usage()) };
     let [first, rest @ ..] = list.args.as_slice() else { return Err(usage()) };
     let value = match first {
-        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Row::of(scope, span)?,
+        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Row::of(scope, None, span)?,
         FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => expressions.plan(e)?,
         _ => return Err(usage()),
     };
@@ -407,7 +407,7 @@ fn aggregated(
         return Err(QueryError::at(span, format!("`{name}(DISTINCT ...)` cannot be used with OVER")));
     }
     let argument = match list.args.as_slice() {
-        [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" => None,
+        [] | [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" => None,
         // COUNT(input) counts rows.
         [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))]
             if name == "count" && scope.relation(&i.value).is_some() && scope.find(&i.value, i.span)?.is_none() =>
@@ -422,6 +422,7 @@ fn aggregated(
     };
     let bare = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
     let value = expressions.plan(expr)?;
+    let value = if matches!(name, "min" | "max") { scope.as_time(value)? } else { value };
     let call = aggregates::call(name, value, false, bare, span)?;
     let argument = call.args.into_iter().next().ok_or_else(|| QueryError::at(span, "expected an argument"))?;
     Ok((Typed { expr: argument, data_type: call.data_type.clone(), span }, call.data_type))

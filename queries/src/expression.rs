@@ -31,6 +31,7 @@ use crate::{
     coercion::{cast_target, coerce, comparison_type, mismatch, to_number, type_name},
     error::{QueryError, reason},
     functions::{self, Part, conversion::Failure, pattern::Like, record::Row},
+    graph::columns_of,
     operators::{balanced, binary, bit, call, case, cast, coalesce, compare, literal, number},
     rank, ranked,
     scope::{Scope, field},
@@ -41,8 +42,8 @@ use crate::{
 /// Expressions nested deeper are refused; each level costs stack here, in evaluation and when dropped.
 const MAX_DEPTH: usize = 128;
 
-/// Functions of the language that are not built yet.
-const NOT_BUILT: &[&str] = &["getarrayelements", "getrecordproperties"];
+/// Functions of the language that give rows, not a value.
+const OF_APPLY: &[&str] = &["getarrayelements", "getrecordproperties"];
 
 /// Plans expressions over one scope.
 pub(crate) struct Expressions<'a> {
@@ -211,12 +212,21 @@ impl<'a> Expressions<'a> {
         }
         match self.scope.find(&name.value, name.span)? {
             Some(_) => self.column(name, None),
+            // A source, where no column has its name: the record of its columns.
+            None if self.scope.relation(&name.value).is_some() => self.record_of(name),
             // `"text"` is text where it is no column.
             None if name.quote_style == Some('"') => Ok(Typed::text(name.value.clone(), name.span)),
             None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("true") => Ok(bit(true, name.span)),
             None if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("false") => Ok(bit(false, name.span)),
             None => Err(self.scope.unknown(name)),
         }
+    }
+
+    /// The columns of a source as one record.
+    fn record_of(&mut self, name: &Ident) -> Result<Typed, QueryError> {
+        let record = Row::of(self.scope, self.scope.relation(&name.value), name.span)?;
+        self.used.extend(columns_of(&record.expr).into_iter().map(|c| (c, name.span)));
+        Ok(record)
     }
 
     fn column_or_source(&mut self, name: &Ident) -> Result<Typed, QueryError> {
@@ -264,7 +274,7 @@ impl<'a> Expressions<'a> {
             && function_name(window) == "window"
             && id.value.eq_ignore_ascii_case("id")
         {
-            return Ok(self.window_id.clone().unwrap_or_else(|| Typed::null(&DataType::Utf8, id.span)));
+            return Ok(self.window_id(id.span));
         }
         let (mut value, chain) = match (root, chain) {
             // `udf.f(x).field`
@@ -285,6 +295,11 @@ impl<'a> Expressions<'a> {
             }
         }
         Ok(value)
+    }
+
+    /// `System.Window().Id`: NULL where no window has an id.
+    fn window_id(&self, span: Span) -> Typed {
+        self.window_id.clone().unwrap_or_else(|| Typed::null(&DataType::Utf8, span))
     }
 
     fn unary(&mut self, op: UnaryOperator, expr: &Expr, span: Span) -> Result<Typed, QueryError> {
@@ -444,8 +459,9 @@ impl<'a> Expressions<'a> {
             plain_call(function, span)?;
             return self.user_aggregate(name, function, span);
         }
-        if NOT_BUILT.contains(&name.as_str()) {
-            return Err(QueryError::unsupported(span, format!("`{}`", function.name)));
+        if OF_APPLY.contains(&name.as_str()) {
+            return Err(QueryError::at(span, format!("`{}` gives rows, not a value", function.name))
+                .help(format!("write FROM t CROSS APPLY {}(x) AS e", function.name)));
         }
         plain_call(function, span)?;
         if let FunctionArguments::List(list) = &function.args {
@@ -459,6 +475,7 @@ impl<'a> Expressions<'a> {
         }
         match name.as_str() {
             "system.timestamp" => Ok(self.scope.time(span)),
+            "system.window" => Row::with(vec![("Id".to_owned(), self.window_id(span))], span),
             name if aggregates::is_aggregate(name) => self.aggregate(name, function, span),
             "iif" => {
                 let [condition, then, otherwise] = self.exactly(function, "iif")?;
@@ -496,7 +513,9 @@ impl<'a> Expressions<'a> {
                 let (record, at, name) = (self.plan(record)?, place(name), self.plan(name)?);
                 // A field that is named in the text has its own type.
                 match (&record.data_type, name.constant()) {
-                    (DataType::Struct(_), Some(ScalarValue::Utf8(Some(constant)))) => {
+                    (DataType::Struct(fields), Some(ScalarValue::Utf8(Some(constant))))
+                        if fields.iter().any(|f| f.name().eq_ignore_ascii_case(constant)) =>
+                    {
                         field(record, &Ident::with_span(at, constant))
                     }
                     (DataType::Struct(_) | DataType::LargeUtf8 | DataType::Null, _) => {
@@ -552,10 +571,11 @@ impl<'a> Expressions<'a> {
         let one = Typed::literal(ScalarValue::Int64(Some(1)), span);
         let mut bare = false;
         let arg = match list.args.as_slice() {
-            [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" && !distinct => one,
+            [] | [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] if name == "count" && !distinct => one,
             // COUNT(input) counts rows.
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(i)))]
                 if name == "count"
+                    && !distinct
                     && self.scope.relation(&i.value).is_some()
                     && self.scope.find(&i.value, i.span)?.is_none() =>
             {
@@ -563,7 +583,8 @@ impl<'a> Expressions<'a> {
             }
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(e))] => {
                 bare = matches!(e, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-                self.argument_of_aggregate(e)?
+                let arg = self.argument_of_aggregate(e)?;
+                if matches!(name, "min" | "max") { self.rows.as_time(arg)? } else { arg }
             }
             _ => return Err(QueryError::at(span, format!("`{name}` takes one argument"))),
         };
@@ -587,21 +608,13 @@ impl<'a> Expressions<'a> {
         Ok(self.aggregate_column(call, name, span))
     }
 
-    /// `uda.name(x)`; the name of a step or an input stands for the record of its columns.
+    /// `uda.name(x)`.
     fn user_aggregate(&mut self, name: &str, function: &Function, span: Span) -> Result<Typed, QueryError> {
         if let Some(reason) = self.no_aggregates {
             return Err(QueryError::at(span, reason));
         }
         let [arg] = self.exactly(function, name)?;
-        let value = match arg {
-            Expr::Identifier(i)
-                if self.rows.relation(&i.value).is_some() && self.rows.find(&i.value, i.span)?.is_none() =>
-            {
-                Row::of(self.rows, i.span)?
-            }
-            expr => self.argument_of_aggregate(expr)?,
-        };
-        let value = coerce(value, &any_type())?;
+        let value = coerce(self.argument_of_aggregate(arg)?, &any_type())?;
         let aggregate = self.scope.functions.find(name, span)?.aggregate(span)?;
         let args = vec![value.expr, self.rows.time(span).expr];
         Ok(self.aggregate_column(AggregateCall::of(aggregate, args, any_type()), name, span))

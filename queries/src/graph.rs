@@ -563,6 +563,7 @@ fn input_columns(table: &InputTable, columns: &BTreeSet<usize>) -> InputColumns 
         payload: Arc::new(Schema::new(payload)),
         metadata: columns.range(width..).filter_map(|c| MetadataColumn::ALL.get(c - width).copied()).collect(),
         ordered: columns.contains(&ORDER_COLUMN),
+        exact: table.exact,
     }
 }
 

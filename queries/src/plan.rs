@@ -15,6 +15,8 @@ use crate::{
     functions::conversion::{Failure, convert},
     graph::{Graph, Step},
     javascript::UserFunctions,
+    reference::ReferenceView,
+    sampled,
     scope::{Scope, schema_of},
     script::{Script, StatementInto, check_query},
     tables::Relation,
@@ -32,6 +34,8 @@ pub struct InputTable {
     pub sampled: Option<usize>,
     /// The column that gives the event time where the query has no TIMESTAMP BY; `None` means arrival.
     pub time_column: Option<String>,
+    /// Whether its columns are those of a `CREATE TABLE`, whose types nothing is converted to.
+    pub exact: bool,
     /// Whether it is reference data: a table that streams are joined with, without a time of its own.
     pub reference: bool,
 }
@@ -72,14 +76,15 @@ pub fn plan(
     outputs: &[String],
     settings: &Settings,
 ) -> Result<Dataflow, QueryErrors> {
+    let inputs: Vec<InputTable> = inputs.iter().map(|input| sampled::with_named_fields(input, &script.paths)).collect();
     let mut planner =
-        Planner { tables: inputs, settings, graph: Graph::default(), readers: HashMap::new(), steps: HashMap::new() };
+        Planner { tables: &inputs, settings, graph: Graph::default(), readers: HashMap::new(), steps: HashMap::new(), views: HashMap::new() };
     let steps = all(script.steps.iter().map(|step| planner.add_step(&step.alias, &step.query)));
     let statements = all(script.statements.iter().map(|s| planner.statement(s, outputs)));
     both(steps, statements).map_err(QueryErrors::sorted)?;
     planner
         .graph
-        .finish(inputs, outputs)
+        .finish(&inputs, outputs)
         .map_err(|e| QueryError::at(Span::empty(), format!("cannot plan the query: {}", reason(&e))).into())
 }
 
@@ -91,6 +96,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) readers: HashMap<(usize, String), NodeId>,
     /// Steps by lower-case name; `None` for one with mistakes, which are reported where it is defined.
     steps: HashMap<String, Option<Relation>>,
+    /// Steps over reference data, by lower-case name.
+    views: HashMap<String, ReferenceView>,
 }
 
 impl Planner<'_> {
@@ -98,6 +105,17 @@ impl Planner<'_> {
         let name = &alias.name;
         if let Some(column) = alias.columns.first() {
             return Err(QueryError::unsupported(column.name.span, "a step with names for its columns").into());
+        }
+        match self.reference_view(query) {
+            Ok(None) => {}
+            Ok(Some(view)) => {
+                self.views.insert(name.value.to_lowercase(), view);
+                return Ok(());
+            }
+            Err(errors) => {
+                self.steps.insert(name.value.to_lowercase(), None);
+                return Err(errors);
+            }
         }
         let planned = self.query(query);
         let (relation, result) = match planned {
@@ -191,6 +209,11 @@ impl Planner<'_> {
     /// The scope of a node whose schema ends with the event time.
     pub(crate) fn scope_of(&self, schema: &Schema, names: Vec<String>) -> Scope {
         Scope { functions: self.settings.functions.clone(), ..Scope::of(schema, names) }
+    }
+
+    /// The step over reference data of this name, if there is one by now.
+    pub(crate) fn view(&self, name: &Ident) -> Option<&ReferenceView> {
+        self.views.get(&name.value.to_lowercase())
     }
 
     /// The step of this name, if there is one by now.

@@ -157,13 +157,13 @@ pub(crate) fn call(
         }
     };
     let value_of_rows = match value {
-        None => Row::of(rows, span)?,
+        None => Row::of(rows, None, span)?,
         Some(value) => match expressions.plan(value)? {
             null if null.data_type == DataType::Null => coerce(null, &DataType::Utf8)?,
             value => value,
         },
     };
-    let mut keys = ordered_by(over.order, expressions)?;
+    let mut keys = ordered_by(over.order, rows, expressions)?;
     let latest_first = name == "last_value";
     keys.push((rows.time(span), latest_first));
     keys.extend(order.map(|order| (order.clone(), latest_first)));
@@ -217,11 +217,15 @@ fn call_arguments(function: &Function, span: Span) -> Result<Vec<&Expr>, QueryEr
 }
 
 /// What an ORDER BY sorts by, and whether descending.
-fn ordered_by(order: &[OrderByExpr], expressions: &mut Expressions<'_>) -> Result<Vec<(Typed, bool)>, QueryError> {
+fn ordered_by(
+    order: &[OrderByExpr],
+    rows: &Scope,
+    expressions: &mut Expressions<'_>,
+) -> Result<Vec<(Typed, bool)>, QueryError> {
     order
         .iter()
         .map(|by| {
-            let value = expressions.plan(&by.expr)?;
+            let value = rows.as_time(expressions.plan(&by.expr)?)?;
             if !matches!(value.data_type, DataType::Int64 | DataType::Float64 | DataType::Timestamp(..)) {
                 let found = type_name(&value.data_type);
                 return Err(QueryError::at(value.span, format!("expected bigint, float or datetime, found {found}"))

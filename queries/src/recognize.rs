@@ -255,6 +255,7 @@ impl Matching {
                 relation: 0,
                 visible: false,
                 is_time: false,
+                is_time_text: false,
                 window: None,
             });
             self.references.push(reference);

@@ -5,8 +5,10 @@
 //!   clauses arrive in the syntax tree as table hints.
 //! - `f(x) OVER (PARTITION BY k LIMIT DURATION(u, n) WHEN c)` becomes `f(x) OVER (PARTITION BY k, __limit(DURATION(u, n)),
 //!   __when(c))`: what the parser does not know arrives among the keys.
+//! - A comma before FROM is left out.
 //! - Statements that follow one another without `;` get one.
-//! - `!>` and `!<` become `<=` and `>=`; the type names `array` and `record` lose their meaning to the parser.
+//! - `!>` and `!<` become `<=` and `>=`; the type names `array` and `record`, and `interval` as a name, lose their meaning
+//!   to the parser.
 //! - The clauses of MATCH_RECOGNIZE come in the parser's order, LIMIT DURATION as one of its keys.
 //! - What the parser would misunderstand or could not survive is refused here: extreme nesting and length.
 
@@ -148,6 +150,11 @@ impl Rewriter<'_> {
                     depth = depth.saturating_sub(1);
                 }
                 Token::SemiColon => from.clear(),
+                // `SELECT a, b, FROM t`: as examples of the language have it.
+                Token::Comma if self.next_matches(|t| matches!(t, Token::Word(w) if w.keyword == Keyword::FROM)) => {
+                    self.at += 1;
+                    continue;
+                }
                 Token::ExclamationMark if self.next_is(&Token::Gt) || self.next_is(&Token::Lt) => {
                     let flipped = if self.next_is(&Token::Gt) { Token::LtEq } else { Token::GtEq };
                     self.push(flipped, token);
@@ -165,8 +172,9 @@ impl Rewriter<'_> {
                 self.separate_statements(token, &mut in_with);
             }
             let mut token = token.clone();
+            let before_number = self.next_matches(|t| matches!(t, Token::SingleQuotedString(_) | Token::Number(..)));
             if let Token::Word(word) = &mut token.token
-                && word.keyword == Keyword::ARRAY
+                && (word.keyword == Keyword::ARRAY || word.keyword == Keyword::INTERVAL && !before_number)
             {
                 word.keyword = Keyword::NoKeyword;
             }
@@ -181,7 +189,11 @@ impl Rewriter<'_> {
     }
 
     fn next_is(&self, token: &Token) -> bool {
-        self.input.get(self.at + 1).is_some_and(|t| t.token == *token)
+        self.next_matches(|next| next == token)
+    }
+
+    fn next_matches(&self, is: impl Fn(&Token) -> bool) -> bool {
+        self.input.get(self.at + 1).is_some_and(|t| is(&t.token))
     }
 
     fn push(&mut self, token: Token, place: &TokenWithSpan) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_common::ScalarValue;
+use datafusion_physical_expr::expressions::Column;
 use sqlparser::{
     ast::{Function, Ident},
     tokenizer::Span,
@@ -13,7 +14,13 @@ use tidemill_engine::{EVENT_TIME, any::any_type, datetime_type};
 use crate::{
     coercion::type_name,
     error::QueryError,
-    functions::{HEADER, hash::GUID, json::Member, record},
+    functions::{
+        HEADER, HEADERS,
+        conversion::{Failure, convert},
+        hash::GUID,
+        json::Member,
+        record::{self, Row},
+    },
     javascript::UserFunctions,
     typed::Typed,
 };
@@ -31,6 +38,8 @@ pub(crate) struct ScopeColumn {
     pub(crate) visible: bool,
     /// Whether it is the event time under another name.
     pub(crate) is_time: bool,
+    /// Whether it is text that TIMESTAMP BY reads as a datetime.
+    pub(crate) is_time_text: bool,
     /// Of `window_start` and `window_end`: the size of the windows, in microseconds.
     pub(crate) window: Option<i64>,
 }
@@ -81,6 +90,8 @@ pub(crate) struct Scope {
 /// Names of a stream event's properties on Event Hubs, and the metadata columns that stand for them.
 const EVENT_HUB_NAMES: &[(&str, &str)] = &[
     ("EventEnqueuedUtcTime", "_timestamp"),
+    // Reading a record again gives the same: it is taken for processed when it arrived.
+    ("EventProcessedUtcTime", "_timestamp"),
     ("PartitionId", "_partition"),
     ("Offset", "_offset"),
     ("SequenceNumber", "_offset"),
@@ -109,6 +120,7 @@ impl Scope {
                 relation: 0,
                 visible: true,
                 is_time: false,
+                is_time_text: false,
                 window: None,
             })
             .collect();
@@ -142,6 +154,16 @@ impl Scope {
 
     pub(crate) fn time(&self, span: Span) -> Typed {
         Typed::column(EVENT_TIME, self.time, datetime_type(), span)
+    }
+
+    /// A column of text that TIMESTAMP BY reads as the event time, where an order of values is asked for: it is one of
+    /// datetimes.
+    pub(crate) fn as_time(&self, value: Typed) -> Result<Typed, QueryError> {
+        let index = value.expr.downcast_ref::<Column>().map(Column::index);
+        match self.columns.iter().any(|c| c.is_time_text && Some(c.index) == index) {
+            true => convert(value, &datetime_type(), Failure::Null),
+            false => Ok(value),
+        }
     }
 
     /// The relation whose columns `name` qualifies.
@@ -178,9 +200,9 @@ impl Scope {
         }
     }
 
-    /// `EventEnqueuedUtcTime` and `PartitionId` stand beside the payload on a live source.
+    /// `EventEnqueuedUtcTime`, `EventProcessedUtcTime` and `PartitionId` stand beside the payload on a live source.
     fn event_hub(&self, name: &str) -> Option<&ScopeColumn> {
-        let (_, column) = EVENT_HUB_NAMES[..2].iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let (_, column) = EVENT_HUB_NAMES[..3].iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
         self.columns.iter().find(|c| c.name == *column && !c.visible)
     }
 
@@ -218,17 +240,26 @@ impl Scope {
             let headers = self.hidden("_headers", span)?;
             return HEADER.call(vec![headers, Typed::text(*header, span)], span);
         }
-        if let [name] = parts.as_slice()
-            && name.eq_ignore_ascii_case("eventid")
-        {
-            return self.guid(0, span);
+        if let [name] = parts.as_slice() {
+            let family = match name.to_ascii_lowercase().as_str() {
+                "eventid" => return self.guid(0, span),
+                "user" => return HEADERS.call(vec![self.hidden("_headers", span)?], span),
+                "kafka" => KAFKA_NAMES,
+                "eventhub" => EVENT_HUB_NAMES,
+                _ => &[],
+            };
+            if !family.is_empty() {
+                let field = |(name, column): &(&str, &str)| Ok(((*name).to_owned(), self.hidden(column, span)?));
+                return Row::with(family.iter().map(field).collect::<Result<_, QueryError>>()?, span);
+            }
         }
         let names = match parts.as_slice() {
             [family, _] if family.eq_ignore_ascii_case("kafka") => KAFKA_NAMES,
             [family, _] if family.eq_ignore_ascii_case("eventhub") => EVENT_HUB_NAMES,
             _ => {
                 return Err(QueryError::at(span, format!("unknown metadata property `{path}`")).help(
-                    "properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset, Timestamp; '[User].[header]'; 'EventId'",
+                    "properties are '[Kafka].[Key]', Headers, Topic, Partition, Offset, Timestamp; '[User].[header]'; 'EventId'; \
+                     'Kafka' and 'User' for all of them",
                 ));
             }
         };

@@ -1,12 +1,12 @@
 //! A parsed script: declared tables, steps of the WITH clause, and statements.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use arrow::datatypes::DataType;
 use sqlparser::{
     ast::{Cte, Query, Select, SetExpr, Spanned, Statement, TableFactor},
     parser::{Parser, ParserError},
-    tokenizer::{Location, Span, Tokenizer},
+    tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer},
 };
 
 use crate::{
@@ -36,6 +36,8 @@ pub struct Script {
     pub(crate) tables: Vec<DeclaredTable>,
     pub(crate) steps: Vec<Cte>,
     pub(crate) statements: Vec<StatementInto>,
+    /// Names with dots between them, as the text has them, each once: columns with their fields among other things.
+    pub(crate) paths: BTreeSet<Vec<String>>,
 }
 
 /// One `SELECT ... [INTO output]`, also of UNIONs.
@@ -59,16 +61,17 @@ impl Script {
             .tokenize_with_location()
             .map_err(|e| QueryError::at_location(e.location, lower_first(&e.message)))?;
         let tokens = rewrite(tokens)?;
+        let paths = paths(&tokens);
         let end = tokens.last().map_or(Location::new(1, 1), |t| t.span.end);
         let statements = Parser::new(&AsaDialect)
             .with_tokens_with_locations(tokens)
             .parse_statements()
             .map_err(|e| parse_error(&e, end))?;
-        Self::from_statements(statements)
+        Self::from_statements(statements, paths)
     }
 
-    fn from_statements(statements: Vec<Statement>) -> Result<Self, QueryErrors> {
-        let mut script = Self { tables: vec![], steps: vec![], statements: vec![] };
+    fn from_statements(statements: Vec<Statement>, paths: BTreeSet<Vec<String>>) -> Result<Self, QueryErrors> {
+        let mut script = Self { tables: vec![], steps: vec![], statements: vec![], paths };
         all(statements.into_iter().map(|s| script.add(s)))?;
         if script.statements.is_empty() {
             return Err(QueryError::at(Span::empty(), "the query has no SELECT").into());
@@ -137,6 +140,31 @@ impl Script {
     pub fn declared_tables(&self) -> &[DeclaredTable] {
         &self.tables
     }
+}
+
+/// The names between which dots stand.
+fn paths(tokens: &[TokenWithSpan]) -> BTreeSet<Vec<String>> {
+    let mut paths = BTreeSet::new();
+    let mut path: Vec<String> = vec![];
+    let mut dotted = false;
+    for token in tokens {
+        match &token.token {
+            Token::Period => dotted = true,
+            Token::Word(word) => {
+                if !std::mem::take(&mut dotted) {
+                    paths.insert(std::mem::take(&mut path));
+                }
+                path.push(word.value.clone());
+            }
+            _ => {
+                dotted = false;
+                paths.insert(std::mem::take(&mut path));
+            }
+        }
+    }
+    paths.insert(path);
+    paths.retain(|path| path.len() > 1);
+    paths
 }
 
 /// Names in FROM clauses, those inside table functions included.

@@ -19,7 +19,7 @@ use crate::{
     graph::{ORDER_COLUMN, Step},
     plan::Planner,
     rank,
-    scope::{Scope, field, schema_of},
+    scope::{Scope, ScopeColumn, field, schema_of},
     script::check_select,
     tables::{Relation, TableWindow, WINDOW_COLUMNS, add_window_columns},
     typed::Typed,
@@ -113,8 +113,7 @@ impl Planner<'_> {
         for condition in [filter, having].into_iter().flatten() {
             node = self.graph.filter(node, condition.expr);
         }
-        let windows: Vec<_> = scope.columns.iter().filter_map(|c| Some((c.index, c.window?))).collect();
-        self.project(node, items, scope.time(Span::empty()), &windows)
+        self.project(node, items, scope.time(Span::empty()), &scope.columns)
     }
 
     fn grouped(
@@ -241,17 +240,19 @@ impl Planner<'_> {
         }
         // The columns that show the windows of a table function lie behind the keys.
         let size = relation.window.as_ref().and_then(TableWindow::size);
-        let windows = size.map_or(vec![], |size| vec![(first, size), (first + 1, size)]);
+        let mut windows = Scope::of(&self.graph.schema(node), vec![]).columns;
+        windows.retain(|c| c.index == first || c.index == first + 1);
+        windows.iter_mut().for_each(|c| c.window = size);
         self.project(node, items, time, &windows)
     }
 
-    /// `windows` are the columns of `node` that show the start or end of a window, with its size.
+    /// `known` are columns of `node` of which more is known than their types: that stays true of them.
     fn project(
         &mut self,
         node: usize,
         items: Vec<(String, Typed)>,
         time: Typed,
-        windows: &[(usize, i64)],
+        known: &[ScopeColumn],
     ) -> Result<Relation, QueryErrors> {
         let items = items
             .into_iter()
@@ -266,7 +267,9 @@ impl Planner<'_> {
         for (column, (_, item)) in scope.columns.iter_mut().zip(&items) {
             let place = column_place(item);
             column.is_time = place.is_some() && place == column_place(&time);
-            column.window = windows.iter().find(|(at, _)| place == Some(*at)).map(|(_, size)| *size);
+            if let Some(known) = known.iter().find(|c| place == Some(c.index)) {
+                (column.window, column.is_time_text) = (known.window, known.is_time_text);
+            }
         }
         let list = items.into_iter().map(|(_, item)| item.expr).chain([time.expr]).collect();
         Ok(Relation { node: self.graph.add(Step::Project(list), vec![node], schema), scope, window: None })
@@ -359,7 +362,7 @@ fn column(name: &str, place: usize) -> Arc<dyn PhysicalExpr> {
 }
 
 /// The SELECT list with its names. `all` is what `*` gives; none under GROUP BY.
-fn items(
+pub(crate) fn items(
     select: &Select,
     expressions: &mut Expressions<'_>,
     all_columns: Option<&Scope>,

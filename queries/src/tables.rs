@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion_physical_expr::{PhysicalExpr, expressions::Column};
 use sqlparser::{
     ast::{
@@ -18,16 +18,20 @@ use tidemill_engine::{
 
 use crate::{
     CompatibilityLevel, analytic,
-    coercion::{mismatch, type_name},
+    coercion::{CastTarget, mismatch, type_name},
     dialect::TABLE_ARGUMENT,
     error::{QueryError, QueryErrors, all},
     expression::{Expressions, place},
-    functions::conversion::{Failure, convert},
+    functions::{
+        conversion::{Failure, convert},
+        record::{PROPERTY, properties},
+    },
     graph::{InputTime, Step, input_schema},
     joins::join_of,
+    operators::cast,
     plan::Planner,
     rewrite::{PARTITION_BY, TIMESTAMP_BY},
-    scope::{Scope, ScopeColumn, schema_of},
+    scope::{Scope, ScopeColumn, field, schema_of},
     typed::Typed,
     windows::{
         TABLE_FUNCTIONS, arguments, function_name, is_table_function, name_span, standard_windows, table_arguments,
@@ -39,6 +43,11 @@ pub(crate) const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "win
 
 const ARRAY_INDEX: &str = "ArrayIndex";
 const ARRAY_VALUE: &str = "ArrayValue";
+/// The functions that stand behind APPLY.
+const APPLY_FUNCTIONS: [&str; 2] = ["GetArrayElements", "GetRecordProperties"];
+
+/// A node, and the columns that it has behind those of its input, before the event time.
+type Added = (NodeId, Vec<(String, DataType)>);
 
 /// Rows that a SELECT reads, or gives.
 #[derive(Clone, Debug)]
@@ -176,7 +185,7 @@ impl Planner<'_> {
                     let span = source_name(&join.relation).map_or(select, |n| n.span);
                     let (outer, on) = join_of(operator, span)?;
                     match self.reference(&join.relation)? {
-                        Some((table, scope)) => self.lookup(relation, table, scope, outer, on, span)?,
+                        Some(reference) => self.lookup(relation, reference, outer, on, span)?,
                         None => {
                             let right = self.relation(&join.relation, select)?;
                             let right = self.analytic(right, &mut calls)?;
@@ -190,7 +199,8 @@ impl Planner<'_> {
         Ok(relation)
     }
 
-    /// `APPLY GetArrayElements(array) AS e`: each row once for each element, which is `e.ArrayValue` at `e.ArrayIndex`.
+    /// `APPLY GetArrayElements(array) AS e`: each row once for each element, which is `e.ArrayValue` at `e.ArrayIndex`;
+    /// `APPLY GetRecordProperties(record) AS e`: once for each field, `e.PropertyName` with `e.PropertyValue`.
     fn apply(
         &mut self,
         relation: Relation,
@@ -201,73 +211,79 @@ impl Planner<'_> {
         let Some((name, args, span)) = table_function(factor) else {
             return Err(QueryError::at(select, "expected a function behind APPLY").into());
         };
-        if name != "getarrayelements" {
-            return Err(QueryError::unsupported(span, format!("`{name}` behind APPLY")).into());
-        }
         let mut relation = self.assigned(relation);
         let args = args?;
-        let [array] = args.as_slice() else {
-            return Err(QueryError::at(span, "`GetArrayElements` takes one argument").into());
+        let [argument] = args.as_slice() else {
+            return Err(QueryError::at(span, format!("`{name}` takes one argument")).into());
         };
-        let array = Expressions::plain(&relation.scope, "aggregates cannot be used in APPLY").plan(array)?;
-        let DataType::List(element) = array.data_type.clone() else {
-            return Err(mismatch(&array, "array").into());
+        let argument = Expressions::plain(&relation.scope, "aggregates cannot be used in APPLY").plan(argument)?;
+        let (node, added) = match name.as_str() {
+            "getarrayelements" => self.elements(relation.node, argument, outer)?,
+            "getrecordproperties" => self.properties(relation.node, argument, outer)?,
+            _ => return Err(QueryError::unknown(span, "function behind APPLY", &name, &APPLY_FUNCTIONS).into()),
         };
-        let before = self.graph.schema(relation.node);
-        let width = before.fields().len() - 1;
-        let columns = || before.fields()[..width].iter().map(|f| (f.name().clone(), f.data_type().clone()));
-        let keep = before
-            .fields()
-            .iter()
-            .enumerate()
-            .map(|(i, f)| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(f.name(), i)) });
-        let mut list: Vec<_> = keep.collect();
-        list.insert(width, array.expr);
-        let with_array = schema_of(columns().chain([(ARRAY_VALUE.to_owned(), array.data_type)]));
-        let elements =
-            [(ARRAY_INDEX.to_owned(), DataType::Int64), (ARRAY_VALUE.to_owned(), element.data_type().clone())];
-        let after = schema_of(columns().chain(elements.clone()));
-        let node = self.graph.add(Step::Project(list), vec![relation.node], with_array);
-        relation.node = self.graph.add(Step::Unnest { outer }, vec![node], after);
-
+        relation.node = node;
         let scope = &mut relation.scope;
         let alias = match factor {
             TableFactor::Table { alias: Some(alias), .. } => vec![alias.name.value.clone()],
             _ => vec![],
         };
         scope.relations.push(alias);
-        scope.time = width + 2;
-        scope.columns.extend(elements.into_iter().enumerate().map(|(i, (name, data_type))| ScopeColumn {
+        let first = self.graph.schema(node).fields().len() - 1 - added.len();
+        scope.time = first + added.len();
+        scope.columns.extend(added.into_iter().zip(first..).map(|((name, data_type), index)| ScopeColumn {
             name,
             data_type,
-            index: width + i,
+            index,
             relation: scope.relations.len() - 1,
             visible: true,
             is_time: false,
+            is_time_text: false,
             window: None,
         }));
         Ok(relation)
     }
 
-    /// The input of reference data that an element of FROM names, if it is one.
-    fn reference(&self, factor: &TableFactor) -> Result<Option<(usize, Scope)>, QueryErrors> {
-        let TableFactor::Table { name, alias, args: None, with_hints, .. } = factor else { return Ok(None) };
-        let name = relation_name(name)?;
-        if self.step(name)?.is_some() {
-            return Ok(None);
-        }
-        let input = self.input(name)?;
-        if !self.tables[input].reference {
-            return Ok(None);
-        }
-        if let Some(by) = timestamp_by(with_hints)? {
-            return Err(QueryError::at(place(by.expr), format!("reference data has no time: `{}`", name.value))
-                .help("leave TIMESTAMP BY away")
-                .into());
-        }
-        let mut scope = self.input_scope(input);
-        rename(&mut scope, alias.as_ref())?;
-        Ok(Some((input, scope)))
+    /// The rows of `node`, each once for each element of `array`, and the two columns that this adds.
+    fn elements(&mut self, node: NodeId, array: Typed, outer: bool) -> Result<Added, QueryErrors> {
+        let array = match array.data_type {
+            // Elements of values that have types of their own have them too.
+            DataType::LargeUtf8 => cast(array, &CastTarget::Array, Failure::Null)?,
+            _ => array,
+        };
+        let DataType::List(element) = array.data_type.clone() else {
+            return Err(mismatch(&array, "array").into());
+        };
+        let before = self.graph.schema(node);
+        let width = before.fields().len() - 1;
+        let mut list = columns(&before);
+        list.insert(width, array.expr);
+        let value = |data_type| [(ARRAY_VALUE.to_owned(), data_type)];
+        let with_array = self.graph.add(Step::Project(list), vec![node], widened(&before, value(array.data_type)));
+        let added = vec![
+            (ARRAY_INDEX.to_owned(), DataType::Int64),
+            (ARRAY_VALUE.to_owned(), element.data_type().clone()),
+        ];
+        let after = widened(&before, added.clone());
+        Ok((self.graph.add(Step::Unnest { outer }, vec![with_array], after), added))
+    }
+
+    /// The rows of `node`, each once for each field of `record`, and the two columns that this adds: names and values.
+    fn properties(&mut self, node: NodeId, record: Typed, outer: bool) -> Result<Added, QueryErrors> {
+        let before = self.graph.schema(node);
+        let width = before.fields().len() - 1;
+        let span = record.span;
+        let (elements, _) = self.elements(node, properties(record)?, outer)?;
+        let unnested = self.graph.schema(elements);
+        let property = unnested.field(width + 1);
+        let property = Typed::column(ARRAY_VALUE, width + 1, property.data_type().clone(), span);
+        let parts = PROPERTY.iter().map(|name| field(property.clone(), &Ident::with_span(span, *name)));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let added: Vec<_> =
+            PROPERTY.iter().zip(&parts).map(|(name, part)| ((*name).to_owned(), part.data_type.clone())).collect();
+        let mut list = columns(&unnested);
+        list.splice(width..width + 2, parts.into_iter().map(|part| part.expr));
+        Ok((self.graph.add(Step::Project(list), vec![elements], widened(&before, added.clone())), added))
     }
 
     pub(crate) fn relation(&mut self, factor: &TableFactor, select: Span) -> Result<Relation, QueryErrors> {
@@ -329,19 +345,22 @@ impl Planner<'_> {
                 .into()),
             };
         }
-        let input = self.input(name)?;
-        if self.tables[input].reference {
+        if self.view(name).is_some() || self.tables[self.input(name)?].reference {
             return Err(QueryError::at(name.span, format!("`{}` is reference data, which has no time", name.value))
                 .help("read a stream, and JOIN the reference data to it")
                 .into());
         }
+        let input = self.input(name)?;
         let mut scope = self.input_scope(input);
         let bounds = self.settings.time;
         let column = self.tables[input].time_column.as_ref().map(|c| Ident::with_span(name.span, c));
+        let mut read = None;
         let time = match (timestamp_by, column) {
             (Some(TimestampBy { expr, over }), _) => {
                 let mut expressions = Expressions::plain(&scope, "aggregates cannot be used in TIMESTAMP BY");
-                let expression = event_time(expressions.plan(expr)?)?.expr;
+                let value = expressions.plan(expr)?;
+                read = value.expr.downcast_ref::<Column>().map(Column::index);
+                let expression = event_time(value)?.expr;
                 let substream =
                     over.iter().map(|k| Ok(expressions.plan(k)?.expr)).collect::<Result<_, QueryError>>()?;
                 InputTime::By { expression, bounds, substream }
@@ -357,6 +376,9 @@ impl Planner<'_> {
             InputTime::By { expression, .. } => expression.downcast_ref::<Column>().and_then(|c| named(c.index())),
             InputTime::Arrival => Some(MetadataColumn::Timestamp.name().to_owned()),
         };
+        for column in scope.columns.iter_mut().filter(|c| read == Some(c.index)) {
+            column.is_time_text = column.data_type == DataType::Utf8;
+        }
         scope.event_times.extend(by.map(|name| (0, name)));
         Ok(self.read(input, scope, time))
     }
@@ -417,7 +439,7 @@ impl Planner<'_> {
         }
     }
 
-    fn input_scope(&self, input: usize) -> Scope {
+    pub(crate) fn input_scope(&self, input: usize) -> Scope {
         let table = &self.tables[input];
         let mut scope = self.scope_of(&input_schema(table), vec![table.name.clone()]);
         for metadata in &mut scope.columns[table.schema.fields().len()..] {
@@ -495,6 +517,19 @@ impl Planner<'_> {
     }
 }
 
+/// All columns of these rows, as they are.
+fn columns(schema: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
+    let column = |(i, f): (usize, &FieldRef)| -> Arc<dyn PhysicalExpr> { Arc::new(Column::new(f.name(), i)) };
+    schema.fields().iter().enumerate().map(column).collect()
+}
+
+/// A schema with more columns before the event time.
+fn widened(schema: &Schema, added: impl IntoIterator<Item = (String, DataType)>) -> SchemaRef {
+    let width = schema.fields().len() - 1;
+    let before = schema.fields()[..width].iter().map(|f| (f.name().clone(), f.data_type().clone()));
+    schema_of(before.chain(added))
+}
+
 /// The columns of a table function's windows, from place `first` on; the last is the event time.
 pub(crate) fn add_window_columns(scope: &mut Scope, first: usize) {
     scope.columns.extend(WINDOW_COLUMNS.iter().enumerate().map(|(i, name)| ScopeColumn {
@@ -504,6 +539,7 @@ pub(crate) fn add_window_columns(scope: &mut Scope, first: usize) {
         relation: 0,
         visible: true,
         is_time: i == 2,
+        is_time_text: false,
         window: None,
     }));
 }
@@ -518,7 +554,7 @@ fn with_event_times(mut step: Relation) -> Relation {
 /// A datetime, or null where it cannot be read: such a record is dead-lettered.
 fn event_time(value: Typed) -> Result<Typed, QueryError> {
     match value.data_type {
-        DataType::Timestamp(..) | DataType::Utf8 => convert(value, &datetime_type(), Failure::Null),
+        DataType::Timestamp(..) | DataType::Utf8 | DataType::LargeUtf8 => convert(value, &datetime_type(), Failure::Null),
         _ => Err(QueryError::at(
             value.span,
             format!("the event time must be a datetime or ISO 8601 text, found {}", type_name(&value.data_type)),
@@ -528,13 +564,13 @@ fn event_time(value: Typed) -> Result<Typed, QueryError> {
 }
 
 /// A `TIMESTAMP BY expr [OVER key, ...]`.
-struct TimestampBy<'a> {
-    expr: &'a Expr,
+pub(crate) struct TimestampBy<'a> {
+    pub(crate) expr: &'a Expr,
     over: Vec<&'a Expr>,
 }
 
 /// The TIMESTAMP BY among the clauses of an input. PARTITION BY does not change results.
-fn timestamp_by(hints: &[Expr]) -> Result<Option<TimestampBy<'_>>, QueryError> {
+pub(crate) fn timestamp_by(hints: &[Expr]) -> Result<Option<TimestampBy<'_>>, QueryError> {
     let mut found = None;
     for hint in hints {
         match hint {
@@ -549,7 +585,7 @@ fn timestamp_by(hints: &[Expr]) -> Result<Option<TimestampBy<'_>>, QueryError> {
     Ok(found)
 }
 
-fn rename(scope: &mut Scope, alias: Option<&TableAlias>) -> Result<(), QueryError> {
+pub(crate) fn rename(scope: &mut Scope, alias: Option<&TableAlias>) -> Result<(), QueryError> {
     let Some(alias) = alias else { return Ok(()) };
     if let Some(column) = alias.columns.first() {
         return Err(QueryError::unsupported(column.name.span, "an alias with column names"));

@@ -204,7 +204,7 @@ fn asa_window_of<'a>(kind: &str, function: &'a Function) -> Result<AsaWindow<'a>
             return Err(QueryError::at(span, format!("too many arguments for `{name}`")).help(usage));
         }
         for (length, n) in lengths.iter_mut().zip(numbers) {
-            *length = Some(times(unit, whole(n)?, place(n))?);
+            *length = Some(times(unit, n)?);
         }
     }
     let shift = if offset { lengths.pop().flatten().unwrap_or(0) } else { 0 };
@@ -222,7 +222,9 @@ fn asa_window_of<'a>(kind: &str, function: &'a Function) -> Result<AsaWindow<'a>
         }
         values.push(length);
     }
-    let aligned = |size, hop| Windows::Aligned(WindowShape { size, hop, offset: shift, closed: Closed::End });
+    // The engine counts starts from the offset on; ASA's windows end at multiples of the hop.
+    let aligned =
+        |size, hop| Windows::Aligned(WindowShape { size, hop, offset: shift - size % hop, closed: Closed::End });
     let windows = match (kind, values.as_slice()) {
         ("tumbling", [size]) => aligned(*size, *size),
         ("hopping", [size, hop]) => aligned(*size, *hop),
@@ -251,11 +253,18 @@ fn session_partition<'a>(kind: &str, function: &'a Function) -> Result<Vec<&'a E
 /// `(second, 10)` in microseconds.
 pub(crate) fn duration(args: &[&Expr], span: Span) -> Result<i64, QueryError> {
     let [unit, n] = args else { return Err(QueryError::at(span, "expected a unit and a number, e.g. `(second, 10)`")) };
-    times(unit_of(unit)?, whole(n)?, place(n))
+    times(unit_of(unit)?, n)
 }
 
-fn times(unit: i64, n: i64, span: Span) -> Result<i64, QueryError> {
-    unit.checked_mul(n).filter(|l| l.abs() <= MAX_SIZE).ok_or_else(|| QueryError::at(span, "the window is too long"))
+/// So many units in microseconds; a fraction, as `0.5` of a second, is rounded to one.
+fn times(unit: i64, n: &Expr) -> Result<i64, QueryError> {
+    let length = match n {
+        Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) if digits.contains('.') => {
+            digits.parse::<f64>().ok().map(|n| (n * unit as f64).round()).filter(|l| *l <= MAX_SIZE as f64).map(|l| l as i64)
+        }
+        _ => unit.checked_mul(whole(n)?),
+    };
+    length.filter(|l| l.abs() <= MAX_SIZE).ok_or_else(|| QueryError::at(place(n), "the window is too long"))
 }
 
 /// Microseconds of a unit of a window.

@@ -19,6 +19,7 @@ fn outcome(query: &str, partitions: &[Partition], cut: Cut) -> Outcome {
         name: "events".into(),
         schema: Arc::new(schema),
         sampled: None,
+        exact: false,
         time_column: None,
         reference: false,
     };

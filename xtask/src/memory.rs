@@ -118,10 +118,9 @@ pub fn run(dataflow: &Dataflow, inputs: &BTreeMap<String, Vec<Partition>>, cut: 
 
 fn decoders(columns: &InputColumns) -> anyhow::Result<DecoderFactory> {
     let schema = Arc::clone(&columns.payload);
-    JsonDecoder::new(Arc::clone(&schema), JsonOptions::default())?;
-    Ok(Arc::new(move || {
-        Box::new(JsonDecoder::new(Arc::clone(&schema), JsonOptions::default()).expect("accepted above"))
-    }))
+    let options = JsonOptions { exact: columns.exact, ..JsonOptions::default() };
+    JsonDecoder::new(Arc::clone(&schema), options)?;
+    Ok(Arc::new(move || Box::new(JsonDecoder::new(Arc::clone(&schema), options).expect("accepted above"))))
 }
 
 /// A worker's partitions, read in turn, a run of records each.

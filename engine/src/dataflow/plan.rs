@@ -78,6 +78,9 @@ pub struct InputColumns {
     pub metadata: Vec<MetadataColumn>,
     /// Whether an operator needs to know the order of its rows.
     pub ordered: bool,
+    /// Whether a value has to be of its column's type as it stands (`CREATE TABLE`): text is no number then, and a number no
+    /// text. A record with another is bad.
+    pub exact: bool,
 }
 
 /// A property of a record outside its payload.

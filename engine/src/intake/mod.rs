@@ -163,7 +163,7 @@ impl Intake {
         decoders: &DecoderFactory,
         options: IntakeOptions,
     ) -> Self {
-        let InputColumns { name, payload, metadata, ordered } = dataflow.inputs[input].clone();
+        let InputColumns { name, payload, metadata, ordered, .. } = dataflow.inputs[input].clone();
         let mut fields: Vec<Arc<Field>> = vec![];
         fields.extend(ordered.then(|| Arc::new(Field::new(ORDER, order_type(), false))));
         fields.extend(payload.fields().iter().cloned());

@@ -178,6 +178,7 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
             payload: schema(vec![number]),
             metadata: vec![],
             ordered: false,
+            exact: false,
         }],
         tables: vec![],
         outputs: vec![],

@@ -21,6 +21,7 @@ use tidemill_connectors::{
 };
 use tidemill_engine::{
     EngineError, ErrorKind,
+    dataflow::plan::InputColumns,
     decoder::{Decoder, DecoderFactory},
 };
 
@@ -195,15 +196,15 @@ fn max_unpacked(input: &spec::Input) -> usize {
 pub(crate) fn decoders(
     input: &spec::Input,
     schemas: &FormatSchemas,
-    payload: &SchemaRef,
+    columns: &InputColumns,
 ) -> Result<DecoderFactory, EngineError> {
-    let (input, schemas, columns) = (input.clone(), schemas.clone(), Arc::clone(payload));
-    let make = move || decoder(&input, &schemas, &columns);
+    let (input, schemas, columns) = (input.clone(), schemas.clone(), columns.clone());
+    let make = move || decoder(&input, &schemas, &columns.payload, columns.exact);
     make()?; // a schema that the format cannot decode is found here
     Ok(Arc::new(move || make().expect("the same schema was accepted before")))
 }
 
-/// One decoder of these columns.
+/// One decoder of these columns; `exact` as in [`InputColumns::exact`].
 ///
 /// # Errors
 /// Columns that the format cannot be decoded to.
@@ -211,6 +212,7 @@ pub(crate) fn decoder(
     input: &spec::Input,
     schemas: &FormatSchemas,
     columns: &SchemaRef,
+    exact: bool,
 ) -> Result<Box<dyn Decoder>, EngineError> {
     let columns = Arc::clone(columns);
     let failure = |message| EngineError::Source { input: input.name.clone(), kind: ErrorKind::User, message };
@@ -222,7 +224,7 @@ pub(crate) fn decoder(
                 Check::Full => json::Check::Full,
                 Check::Lax => json::Check::Lax,
             };
-            let decoder = Box::new(JsonDecoder::new(columns, json::JsonOptions { check })?);
+            let decoder = Box::new(JsonDecoder::new(columns, json::JsonOptions { check, exact })?);
             match options.framing {
                 Some(wire) => Box::new(UnframingDecoder::new(decoder, wire)),
                 None => decoder,

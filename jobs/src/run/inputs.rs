@@ -197,6 +197,7 @@ pub(super) fn tables(
                 schema,
                 sampled: None,
                 time_column: None,
+                exact: created.is_some() && input.spec.schema.is_none(),
                 reference: input.spec.reference.is_some(),
             });
             continue;
@@ -227,6 +228,7 @@ pub(super) fn tables(
             schema,
             sampled: records,
             time_column: None,
+            exact: created.is_some(),
             reference: input.spec.reference.is_some(),
         });
     }
@@ -282,7 +284,7 @@ pub(super) fn intakes(
     let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
     for (index, input) in connected.iter().enumerate() {
         let columns = &dataflow.inputs[index];
-        let decoders = decoding::decoders(&input.spec, &input.schemas, &columns.payload)?;
+        let decoders = decoding::decoders(&input.spec, &input.schemas, columns)?;
         let counters = options.stats.add_input(&input.spec.name, &input.transport);
         let intake_options = IntakeOptions {
             arrival: arrival(job, &input.spec),

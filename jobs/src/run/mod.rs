@@ -116,6 +116,7 @@ pub fn check(job: &Job) -> Result<Option<Dataflow>, QueryErrors> {
             schema: Arc::clone(schema),
             sampled: None,
             time_column: None,
+            exact: false,
             reference: input.reference.is_some(),
         })
     });

@@ -136,7 +136,7 @@ impl Reader {
         };
         let (source, keyed) = self.source()?;
         let rows =
-            load(&plan.columns, source, &decoders(&input.spec, &input.schemas, &plan.columns.payload)?, intake, keyed)?;
+            load(&plan.columns, source, &decoders(&input.spec, &input.schemas, &plan.columns)?, intake, keyed)?;
         plan.rows.put(from, rows);
         Ok(())
     }

@@ -124,7 +124,7 @@ impl Topic {
     /// Decodes the sample as a question would, except for what is packed: that was unpacked.
     fn look_at(&mut self, payloads: &[Vec<u8>]) -> Result<()> {
         let unpacked = spec::Input { compression: None, ..self.spec.clone() };
-        let mut decoder = decoding::decoder(&unpacked, &self.schemas, &self.columns.payload)?;
+        let mut decoder = decoding::decoder(&unpacked, &self.schemas, &self.columns.payload, false)?;
         for payload in payloads {
             self.several_rows |= decoder.push(payload).is_ok_and(|rows| rows > 1);
         }
@@ -134,7 +134,7 @@ impl Topic {
     }
 
     fn scan_plan(&self, columns: &[usize]) -> Result<ScanPlan> {
-        let decoder = |payload| decoding::decoder(&self.spec, &self.schemas, &payload);
+        let decoder = |payload| decoding::decoder(&self.spec, &self.schemas, &payload, false);
         let fails = self.spec.on_bad_record == spec::OnBadRecord::Fail;
         ScanPlan::new(&self.spec.name, &self.columns, columns, self.several_rows, decoder, fails)
     }

@@ -81,7 +81,7 @@ impl Part {
             "dayofyear" | "dy" | "y" => Self::DayOfYear,
             "day" | "days" | "dd" | "d" => Self::Day,
             "week" | "weeks" | "wk" | "ww" => Self::Week,
-            "weekday" | "dw" => Self::Weekday,
+            "weekday" | "dw" | "w" => Self::Weekday,
             "hour" | "hours" | "hh" => Self::Hour,
             "minute" | "minutes" | "mi" | "n" => Self::Minute,
             "second" | "seconds" | "ss" | "s" => Self::Second,

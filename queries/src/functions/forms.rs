@@ -132,7 +132,8 @@ pub(crate) static FORMS: &[Form] = &[
             signature: "GetMetadataPropertyValue(input, path)",
             meaning: "a property of the record: `[Kafka].[Key]`, `Headers`, `Topic`, `Partition`, `Offset`, `Timestamp`; \
                       `[EventHub].[EventEnqueuedUtcTime]`, `PartitionId`, `Offset`, `SequenceNumber`, `PartitionKey`; \
-                      `[User].[header]`; `EventId`, an identifier that is the same on every reading",
+                      `[User].[header]`; `Kafka`, `EventHub` or `User` for all of them as a record; `EventId`, an identifier \
+                      that is the same on every reading",
             nulls: "NULL when the record has no such header or key",
             examples: &[("GetMetadataPropertyValue(t, '[Kafka].[Offset]')", "0")],
             page: "getmetadatapropertyvalue",

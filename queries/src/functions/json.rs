@@ -88,7 +88,7 @@ impl<'a> Json<'a> {
     }
 
     /// Keys and values of a record; nothing of what is none.
-    fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Json<'a>)> {
+    pub(super) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Json<'a>)> {
         let mut rest = self.0.strip_prefix('{').unwrap_or_default();
         std::iter::from_fn(move || {
             let (key, behind) = value_before(rest.trim_start())?;

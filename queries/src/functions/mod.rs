@@ -156,8 +156,11 @@ pub(crate) fn scalar() -> impl Iterator<Item = &'static Function> {
     GROUPS.iter().flat_map(|(_, functions)| functions.iter())
 }
 
-/// A record's header, which queries reach as metadata: from `_headers` and a name.
+/// A header of a record, which queries reach as metadata: from `_headers` and a name.
 pub(crate) static HEADER: Function = function("header", &[Arg::Array, Arg::Text], Returns::Text, record::header);
+
+/// All headers of a record, which queries reach as metadata too: from `_headers`.
+pub(crate) static HEADERS: Function = function("headers", &[Arg::Array], Returns::Any, record::headers);
 
 /// The function of this lower-case name.
 pub(crate) fn find(name: &str) -> Option<&'static Function> {

@@ -72,7 +72,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         .doc_of("SPACE(n)", "n blanks; NULL for a negative n", &[("SPACE(2)", "\"  \"")])
         .page("space-azure-stream-analytics"),
     function("stuff", &[Text, Int, Int, Text], Returns::Text, stuff)
-        .doc_of("STUFF(text, start, n, insert)", "with n characters from `start` on replaced; NULL when `start` lies outside the text", &[("STUFF('abcdef', 2, 3, 'X')", "\"aXef\"")])
+        .doc_of("STUFF(text, start, n, insert)", "with n characters from `start` on replaced, from the first one on when `start` is below 1; empty when it lies behind the text", &[("STUFF('abcdef', 2, 3, 'X')", "\"aXef\"")])
         .nulls("NULL when an argument is; a NULL `insert` is empty")
         .page("stuff-azure-stream-analytics"),
     function("substring", &[Text, Int, Int], Returns::Text, substring)
@@ -180,10 +180,9 @@ fn stuff(args: &Args) -> Result<ArrayRef> {
     args.to_text(|i| {
         let (Some(s), Some(start), Some(n)) = (s.get(i), start.get(i), n.get(i)) else { return Ok(None) };
         let n = length(n, "stuff")?;
-        let Some(start) = start.checked_sub(1).and_then(|n| usize::try_from(n).ok()) else { return Ok(None) };
-        let at = byte_of(s, start);
+        let at = byte_of(s, usize::try_from(start.saturating_sub(1)).unwrap_or(0));
         if at == s.len() {
-            return Ok(None);
+            return Ok(Some("".into()));
         }
         let end = at + byte_of(&s[at..], n);
         Ok(Some([&s[..at], insert.get(i).unwrap_or(""), &s[end..]].concat().into()))

@@ -4,6 +4,7 @@
 //! # input clicks [ts]         JSON lines; the columns in brackets are datetimes
 //! # function name             JavaScript of a user's function
 //! # table users [since]        the same as reference data
+//! # sample clicks              an input whose columns are those of a sample, not declared
 //! # query                     the script
 //! # plan                      expected: one line a node
 //! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
@@ -40,17 +41,14 @@ fn parse(text: &str) -> Vec<Case> {
 
 impl Case {
     fn inputs(&self) -> Vec<Input> {
-        let section = |(title, body): &(String, String)| {
-            let table = title.strip_prefix("table ");
-            Some((table.or(title.strip_prefix("input "))?.to_owned(), table.is_some(), body.clone()))
-        };
-        let inputs = self.sections.iter().filter_map(section);
-        inputs
-            .map(|(title, table, body)| {
-                let title = title.as_str();
+        let titled = self.sections.iter().filter_map(|(title, body)| Some((title.split_once(' ')?, body)));
+        titled
+            .filter(|((kind, _), _)| ["input", "table", "sample"].contains(kind))
+            .map(|((kind, title), body)| {
                 let (name, datetimes) = title.split_once(" [").unwrap_or((title, "]"));
                 let datetimes: Vec<&str> = datetimes.trim_end_matches(']').split(", ").collect();
-                Input { table, ..Input::new(name, body.trim(), &datetimes) }
+                let sampled = kind == "sample";
+                Input { table: kind == "table", sampled, ..Input::new(name, body.trim(), &datetimes) }
             })
             .collect()
     }
@@ -104,8 +102,9 @@ fn planned(query: &str, inputs: &[Input], functions: UserFunctions) -> Result<(D
         .map(|i| InputTable {
             name: i.name.clone(),
             schema: i.schema.clone(),
-            sampled: None,
+            sampled: i.sampled.then_some(i.rows.num_rows()),
             time_column: None,
+            exact: false,
             reference: i.table,
         })
         .collect();

@@ -18,6 +18,7 @@ fn results(query: &str, rows: &str) -> Result<Vec<Value>, String> {
         schema: input.schema.clone(),
         sampled: None,
         time_column: None,
+        exact: false,
         reference: false,
     };
     let dataflow = Script::parse(query)

@@ -7,8 +7,8 @@ use std::{
 
 use arrow::{
     array::{
-        Array, ArrayRef, BooleanArray, Decimal128Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
-        TimestampMicrosecondArray, new_null_array,
+        Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch, RecordBatchOptions,
+        StringArray, StructArray, TimestampMicrosecondArray, new_null_array,
     },
     compute::{filter_record_batch, is_not_null},
     datatypes::{DataType, Field, Schema, SchemaRef},
@@ -40,6 +40,8 @@ pub(crate) struct Input {
     pub(crate) rows: RecordBatch,
     /// Whether it is reference data.
     pub(crate) table: bool,
+    /// Whether its columns are those of a sample.
+    pub(crate) sampled: bool,
 }
 
 impl Input {
@@ -59,7 +61,7 @@ impl Input {
         let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).build_decoder().unwrap();
         decoder.decode(lines.as_bytes()).unwrap();
         let rows = decoder.flush().unwrap().unwrap_or(RecordBatch::new_empty(Arc::clone(&schema)));
-        Self { name: name.to_owned(), schema, rows, table: false }
+        Self { name: name.to_owned(), schema, rows, table: false, sampled: false }
     }
 
     /// The columns that the dataflow asks for.
@@ -74,7 +76,8 @@ impl Input {
             columns.push((Field::new(ORDER, order_type(), false), order));
         }
         for field in wanted.payload.fields() {
-            columns.push((field.as_ref().clone(), Arc::clone(self.rows.column_by_name(field.name()).unwrap())));
+            let column = with_fields(self.rows.column_by_name(field.name()).unwrap(), field.data_type());
+            columns.push((field.as_ref().clone(), column));
         }
         for metadata in &wanted.metadata {
             let column: ArrayRef = match metadata {
@@ -92,6 +95,17 @@ impl Input {
         let options = RecordBatchOptions::new().with_row_count(Some(n));
         RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).unwrap()
     }
+}
+
+/// A column with the fields that the query adds to the records of a sample: null, as no record has them.
+fn with_fields(column: &ArrayRef, wanted: &DataType) -> ArrayRef {
+    let (DataType::Struct(fields), Some(record)) = (wanted, column.as_struct_opt()) else { return Arc::clone(column) };
+    let columns = fields.iter().map(|f| match record.column_by_name(f.name()) {
+        Some(column) => with_fields(column, f.data_type()),
+        None => new_null_array(f.data_type(), column.len()),
+    });
+    let columns = columns.collect();
+    Arc::new(StructArray::try_new_with_length(fields.clone(), columns, record.nulls().cloned(), record.len()).unwrap())
 }
 
 /// Rows of each output, by its index, without the event time.

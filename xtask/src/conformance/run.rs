@@ -16,8 +16,9 @@ use tidemill_queries::{CompatibilityLevel, InputTable, Script, Settings, UserFun
 use super::case::{Case, Row};
 use crate::memory::{self, Cut, Partition};
 
-/// When the first row of an input without event times arrives; the others follow, a millisecond each.
-const FIRST_ARRIVAL_MS: i64 = 1_600_000_000_000;
+/// When the first row of an input without event times arrives; the others follow, a millisecond each. At no window's end:
+/// rows that follow one another lie in one window.
+const FIRST_ARRIVAL_MS: i64 = 1_600_000_000_001;
 
 /// The rows of the case's output.
 ///
@@ -72,7 +73,7 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
             Arc::new(Schema::new(fields.collect::<Vec<_>>()))
         }
     };
-    Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column, reference })
+    Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column, exact: created.is_some(), reference })
 }
 
 /// The event-time column is a datetime, whatever its JSON type.

@@ -159,7 +159,7 @@ impl Target for Json {
 }
 
 fn decoder(schema: &SchemaRef, check: Check) -> anyhow::Result<JsonDecoder> {
-    Ok(JsonDecoder::new(schema.clone(), JsonOptions { check })?)
+    Ok(JsonDecoder::new(schema.clone(), JsonOptions { check, exact: false })?)
 }
 
 fn schema() -> SchemaRef {

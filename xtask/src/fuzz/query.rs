@@ -30,6 +30,7 @@ impl Query {
             schema: Arc::new(schema.clone()),
             sampled: None,
             time_column: None,
+            exact: false,
             reference: false,
         };
         Self { tables: vec![table("events"), table("other")] }

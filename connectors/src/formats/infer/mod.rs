@@ -200,10 +200,11 @@ impl Values {
             ["boolean"] => DataType::Boolean,
             ["object"] if !self.members.0.is_empty() => DataType::Struct(self.members.fields()),
             ["array"] => {
-                let element = self.elements.as_ref().map_or(DataType::Utf8, |elements| elements.data_type());
+                let element = self.elements.as_ref().map_or_else(any_type, |elements| elements.data_type());
                 DataType::List(Arc::new(Field::new_list_field(element, true)))
             }
-            [] | [_] => DataType::Utf8,
+            ["string"] | ["integer"] | ["float"] => DataType::Utf8,
+            // Nothing was seen, an object without members, or kinds that no type holds.
             _ => any_type(),
         }
     }

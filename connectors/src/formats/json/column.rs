@@ -49,6 +49,8 @@ struct Column {
     /// With the names of what it lies in: `user.address.city`, `tags[]`.
     path: String,
     nullable: bool,
+    /// Whether values of other types are faults that could be converted.
+    exact: bool,
     rows: usize,
     nulls: NullBufferBuilder,
     values: Values,
@@ -82,8 +84,8 @@ enum Values {
 impl Object {
     /// # Errors
     /// A column of a type that is not decoded.
-    pub(super) fn new(fields: &Fields, path: &str) -> Result<Self, ArrowError> {
-        let column = |field: &FieldRef| Column::new(field, format!("{path}{}", field.name()));
+    pub(super) fn new(fields: &Fields, path: &str, exact: bool) -> Result<Self, ArrowError> {
+        let column = |field: &FieldRef| Column::new(field, format!("{path}{}", field.name()), exact);
         Ok(Object { columns: fields.iter().map(column).collect::<Result<_, _>>()?, learned: Vec::new() })
     }
 
@@ -195,8 +197,22 @@ impl Member {
     }
 }
 
+impl Values {
+    /// What is expected where a value that begins with this byte could only be converted.
+    fn refused(&self, first: Option<u8>) -> Option<&'static str> {
+        let is_string = first == Some(b'"');
+        match self {
+            Self::Utf8 { .. } if !is_string => Some("a string"),
+            Self::Timestamp(_) if !is_string => Some("a datetime"),
+            Self::Int64(_) if is_string => Some("bigint"),
+            Self::Float64(_) if is_string => Some("float"),
+            _ => None,
+        }
+    }
+}
+
 impl Column {
-    fn new(field: &Field, path: String) -> Result<Self, ArrowError> {
+    fn new(field: &Field, path: String, exact: bool) -> Result<Self, ArrowError> {
         let values = match field.data_type() {
             DataType::Utf8 => Values::Utf8 { offsets: vec![0], text: Vec::new() },
             any if *any == any_type() => Values::Any { offsets: vec![0], text: Vec::new() },
@@ -205,17 +221,17 @@ impl Column {
             DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
             datetime if *datetime == datetime_type() => Values::Timestamp(Vec::new()),
             DataType::Struct(fields) => {
-                Values::Struct { fields: fields.clone(), object: Object::new(fields, &format!("{path}."))? }
+                Values::Struct { fields: fields.clone(), object: Object::new(fields, &format!("{path}."), exact)? }
             }
             DataType::List(item) => Values::List {
                 field: item.clone(),
                 offsets: vec![0],
-                items: Box::new(Column::new(item, format!("{path}[]"))?),
+                items: Box::new(Column::new(item, format!("{path}[]"), exact)?),
             },
             other => return Err(ArrowError::SchemaError(format!("JSON column `{path}` cannot be of type {other}"))),
         };
         let (name, nullable) = (field.name().clone(), field.is_nullable());
-        Ok(Column { name, path, nullable, rows: 0, nulls: NullBufferBuilder::new(0), values })
+        Ok(Column { name, path, nullable, exact, rows: 0, nulls: NullBufferBuilder::new(0), values })
     }
 
     /// Appends the value at the cursor.
@@ -226,6 +242,11 @@ impl Column {
             return self.append_missing();
         }
         let path = &self.path;
+        if self.exact
+            && let Some(expected) = self.values.refused(next)
+        {
+            return Err(reader.misfit(path, expected, reader.position()));
+        }
         match &mut self.values {
             Values::Utf8 { offsets, text } => {
                 if next == Some(b'"') {

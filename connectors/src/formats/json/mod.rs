@@ -23,6 +23,8 @@
 //! | `Struct` | objects, by these rules |
 //! | `List` | arrays, whose elements go by these rules |
 //!
+//! By [`JsonOptions::exact`] a `Utf8` and a `Timestamp` take strings only, an `Int64` and a `Float64` none.
+//!
 //! # Speed
 //! The order of an object's members is learned: the next name is compared with the expected one as a 16-byte number.
 //! Strings end where a 16-byte compare says so. No tape, no allocation for a good record.
@@ -65,6 +67,8 @@ pub struct JsonOptions {
     /// How much of a record is checked; all of it unless told otherwise, since a truncated record that happens to hold the
     /// wanted columns is still a fault of its producer.
     pub check: Check,
+    /// Whether a value must be of its column's type as it stands: no number in a string, no text of a number.
+    pub exact: bool,
 }
 
 /// Decodes JSON payloads; the module says how.
@@ -87,7 +91,7 @@ impl JsonDecoder {
     /// # Errors
     /// A column of another type than the module lists.
     pub fn new(schema: SchemaRef, options: JsonOptions) -> Result<Self> {
-        let root = Object::new(schema.fields(), "")?;
+        let root = Object::new(schema.fields(), "", options.exact)?;
         Ok(JsonDecoder { schema, check: options.check, root, rows: 0, bytes: 0, scratch: Vec::new() })
     }
 

@@ -37,7 +37,7 @@ fn column(name: &str, data_type: DataType) -> SchemaRef {
 }
 
 fn decoder(schema: SchemaRef, check: Check) -> JsonDecoder {
-    JsonDecoder::new(schema, JsonOptions { check }).unwrap()
+    JsonDecoder::new(schema, JsonOptions { check, exact: false }).unwrap()
 }
 
 fn decode(schema: SchemaRef, payload: &str) -> Result<RecordBatch, BadRecord> {
@@ -295,4 +295,24 @@ fn lax_leaves_a_record_behind_its_last_wanted_column() {
 #[test]
 fn a_type_that_is_not_decoded_is_refused() {
     assert!(JsonDecoder::new(column("a", DataType::Int32), JsonOptions::default()).is_err());
+}
+
+#[test]
+fn exact_columns_take_values_of_their_own_types_alone() {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("i", DataType::Int64, true),
+        Field::new("f", DataType::Float64, true),
+        Field::new("s", DataType::Utf8, true),
+        Field::new("t", datetime_type(), true),
+        Field::new("l", DataType::new_list(DataType::Int64, true), true),
+    ]));
+    let options = JsonOptions { exact: true, ..JsonOptions::default() };
+    let mut decoder = JsonDecoder::new(schema, options).unwrap();
+    for good in [r#"{"i":1,"f":2,"s":"x","t":"2024-01-01","l":[1]}"#, r#"{"f":2.5,"i":null}"#, "{}"] {
+        decoder.push(good.as_bytes()).unwrap();
+    }
+    for bad in [r#"{"i":"1"}"#, r#"{"i":1.5}"#, r#"{"f":"2.5"}"#, r#"{"s":5}"#, r#"{"t":5}"#, r#"{"l":["1"]}"#] {
+        assert_eq!(decoder.push(bad.as_bytes()).unwrap_err().class, BadClass::Type, "{bad}");
+    }
+    assert_eq!(decoder.flush().unwrap().num_rows(), 3);
 }
