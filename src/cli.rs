@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidemill demo                     watch windows close on live data; needs nothing else
   tidemill validate job.yaml        every mistake of a job, without connecting to anything
+  tidemill explain job.yaml         its plan: steps, windows, state, columns
   tidemill doctor job.yaml          does everything answer that the job connects to? if not, why
   tidemill run job.yaml             run it until Ctrl-C; it goes on where it left off
   tidemill run job.yaml --bounded   read what is there now, close every window, exit
@@ -79,6 +80,11 @@ pub(crate) enum Command {
     /// Lists every mistake with its place and exits with 2. Columns are checked when every input has a `schema`; otherwise
     /// a run checks them, once it has seen a sample.
     Validate(ValidateArgs),
+    /// Show what a job is going to do, without connecting to anything.
+    ///
+    /// Its steps in the order in which rows go through them: windows, keys, state and when that goes, where a step runs; the
+    /// columns that are decoded; how a restart goes on. Columns that are not declared are those that a start has pinned.
+    Explain(ExplainArgs),
     /// Look at everything that a job connects to, step by step.
     ///
     /// Secrets, brokers (name, port, TLS, login), topics, group, a sample, directories: each with its time and a tick, or the
@@ -165,6 +171,19 @@ pub(crate) struct ValidateArgs {
     /// The job's YAML file.
     #[arg(value_name = "JOB")]
     pub(crate) job: PathBuf,
+    /// For a reader, or one JSON object on stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The job's YAML file.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: PathBuf,
+    /// Ask a run, by the address of its metrics, which partition holds the oldest open windows, and why.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) why_not_closed: Option<String>,
     /// For a reader, or one JSON object on stdout.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ReportFormat,

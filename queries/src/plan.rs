@@ -77,8 +77,14 @@ pub fn plan(
     settings: &Settings,
 ) -> Result<Dataflow, QueryErrors> {
     let inputs: Vec<InputTable> = inputs.iter().map(|input| sampled::with_named_fields(input, &script.paths)).collect();
-    let mut planner =
-        Planner { tables: &inputs, settings, graph: Graph::default(), readers: HashMap::new(), steps: HashMap::new(), views: HashMap::new() };
+    let mut planner = Planner {
+        tables: &inputs,
+        settings,
+        graph: Graph::default(),
+        readers: HashMap::new(),
+        steps: HashMap::new(),
+        views: HashMap::new(),
+    };
     let steps = all(script.steps.iter().map(|step| planner.add_step(&step.alias, &step.query)));
     let statements = all(script.statements.iter().map(|s| planner.statement(s, outputs)));
     both(steps, statements).map_err(QueryErrors::sorted)?;

@@ -144,7 +144,10 @@ impl View {
 }
 
 /// With every column so many places further.
-pub(crate) fn moved_by(expr: &Arc<dyn PhysicalExpr>, places: usize) -> datafusion_common::Result<Arc<dyn PhysicalExpr>> {
+pub(crate) fn moved_by(
+    expr: &Arc<dyn PhysicalExpr>,
+    places: usize,
+) -> datafusion_common::Result<Arc<dyn PhysicalExpr>> {
     let moved = Arc::clone(expr).transform_up(|e| match e.downcast_ref::<Column>() {
         Some(c) => Ok(Transformed::yes(Arc::new(Column::new(c.name(), c.index() + places)) as Arc<dyn PhysicalExpr>)),
         None => Ok(Transformed::no(e)),

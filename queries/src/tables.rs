@@ -260,10 +260,8 @@ impl Planner<'_> {
         list.insert(width, array.expr);
         let value = |data_type| [(ARRAY_VALUE.to_owned(), data_type)];
         let with_array = self.graph.add(Step::Project(list), vec![node], widened(&before, value(array.data_type)));
-        let added = vec![
-            (ARRAY_INDEX.to_owned(), DataType::Int64),
-            (ARRAY_VALUE.to_owned(), element.data_type().clone()),
-        ];
+        let added =
+            vec![(ARRAY_INDEX.to_owned(), DataType::Int64), (ARRAY_VALUE.to_owned(), element.data_type().clone())];
         let after = widened(&before, added.clone());
         Ok((self.graph.add(Step::Unnest { outer }, vec![with_array], after), added))
     }
@@ -554,7 +552,9 @@ fn with_event_times(mut step: Relation) -> Relation {
 /// A datetime, or null where it cannot be read: such a record is dead-lettered.
 fn event_time(value: Typed) -> Result<Typed, QueryError> {
     match value.data_type {
-        DataType::Timestamp(..) | DataType::Utf8 | DataType::LargeUtf8 => convert(value, &datetime_type(), Failure::Null),
+        DataType::Timestamp(..) | DataType::Utf8 | DataType::LargeUtf8 => {
+            convert(value, &datetime_type(), Failure::Null)
+        }
         _ => Err(QueryError::at(
             value.span,
             format!("the event time must be a datetime or ISO 8601 text, found {}", type_name(&value.data_type)),

@@ -259,9 +259,12 @@ pub(crate) fn duration(args: &[&Expr], span: Span) -> Result<i64, QueryError> {
 /// So many units in microseconds; a fraction, as `0.5` of a second, is rounded to one.
 fn times(unit: i64, n: &Expr) -> Result<i64, QueryError> {
     let length = match n {
-        Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) if digits.contains('.') => {
-            digits.parse::<f64>().ok().map(|n| (n * unit as f64).round()).filter(|l| *l <= MAX_SIZE as f64).map(|l| l as i64)
-        }
+        Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) if digits.contains('.') => digits
+            .parse::<f64>()
+            .ok()
+            .map(|n| (n * unit as f64).round())
+            .filter(|l| *l <= MAX_SIZE as f64)
+            .map(|l| l as i64),
         _ => unit.checked_mul(whole(n)?),
     };
     length.filter(|l| l.abs() <= MAX_SIZE).ok_or_else(|| QueryError::at(place(n), "the window is too long"))

@@ -4,6 +4,7 @@ mod completions;
 mod dead_letters;
 mod demo;
 mod doctor;
+mod explain;
 mod infer;
 mod replay;
 mod run;
@@ -21,6 +22,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Validate(args) => validate::validate(&args),
+        Command::Explain(args) => explain::explain(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(&args),
         Command::Infer(args) => infer::infer(&args),

@@ -8,6 +8,7 @@
 mod cli;
 mod clock;
 mod epochs;
+mod explain;
 mod fetch_paths;
 mod formats;
 mod house;

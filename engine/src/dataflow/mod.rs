@@ -1,6 +1,7 @@
 //! A dataflow: what `queries` hands over ([`plan`]), the two halves that run it ([`stage`]), and
 //! their drivers ([`worker`], [`merge`]). Operators to which the order of rows matters get them through [`order`].
 
+pub mod describe;
 pub mod merge;
 pub mod order;
 pub mod plan;

@@ -47,12 +47,12 @@ pub struct Exchange {
 
 /// Which half of the dataflow runs a node. A windowed aggregation over a worker's rows runs in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Half {
+pub(super) enum Half {
     Worker,
     Merge,
 }
 
-fn halves(dataflow: &Dataflow) -> Vec<Half> {
+pub(super) fn halves(dataflow: &Dataflow) -> Vec<Half> {
     let mut halves: Vec<Half> = Vec::with_capacity(dataflow.nodes.len());
     for node in &dataflow.nodes {
         let half = match node.operator {

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, path::Path};
 use arrow::datatypes::{DataType, Fields};
 use tidemill_connectors::formats::csv::Dialect;
 
+use tidemill_engine::any::any_type;
+
 use super::{Format, Found};
 
 /// The input of a topic.
@@ -86,6 +88,7 @@ pub(crate) fn type_name(data_type: &DataType) -> String {
                 members.iter().map(|member| format!("{}: {}", scalar(member.name()), type_name(member.data_type())));
             format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
         }
+        any if *any == any_type() => "any".to_owned(),
         _ => "string".to_owned(),
     }
 }

@@ -34,7 +34,7 @@ use crate::epoch::{
 /// How long to wait before the store is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// Records that a restart reads again rather than that a snapshot is written: about a second of one core's time.
-const REPLAY_AT_MOST: u64 = 2_000_000;
+pub(super) const REPLAY_AT_MOST: u64 = 2_000_000;
 /// Part of the metadata's limit from which on a snapshot is due.
 const MARK_DUE: usize = mark::LIMIT / 2;
 

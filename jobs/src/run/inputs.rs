@@ -237,7 +237,7 @@ pub(super) fn tables(
 
 /// The columns of a `CREATE TABLE`. The insides of an array or a record, which it does not declare, are those of the
 /// sample; `None` when they are not known.
-fn created_schema(table: &DeclaredTable, sample: Option<&SchemaRef>) -> Option<SchemaRef> {
+pub(super) fn created_schema(table: &DeclaredTable, sample: Option<&SchemaRef>) -> Option<SchemaRef> {
     let fields = table.columns.iter().map(|(name, declared)| {
         let sampled =
             || sample?.fields().iter().find(|f| f.name().eq_ignore_ascii_case(name)).map(|f| f.data_type().clone());

@@ -9,6 +9,7 @@ mod commit;
 pub(crate) mod decoding;
 mod doctor;
 mod error;
+mod explain;
 pub(crate) mod inputs;
 mod outputs;
 mod pinned;
@@ -55,6 +56,7 @@ use crate::{
 use commit::{CommittedInput, Committer, Progress, RestartBy, SnapshotNeed};
 pub use doctor::{Finding, doctor};
 pub use error::RunError;
+pub use explain::{Columns, Explanation, InputExplanation, Origin, explain};
 use inputs::{ConnectedInput, Transport};
 use outputs::Naming;
 use pipeline::{Commit, Pipeline, Watch};

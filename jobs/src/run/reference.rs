@@ -135,8 +135,7 @@ impl Reader {
             batch_rows: BATCH_ROWS,
         };
         let (source, keyed) = self.source()?;
-        let rows =
-            load(&plan.columns, source, &decoders(&input.spec, &input.schemas, &plan.columns)?, intake, keyed)?;
+        let rows = load(&plan.columns, source, &decoders(&input.spec, &input.schemas, &plan.columns)?, intake, keyed)?;
         plan.rows.put(from, rows);
         Ok(())
     }

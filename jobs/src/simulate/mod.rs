@@ -245,6 +245,7 @@ fn dataflow() -> Result<&'static Dataflow, String> {
             schema: Arc::new(schema),
             sampled: None,
             time_column: None,
+            exact: false,
             reference: false,
         };
         let script = Script::parse(QUERY).map_err(|errors| errors.render(QUERY, "simulated"))?;

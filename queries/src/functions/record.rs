@@ -23,7 +23,12 @@ use super::{
     json::{self, Json, Values},
     rows::invoke,
 };
-use crate::{coercion::mismatch, error::QueryError, scope::{Scope, ScopeColumn}, typed::Typed};
+use crate::{
+    coercion::mismatch,
+    error::QueryError,
+    scope::{Scope, ScopeColumn},
+    typed::Typed,
+};
 
 pub(super) static FUNCTIONS: &[Function] = &[
     function("getarrayelement", &[List, Int], Element, array_element)
@@ -153,12 +158,10 @@ pub(crate) fn properties(record: Typed) -> std::result::Result<Typed, QueryError
         _ => return Err(mismatch(&record, "a record")),
     };
     let [name, property] = PROPERTY;
-    let fields: Fields = [
-        arrow::datatypes::Field::new(name, DataType::Utf8, true),
-        arrow::datatypes::Field::new(property, value, true),
-    ]
-    .into_iter()
-    .collect();
+    let fields: Fields =
+        [arrow::datatypes::Field::new(name, DataType::Utf8, true), arrow::datatypes::Field::new(property, value, true)]
+            .into_iter()
+            .collect();
     let data_type = DataType::new_list(DataType::Struct(fields.clone()), true);
     let function = Properties { fields, signature: Signature::any(1, Volatility::Immutable) };
     let span = record.span;

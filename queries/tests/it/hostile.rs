@@ -7,8 +7,14 @@ use crate::run::Input;
 
 fn try_all(text: &str) {
     let input = Input::new("t", r#"{"a": 1, "s": "x", "r": {"b": 2.5}}"#, &[]);
-    let table =
-        InputTable { name: input.name, schema: input.schema, sampled: Some(1), time_column: None, exact: false, reference: false };
+    let table = InputTable {
+        name: input.name,
+        schema: input.schema,
+        sampled: Some(1),
+        time_column: None,
+        exact: false,
+        reference: false,
+    };
     let planned = Script::parse(text).and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()));
     if let Err(errors) = planned {
         assert!(!errors.errors().is_empty(), "an error without text for {text:.200}");

@@ -73,7 +73,14 @@ fn table(case: &Case, script: &Script, name: &str, rows: &[Row]) -> anyhow::Resu
             Arc::new(Schema::new(fields.collect::<Vec<_>>()))
         }
     };
-    Ok(InputTable { name: name.to_owned(), schema, sampled: Some(rows.len()), time_column, exact: created.is_some(), reference })
+    Ok(InputTable {
+        name: name.to_owned(),
+        schema,
+        sampled: Some(rows.len()),
+        time_column,
+        exact: created.is_some(),
+        reference,
+    })
 }
 
 /// The event-time column is a datetime, whatever its JSON type.
