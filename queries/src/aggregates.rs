@@ -27,6 +27,8 @@ pub(crate) fn is_arithmetic(name: &str) -> bool {
 pub(crate) struct AggregateCall {
     pub(crate) function: Arc<AggregateUDF>,
     pub(crate) args: Vec<Arc<dyn PhysicalExpr>>,
+    /// Types of the arguments.
+    pub(crate) types: Vec<DataType>,
     pub(crate) distinct: bool,
     pub(crate) name: String,
     pub(crate) data_type: DataType,
@@ -34,8 +36,10 @@ pub(crate) struct AggregateCall {
 
 impl AggregateCall {
     /// Of a user's function.
-    pub(crate) fn of(function: Arc<AggregateUDF>, args: Vec<Arc<dyn PhysicalExpr>>, data_type: DataType) -> Self {
-        Self { name: function.name().to_owned(), function, args, distinct: false, data_type }
+    pub(crate) fn of(function: Arc<AggregateUDF>, args: Vec<Typed>, data_type: DataType) -> Self {
+        let types = args.iter().map(|a| a.data_type.clone()).collect();
+        let args = args.into_iter().map(|a| a.expr).collect();
+        Self { name: function.name().to_owned(), function, args, types, distinct: false, data_type }
     }
 }
 
@@ -150,7 +154,15 @@ pub(crate) fn call(
         "sum" | "min" | "max" => arg.data_type.clone(),
         _ => DataType::Float64,
     };
-    Ok(AggregateCall { function: function(name), args: vec![arg.expr], distinct, name: name.to_owned(), data_type })
+    let types = vec![arg.data_type];
+    Ok(AggregateCall {
+        function: function(name),
+        args: vec![arg.expr],
+        types,
+        distinct,
+        name: name.to_owned(),
+        data_type,
+    })
 }
 
 fn function(name: &str) -> Arc<AggregateUDF> {

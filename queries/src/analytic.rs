@@ -3,10 +3,11 @@
 //! They are evaluated before everything else of a SELECT, over the rows of one input or step as they are: a step before
 //! the WHERE adds a column for each, and where the text calls the function its column is read ([`Scope::analytics`]).
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use datafusion_common::ScalarValue;
+use datafusion_physical_expr::{PhysicalExpr, aggregate::AggregateExprBuilder, expressions::Column};
 use sqlparser::{
     ast::{
         Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, OrderByExpr, Select, Visit, WindowType,
@@ -15,19 +16,24 @@ use sqlparser::{
     tokenizer::Span,
 };
 use tidemill_engine::{
+    ORDER,
     analytic::{anomaly::Anomaly, verdict_type},
-    dataflow::plan::{AnalyticCall, AnalyticFunction, AnomalyPlan, RollingAggregate},
+    dataflow::{
+        order::order_type,
+        plan::{AnalyticCall, AnalyticFunction, AnomalyPlan, RollingAggregate},
+    },
     window::shape::{Closed, WindowShape},
 };
 
 use crate::{
-    aggregates,
+    aggregates::{self, AggregateCall},
     coercion::{coerce, to_number},
-    error::{QueryError, QueryErrors, all},
+    error::{QueryError, QueryErrors, all, reason},
     expression::{Expressions, place},
     functions::{record::Row, reference::FunctionDoc},
-    graph::Step,
+    graph::{ORDER_COLUMN, Step},
     plan::Planner,
+    ranked,
     rewrite::{LIMIT, WHEN},
     scope::{AnalyticColumn, Scope, schema_of},
     tables::Relation,
@@ -68,6 +74,15 @@ pub(crate) static DOCS: &[FunctionDoc] = &[
         meaning: "the aggregate of the rows within the duration, the current one among them",
         nulls: "as the aggregate",
         examples: &[("SUM(x) OVER (LIMIT DURATION(minute, 1))", "[1,3,6,9]")],
+        page: "over-azure-stream-analytics",
+    },
+    FunctionDoc {
+        signature: "TopOne, CollectTop, Collect, Percentile_Cont, Percentile_Disc, STDEV, STDEVP, VAR, VARP OVER ([PARTITION BY k] \
+                    [ORDER BY y] LIMIT DURATION(unit, n) [WHEN c])",
+        meaning: "the aggregate of the rows within the duration, the current one among them; made anew from all of them for \
+                  each row",
+        nulls: "as the aggregate",
+        examples: &[("TopOne(x) OVER (ORDER BY x DESC LIMIT DURATION(minute, 1))", "[1,2,3,3]")],
         page: "over-azure-stream-analytics",
     },
     FunctionDoc {
@@ -196,7 +211,9 @@ impl Planner<'_> {
         }
         let mut relation = self.assigned(relation);
         let mut planned = vec![];
-        calls.retain(|function| match plan(function, &relation.scope) {
+        let order = self.graph.can_order(relation.node);
+        let order = order.then(|| Typed::column(ORDER, ORDER_COLUMN, order_type(), Span::empty()));
+        calls.retain(|function| match plan(function, &relation.scope, order.as_ref()) {
             Ok(call) => {
                 planned.push((function.clone(), call));
                 false
@@ -225,7 +242,7 @@ impl Planner<'_> {
 
 /// What is wrong with calls that fit no input of the FROM, whose scope this is.
 pub(crate) fn refuse(calls: &[Function], scope: &Scope) -> Result<(), QueryErrors> {
-    all(calls.iter().map(|function| match plan(function, scope) {
+    all(calls.iter().map(|function| match plan(function, scope, None) {
         Err(error) => Err::<(), _>(error),
         Ok(_) => Err(QueryError::at(
             name_span(function),
@@ -236,7 +253,7 @@ pub(crate) fn refuse(calls: &[Function], scope: &Scope) -> Result<(), QueryError
     Ok(())
 }
 
-fn plan(function: &Function, scope: &Scope) -> Result<Planned, QueryError> {
+fn plan(function: &Function, scope: &Scope, order: Option<&Typed>) -> Result<Planned, QueryError> {
     let (name, span) = (function_name(function), name_span(function));
     let over = Over::of(function)?;
     if let Some(order) = over.order.first()
@@ -285,10 +302,48 @@ fn plan(function: &Function, scope: &Scope) -> Result<Planned, QueryError> {
             (AnalyticFunction::Rolling { aggregate, within_us: within()? }, argument, data_type)
         }
         _ => {
-            return Err(QueryError::unsupported(span, format!("`{}(...)` with LIMIT DURATION", function.name)));
+            let call = match ranked::is_ranked(&name) {
+                true => ranked::call(&name, function, scope, order, &mut expressions, span)?,
+                false => spread(function, &name, &mut expressions)?,
+            };
+            gathered(call, within()?, span)?
         }
     };
     Ok(Planned { call: AnalyticCall { function, argument: argument.expr, partition, when }, data_type })
+}
+
+/// STDEV and its like: what calculates with one number.
+fn spread(function: &Function, name: &str, expressions: &mut Expressions<'_>) -> Result<AggregateCall, QueryError> {
+    let span = name_span(function);
+    if !aggregates::is_aggregate(name) {
+        return Err(QueryError::at(span, format!("`{}` has no OVER", function.name)));
+    }
+    let args = arguments(function)?;
+    let [value] = args.as_slice() else {
+        return Err(QueryError::at(span, format!("`{name}` takes one argument")));
+    };
+    aggregates::call(name, expressions.plan(value)?, false, false, span)
+}
+
+/// An aggregate over a duration: its arguments are kept as one record a row.
+fn gathered(
+    call: AggregateCall,
+    within_us: i64,
+    span: Span,
+) -> Result<(AnalyticFunction, Typed, DataType), QueryError> {
+    let AggregateCall { function, args, data_type, name, types, .. } = call;
+    let args = args.into_iter().zip(types).enumerate();
+    let fields = args.map(|(i, (expr, data_type))| (i.to_string(), Typed { expr, data_type, span }));
+    let record = Row::with(fields.collect(), span)?;
+    let DataType::Struct(fields) = record.data_type.clone() else {
+        return Err(QueryError::at(span, "expected an argument"));
+    };
+    let columns: Vec<Arc<dyn PhysicalExpr>> =
+        fields.iter().enumerate().map(|(i, f)| Arc::new(Column::new(f.name(), i)) as _).collect();
+    let aggregate =
+        AggregateExprBuilder::new(function, columns).schema(Arc::new(Schema::new(fields))).alias(name).build();
+    let aggregate = Arc::new(aggregate.map_err(|e| QueryError::at(span, reason(&e)))?);
+    Ok((AnalyticFunction::Gathered { aggregate, within_us }, record, data_type))
 }
 
 /// `LAG(x[, offset[, default]])`, `LAST(x[, default])`; `*` is the whole row as a record.

@@ -616,7 +616,7 @@ impl<'a> Expressions<'a> {
         let [arg] = self.exactly(function, name)?;
         let value = coerce(self.argument_of_aggregate(arg)?, &any_type())?;
         let aggregate = self.scope.functions.find(name, span)?.aggregate(span)?;
-        let args = vec![value.expr, self.rows.time(span).expr];
+        let args = vec![value, self.rows.time(span)];
         Ok(self.aggregate_column(AggregateCall::of(aggregate, args, any_type()), name, span))
     }
 

@@ -126,7 +126,7 @@ pub(crate) fn call(
     span: Span,
 ) -> Result<AggregateCall, QueryError> {
     let over = Over::of(function)?;
-    if !over.partition.is_empty() || over.when.is_some() {
+    if over.limit.is_none() && (!over.partition.is_empty() || over.when.is_some()) {
         return Err(QueryError::at(span, format!("`{}` of a window takes ORDER BY only in OVER", function.name))
             .help("GROUP BY says of which rows; with LIMIT DURATION it would be a function of the rows before"));
     }
@@ -192,6 +192,7 @@ pub(crate) fn call(
     let (keys, descending): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
     Ok(AggregateCall {
         function: aggregate::ranked(ranked, descending),
+        types: std::iter::once(&value_of_rows).chain(&keys).map(|a| a.data_type.clone()).collect(),
         args: std::iter::once(value_of_rows).chain(keys).map(|a| a.expr).collect(),
         distinct: false,
         name: name.to_owned(),
@@ -270,6 +271,7 @@ fn percentile(
     let data_type = value.data_type.clone();
     Ok(AggregateCall {
         function: aggregate::percentile(part, continuous, by.options.asc == Some(false)),
+        types: vec![value.data_type.clone()],
         args: vec![Arc::clone(&value.expr)],
         distinct: false,
         name: name.to_owned(),

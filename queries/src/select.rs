@@ -1,6 +1,6 @@
 //! One SELECT: filter, windowed aggregation, HAVING, projection.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::DataType;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
@@ -367,7 +367,7 @@ pub(crate) fn items(
     expressions: &mut Expressions<'_>,
     all_columns: Option<&Scope>,
 ) -> Result<Vec<(String, Typed)>, QueryErrors> {
-    let mut items = Items(vec![]);
+    let mut items = Items::default();
     let select_span = select.select_token.0.span;
     all(select.projection.iter().enumerate().map(|(i, item)| match item {
         SelectItem::UnnamedExpr(expr) => {
@@ -402,23 +402,33 @@ pub(crate) fn items(
         }
         other => Err(QueryError::at(select_span, format!("`{other}` is not supported in a SELECT list"))),
     }))?;
-    if items.0.is_empty() {
+    if items.list.is_empty() {
         return Err(QueryError::at(select_span, "the SELECT list gives no column").into());
     }
-    Ok(items.0)
+    Ok(items.list)
 }
 
-struct Items(Vec<(String, Typed)>);
+#[derive(Default)]
+struct Items {
+    list: Vec<(String, Typed)>,
+    /// Where a name stands, which is in lower case here.
+    places: HashMap<String, usize>,
+}
 
 impl Items {
     fn find(&self, name: &str) -> Option<&Typed> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, item)| item)
+        self.places.get(&name.to_ascii_lowercase()).map(|at| &self.list[*at].1)
+    }
+
+    fn push(&mut self, name: String, value: Typed) {
+        self.places.insert(name.to_ascii_lowercase(), self.list.len());
+        self.list.push((name, value));
     }
 
     /// A column that the query names.
     fn add(&mut self, name: &str, value: Typed, span: Span) -> Result<(), QueryError> {
         match self.find(name) {
-            None => self.0.push((name.to_owned(), value)),
+            None => self.push(name.to_owned(), value),
             Some(same) if same.expr.as_ref() == value.expr.as_ref() => {}
             Some(_) => {
                 return Err(QueryError::at(span, format!("two columns are named `{name}`"))
@@ -435,7 +445,7 @@ impl Items {
             free = format!("{name}_{n}");
             n += 1;
         }
-        self.0.push((free, value));
+        self.push(free, value);
     }
 
     /// `*`, of all relations or of one: columns that clash with an earlier one are left out.
@@ -443,7 +453,7 @@ impl Items {
         for c in scope.columns.iter().filter(|c| c.visible && relation.is_none_or(|r| c.relation == r)) {
             if self.find(&c.name).is_none() {
                 let value = Typed::column(&c.name, c.index, c.data_type.clone(), Span::empty());
-                self.0.push((c.name.clone(), value));
+                self.push(c.name.clone(), value);
             }
         }
     }
@@ -475,7 +485,7 @@ impl Items {
         for f in &fields {
             if self.find(f.name()).is_none() {
                 let value = field(record.clone(), &Ident::with_span(first.span, f.name()))?;
-                self.0.push((f.name().clone(), value));
+                self.push(f.name().clone(), value);
             }
         }
         Ok(())

@@ -19,7 +19,8 @@ pub(super) enum Number {
 /// See the module. Oldest first.
 #[derive(Debug)]
 pub(super) enum History {
-    /// LAG, LAST: the last rows, as many as are looked back over. MIN, MAX: values of which each beats all that follow.
+    /// LAG, LAST: the last rows, as many as are looked back over. MIN, MAX: values of which each beats all that follow. What is
+    /// gathered: all values.
     Values(VecDeque<(i64, Vec<u8>)>),
     /// ISFIRST: the interval in which a row was met last.
     Interval(i64),
@@ -35,7 +36,7 @@ impl History {
     pub(super) fn new(function: &AnalyticFunction) -> Self {
         use RollingAggregate::{Avg, Count, Max, Min, Sum};
         match function {
-            AnalyticFunction::Lag { .. } => Self::Values(VecDeque::new()),
+            AnalyticFunction::Lag { .. } | AnalyticFunction::Gathered { .. } => Self::Values(VecDeque::new()),
             AnalyticFunction::Anomaly(_) => Self::Series(Series::default()),
             AnalyticFunction::First(_) => Self::Interval(i64::MIN),
             AnalyticFunction::Rolling { aggregate, .. } => match aggregate {
@@ -56,6 +57,15 @@ impl History {
         bytes.clear();
         bytes.extend_from_slice(value);
         rows.push_back((time, bytes));
+    }
+
+    /// All values kept, oldest first.
+    pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let rows = match self {
+            Self::Values(rows) => Some(rows),
+            _ => None,
+        };
+        rows.into_iter().flatten().map(|(_, value)| value.as_slice())
     }
 
     /// The value `n` rows back (1: the last one kept), if its time is above `horizon`.

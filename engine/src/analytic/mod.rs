@@ -20,7 +20,9 @@ use arrow::{
     datatypes::{BinaryType, DataType, Field, Fields, Float64Type, Int64Type, Schema, SchemaRef},
     row::{RowConverter, Rows, SortField},
 };
-use datafusion_common::exec_datafusion_err;
+use datafusion_common::{ScalarValue, exec_datafusion_err};
+use datafusion_expr::EmitTo;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use anomaly::Verdict;
 use history::{History, Number};
@@ -233,7 +235,19 @@ impl Call {
                         }
                     }
                 }
-                (AnalyticFunction::Lag { .. } | AnalyticFunction::Anomaly(_), _) => {
+                (AnalyticFunction::Gathered { aggregate, within_us }, Values::Encoded(_, encoded)) => {
+                    if let (true, Some(history)) = (counted, &mut history) {
+                        history.keep(time, encoded.row(row).data(), usize::MAX);
+                    }
+                    if let Some(history) = &mut history {
+                        history.forget(time - within_us);
+                    }
+                    results.scalars.push(gathered(aggregate, history.as_deref(), &self.values)?);
+                }
+                (
+                    AnalyticFunction::Lag { .. } | AnalyticFunction::Gathered { .. } | AnalyticFunction::Anomaly(_),
+                    _,
+                ) => {
                     unreachable!("`values` encodes the argument of LAG, and reads that of detectors as floats")
                 }
             }
@@ -297,6 +311,29 @@ impl Call {
     }
 }
 
+/// An aggregate of all values that count; they are records of its arguments, encoded by `values`.
+fn gathered(
+    aggregate: &AggregateFunctionExpr,
+    history: Option<&History>,
+    values: &RowConverter,
+) -> Result<ScalarValue> {
+    let failed = |source| EngineError::Evaluate { expression: aggregate.name().to_owned(), source };
+    let parser = values.parser();
+    let kept = history.into_iter().flat_map(History::values).map(|value| parser.parse(value));
+    let record = values.convert_rows(kept)?.remove(0);
+    let arguments = record.as_struct().columns();
+    if !aggregate.groups_accumulator_supported() {
+        let mut accumulator = aggregate.create_accumulator().map_err(failed)?;
+        accumulator.update_batch(arguments).map_err(failed)?;
+        return accumulator.evaluate().map_err(failed);
+    }
+    // All rows are one group.
+    let mut accumulator = aggregate.create_groups_accumulator().map_err(failed)?;
+    accumulator.update_batch(arguments, &vec![0; record.len()], None, 1).map_err(failed)?;
+    let result = accumulator.evaluate(EmitTo::All).map_err(failed)?;
+    ScalarValue::try_from_array(&result, 0).map_err(failed)
+}
+
 fn state_schema() -> SchemaRef {
     let field = |name: &str, data_type| Field::new(name, data_type, false);
     Arc::new(Schema::new(vec![
@@ -317,12 +354,13 @@ fn verdict_fields() -> Fields {
     fields.into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect()
 }
 
-/// The results of a call over a batch: one of the four.
+/// The results of a call over a batch: one of the five.
 #[derive(Default)]
 struct Results {
     ints: Vec<Option<i64>>,
     floats: Vec<Option<f64>>,
     verdicts: Vec<Option<Verdict>>,
+    scalars: Vec<ScalarValue>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -346,6 +384,10 @@ impl Results {
             let nulls = NullBuffer::from_iter(self.verdicts.iter().map(Option::is_some));
             let columns: Vec<ArrayRef> = vec![Arc::new(anomalies), Arc::new(scores)];
             return Ok(Arc::new(StructArray::try_new(verdict_fields(), columns, Some(nulls))?));
+        }
+        if self.scalars.len() == rows && rows > 0 {
+            let scalars = ScalarValue::iter_to_array(self.scalars);
+            return scalars.map_err(|source| EngineError::Evaluate { expression: "OVER".to_owned(), source });
         }
         let parser = values.parser();
         let starts = std::iter::once(0).chain(self.ends.iter().copied());

@@ -6,7 +6,7 @@ use datafusion_physical_expr::PhysicalExpr;
 
 use super::{
     plan::{
-        AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, JoinPlan, LateAction, NodeId, OperatorPlan,
+        AggregatePlan, AnalyticCall, AnalyticFunction, Dataflow, JoinPlan, LateAction, Node, NodeId, OperatorPlan,
         TimeBounds, TimePolicy,
     },
     stage::{Half, halves},
@@ -77,7 +77,7 @@ impl Dataflow {
     pub fn describe(&self) -> Vec<StepDescription> {
         let halves = halves(self);
         let steps = self.nodes.iter().enumerate().map(|(id, node)| {
-            let (kind, what, keys, state) = self.step(&node.operator);
+            let (kind, what, keys, state) = self.step(node);
             let partial = matches!(&node.operator, OperatorPlan::Aggregate(plan) if !plan.is_sliding())
                 && node.inputs.iter().all(|i| halves[*i] == Half::Worker);
             let runs = match halves[id] {
@@ -92,15 +92,22 @@ impl Dataflow {
         steps.collect()
     }
 
-    fn step(&self, operator: &OperatorPlan) -> (&'static str, String, Vec<String>, Option<StateDescription>) {
+    fn step(&self, node: &Node) -> (&'static str, String, Vec<String>, Option<StateDescription>) {
         let nothing = vec![];
-        match operator {
+        match &node.operator {
             OperatorPlan::Input(plan) => {
                 let (time, keys, state) = time(&plan.time);
                 ("input", format!("`{}`, event time: {time}", self.inputs[plan.input].name), keys, state)
             }
             OperatorPlan::Filter(predicate) => ("filter", text(predicate), nothing, None),
-            OperatorPlan::Project(list) => ("project", texts(list).join(", "), nothing, None),
+            OperatorPlan::Project(list) => {
+                let named = node.schema.fields().iter().zip(list).filter(|(field, _)| field.name() != EVENT_TIME);
+                let named = named.filter(|(field, _)| field.name() != ORDER).map(|(field, e)| match text(e) {
+                    same if same == *field.name() => same,
+                    other => format!("{} = {other}", field.name()),
+                });
+                ("project", named.collect::<Vec<_>>().join(", "), nothing, None)
+            }
             OperatorPlan::Assign(windows) => ("assign windows", windows_in_words(windows), nothing, None),
             OperatorPlan::AssignSessions { shape, partition } => {
                 let windows = Windows::Session(*shape);
@@ -252,6 +259,7 @@ fn analytic(calls: &[AnalyticCall]) -> (&'static str, String, Vec<String>, Optio
             AnalyticFunction::Lag { offset, .. } => format!("LAG({of}, {offset})"),
             AnalyticFunction::First(_) => "ISFIRST".to_owned(),
             AnalyticFunction::Anomaly(plan) => format!("{:?} anomalies of {of}", plan.anomaly),
+            AnalyticFunction::Gathered { aggregate, .. } => format!("{}({of})", aggregate.fun().name().to_uppercase()),
             AnalyticFunction::Rolling { aggregate, .. } => format!("{aggregate:?}({of})").to_uppercase(),
         };
         format!("{function} within {}{when}", span(call.function.reach_back()))
@@ -289,7 +297,7 @@ fn texts(expressions: &[Expr]) -> Vec<String> {
 
 /// An expression without the places of its columns: `a@0 > 1` is `a > 1`.
 fn text(expression: &Expr) -> String {
-    without_places(&expression.to_string())
+    without_places(&expression.to_string()).replace(EVENT_TIME, "event time")
 }
 
 fn without_places(text: &str) -> String {

@@ -7,7 +7,10 @@ use arrow::{
     compute::SortOptions,
     datatypes::{DataType, SchemaRef},
 };
-use datafusion_physical_expr::{PhysicalExpr, aggregate::LoweredAggregate};
+use datafusion_physical_expr::{
+    PhysicalExpr,
+    aggregate::{AggregateFunctionExpr, LoweredAggregate},
+};
 
 use crate::{
     analytic::anomaly::Anomaly,
@@ -356,6 +359,13 @@ pub enum AnalyticFunction {
     /// Whether a number is an anomaly among the counted ones before it; of Float64, a record
     /// ([`crate::analytic::verdict_type`]), null where the row does not count.
     Anomaly(AnomalyPlan),
+    /// Any other aggregate of the counted rows up to this one, made anew for each row from all of them.
+    Gathered {
+        /// Of its arguments, which are the fields of the call's argument, a record.
+        aggregate: Arc<AggregateFunctionExpr>,
+        /// How long a row counts.
+        within_us: i64,
+    },
     /// An aggregate of the counted rows up to this one.
     Rolling {
         /// Which.
@@ -439,7 +449,9 @@ impl AnalyticFunction {
     #[must_use]
     pub fn reach_back(&self) -> i64 {
         match self {
-            Self::Lag { within_us, .. } | Self::Rolling { within_us, .. } => *within_us,
+            Self::Lag { within_us, .. } | Self::Rolling { within_us, .. } | Self::Gathered { within_us, .. } => {
+                *within_us
+            }
             Self::First(interval) => interval.size,
             Self::Anomaly(plan) => plan.within_us,
         }

@@ -43,7 +43,7 @@ inputs:
         lat: double  # 1 integer, 1 float
         "on": bool  # 1 boolean
       tags: [string]  # in 1 of 3 records: 1 array
-      "no": string  # in 1 of 3 records: 1 null
+      "no": any  # in 1 of 3 records: 1 null
       rows: [{a: int}]  # in 1 of 3 records: 1 array
 "#
     );

@@ -10,6 +10,7 @@
 //! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
 //! # errors                    expected: as a user sees them
 //! ```
+//! Rows are expected of every way to cut the input: as one batch, row by row, on one worker and on four.
 //! A file holds several cases; each begins at `## name`.
 
 use std::{fmt::Write, fs, path::Path};
@@ -17,7 +18,7 @@ use std::{fmt::Write, fs, path::Path};
 use tidemill_engine::dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy};
 use tidemill_queries::{InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan};
 
-use crate::run::{Input, lines, run};
+use crate::run::{Cut, Input, lines, run_cut};
 
 struct Case {
     name: String,
@@ -70,21 +71,31 @@ impl Case {
         match title {
             "plan" => describe(&dataflow),
             "errors" => "none\n".to_owned(),
-            _ => match run(&dataflow, &inputs) {
-                Err(error) => format!("failed: {error}\n"),
-                Ok(rows) => {
-                    let mut text = String::new();
-                    for (output, rows) in rows.iter().enumerate() {
-                        let name = if names.len() > 1 { format!("{}: ", names[output]) } else { String::new() };
-                        for line in lines(rows) {
-                            writeln!(text, "{name}{line}").unwrap();
-                        }
-                    }
-                    text
+            _ => {
+                let whole = rows(&dataflow, &names, &inputs, Cut::WHOLE);
+                for cut in Cut::OTHERS {
+                    let other = rows(&dataflow, &names, &inputs, cut);
+                    assert_eq!(other, whole, "{}, {cut:?}", self.name);
                 }
-            },
+                whole
+            }
         }
     }
+}
+
+fn rows(dataflow: &Dataflow, names: &[String], inputs: &[Input], cut: Cut) -> String {
+    let rows = match run_cut(dataflow, inputs, cut) {
+        Ok(rows) => rows,
+        Err(error) => return format!("failed: {error}\n"),
+    };
+    let mut text = String::new();
+    for (output, rows) in rows.iter().enumerate() {
+        let name = if names.len() > 1 { format!("{}: ", names[output]) } else { String::new() };
+        for line in lines(rows) {
+            writeln!(text, "{name}{line}").unwrap();
+        }
+    }
+    text
 }
 
 /// The plan, with the outputs that the script names.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use tidemill_queries::{InputTable, Script, Settings, plan};
 
-use crate::run::Input;
+use crate::run::{Input, lines, run};
 
 fn try_all(text: &str) {
     let input = Input::new("t", r#"{"a": 1, "s": "x", "r": {"b": 2.5}}"#, &[]);
@@ -20,6 +20,31 @@ fn try_all(text: &str) {
         assert!(!errors.errors().is_empty(), "an error without text for {text:.200}");
         assert!(!errors.render(text, "query").is_empty());
     }
+}
+
+/// Steps of which each reads the one before.
+fn steps(n: usize) -> String {
+    let chain = (1..n).map(|i| format!("s{i} AS (SELECT a + 1 AS a FROM s{} WHERE a > {i})", i - 1));
+    let chain: Vec<_> = std::iter::once("s0 AS (SELECT a FROM t)".to_owned()).chain(chain).collect();
+    format!("WITH {} SELECT a FROM s{}", chain.join(", "), n - 1)
+}
+
+#[test]
+fn a_thousand_steps_give_their_rows() {
+    let (input, query) = (Input::new("t", r#"{"a": 5000}"#, &[]), steps(1_000));
+    let table = InputTable {
+        name: input.name.clone(),
+        schema: input.schema.clone(),
+        sampled: None,
+        time_column: None,
+        exact: false,
+        reference: false,
+    };
+    let dataflow = Script::parse(&query)
+        .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
+        .map_err(|errors| errors.render(&query, "query"))
+        .unwrap();
+    assert_eq!(lines(&run(&dataflow, &[input]).unwrap()[0]), [r#"{"a":5999}"#]);
 }
 
 #[test]
@@ -47,6 +72,9 @@ fn deep_and_long_queries_are_refused_or_planned() {
         format!("SELECT a {}", many("x y ")),
         format!("SELECT '{}", many("x")),
         many("SELECT "),
+        steps(1_000),
+        format!("SELECT {}1{} FROM t", "(".repeat(10_000), ")".repeat(10_000)),
+        format!("SELECT {} FROM t", (0..40_000).map(|i| format!("a AS c{i}")).collect::<Vec<_>>().join(", ")),
         many("\u{1f600}"),
         String::new(),
     ] {

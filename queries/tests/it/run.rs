@@ -1,4 +1,4 @@
-//! Runs a dataflow over rows in memory, in one worker, without sources: arrival is one second a row.
+//! Runs a dataflow over rows in memory, without sources: arrival is one second a row.
 
 use std::{
     collections::HashSet,
@@ -8,9 +8,9 @@ use std::{
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch, RecordBatchOptions,
-        StringArray, StructArray, TimestampMicrosecondArray, new_null_array,
+        StringArray, StructArray, TimestampMicrosecondArray, UInt32Array, new_null_array,
     },
-    compute::{filter_record_batch, is_not_null},
+    compute::{filter_record_batch, is_not_null, take_record_batch},
     datatypes::{DataType, Field, Schema, SchemaRef},
     json::{
         LineDelimitedWriter, ReaderBuilder,
@@ -23,7 +23,7 @@ use tidemill_engine::{
     any::any_type,
     dataflow::{
         order::{order_of, order_type},
-        plan::{Dataflow, InputColumns, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
+        plan::{Dataflow, InputColumns, InputPlan, MetadataColumn, NodeId, OperatorPlan, TimePolicy},
         stage::{Exchange, Stage},
     },
     datetime_type,
@@ -108,22 +108,45 @@ fn with_fields(column: &ArrayRef, wanted: &DataType) -> ArrayRef {
     Arc::new(StructArray::try_new_with_length(fields.clone(), columns, record.nulls().cloned(), record.len()).unwrap())
 }
 
+/// How rows come; results do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Rows of a batch at most.
+    pub(crate) batch: usize,
+    /// Workers, which rows are dealt to in turn.
+    pub(crate) workers: usize,
+}
+
+impl Cut {
+    pub(crate) const WHOLE: Self = Self { batch: usize::MAX, workers: 1 };
+    pub(crate) const OTHERS: [Self; 3] =
+        [Self { batch: 1, workers: 1 }, Self { batch: 4_096, workers: 4 }, Self { batch: 1, workers: 4 }];
+}
+
 /// Rows of each output, by its index, without the event time.
 pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<RecordBatch>>, String> {
+    run_cut(dataflow, inputs, Cut::WHOLE)
+}
+
+/// The same, with the rows cut in this way.
+pub(crate) fn run_cut(dataflow: &Dataflow, inputs: &[Input], cut: Cut) -> Result<Vec<Vec<RecordBatch>>, String> {
     for table in &dataflow.tables {
         let input = inputs.iter().find(|i| i.name == table.columns.name).unwrap();
         table.rows.put(EventTime::MIN, input.batch(&table.columns, 0));
     }
     let late = Arc::new(AtomicU64::new(0));
-    let mut worker = Stage::worker(dataflow, &late).map_err(|e| e.to_string())?;
+    let workers = (0..cut.workers).map(|_| Stage::worker(dataflow, &late)).collect::<Result<Vec<_>, _>>();
+    let mut workers = workers.map_err(|e| e.to_string())?;
     let mut merge = Stage::merge(dataflow, &late).map_err(|e| e.to_string())?;
     let mut outputs = vec![vec![]; dataflow.outputs.len()];
-    let mut push = |node: NodeId, signal: Signal| {
+    // The merge half hears of a watermark when the last worker has it.
+    let mut push = |worker: usize, node: NodeId, signal: Signal| {
         let mut sent: Vec<Exchange> = vec![];
-        worker.push(node, 0, signal, &mut |e| {
+        workers[worker].push(node, 0, signal, &mut |e| {
             sent.push(e);
             Ok(())
         })?;
+        sent.retain(|e| matches!(e.signal, Signal::Batch(_)) || worker + 1 == cut.workers);
         for exchange in sent {
             merge.push(exchange.node, exchange.port, exchange.signal, &mut |e| {
                 if let (OperatorPlan::Output(output), Signal::Batch(batch)) =
@@ -143,31 +166,44 @@ pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<Recor
     };
     for (id, node) in dataflow.nodes.iter().enumerate() {
         let OperatorPlan::Input(plan) = &node.operator else { continue };
-        let name = &dataflow.inputs[plan.input].name;
-        let input = inputs.iter().find(|i| i.name == *name).unwrap();
-        let mut batch = input.batch(&dataflow.inputs[plan.input], plan.input);
-        if let TimePolicy::Column { expression, .. } = &plan.time {
-            let time =
-                expression.evaluate(&batch).and_then(|v| v.into_array(batch.num_rows())).map_err(|e| e.to_string())?;
-            let keep: BooleanArray = is_not_null(&time).unwrap();
-            let mut columns = batch.columns().to_vec();
-            columns.pop();
-            columns.push(Arc::clone(&time));
-            let mut fields = batch.schema().fields().to_vec();
-            fields.pop();
-            fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), true)));
-            let all = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
-            let kept = filter_record_batch(&all, &keep).unwrap();
-            batch = RecordBatch::try_new(batch.schema(), kept.columns().to_vec()).unwrap();
+        let batch = rows_of(dataflow, plan, inputs)?;
+        for worker in 0..cut.workers {
+            let own: UInt32Array =
+                (0..batch.num_rows() as u32).filter(|row| *row as usize % cut.workers == worker).collect();
+            let own = take_record_batch(&batch, &own).unwrap();
+            for start in (0..own.num_rows()).step_by(cut.batch) {
+                let rows = own.slice(start, cut.batch.min(own.num_rows() - start));
+                push(worker, id, Signal::Batch(rows)).map_err(text)?;
+            }
         }
-        push(id, Signal::Batch(batch)).map_err(text)?;
     }
-    for (id, node) in dataflow.nodes.iter().enumerate() {
-        if matches!(node.operator, OperatorPlan::Input(_)) {
-            push(id, Signal::Watermark(EventTime::MAX)).map_err(text)?;
+    for worker in 0..cut.workers {
+        for (id, node) in dataflow.nodes.iter().enumerate() {
+            if matches!(node.operator, OperatorPlan::Input(_)) {
+                push(worker, id, Signal::Watermark(EventTime::MAX)).map_err(text)?;
+            }
         }
     }
     Ok(outputs)
+}
+
+/// The rows that an input node gives: those that have an event time.
+fn rows_of(dataflow: &Dataflow, plan: &InputPlan, inputs: &[Input]) -> Result<RecordBatch, String> {
+    let name = &dataflow.inputs[plan.input].name;
+    let input = inputs.iter().find(|i| i.name == *name).unwrap();
+    let batch = input.batch(&dataflow.inputs[plan.input], plan.input);
+    let TimePolicy::Column { expression, .. } = &plan.time else { return Ok(batch) };
+    let time = expression.evaluate(&batch).and_then(|v| v.into_array(batch.num_rows())).map_err(|e| e.to_string())?;
+    let keep: BooleanArray = is_not_null(&time).unwrap();
+    let mut columns = batch.columns().to_vec();
+    columns.pop();
+    columns.push(Arc::clone(&time));
+    let mut fields = batch.schema().fields().to_vec();
+    fields.pop();
+    fields.push(Arc::new(Field::new(EVENT_TIME, datetime_type(), true)));
+    let all = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let kept = filter_record_batch(&all, &keep).unwrap();
+    Ok(RecordBatch::try_new(batch.schema(), kept.columns().to_vec()).unwrap())
 }
 
 /// Rows as sorted JSON lines, nulls written out.
