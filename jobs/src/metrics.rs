@@ -15,7 +15,7 @@ use prometheus_client::{
 use tidemill_engine::{Clock, EventTime};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use crate::run::{Certificate, EpochStatus, InputStatus, PartitionStatus, Stats, Status};
+use crate::run::{Certificate, EpochStatus, InputStatus, PartitionStatus, SecretsStatus, Stats, Status};
 
 /// The media type of OpenMetrics text, which Prometheus asks for and everyone can read.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -94,7 +94,8 @@ impl fmt::Debug for RunCollector {
 impl Collector for RunCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         encode_status(&self.stats.status(self.clock.as_ref(), false), &mut encoder)?;
-        encode_certificates(&self.stats.certificates(), self.clock.wall(), &mut encoder)
+        encode_certificates(&self.stats.certificates(), self.clock.wall(), &mut encoder)?;
+        encode_secrets(&self.stats.secrets(), &mut encoder)
     }
 }
 
@@ -139,6 +140,18 @@ fn encode_status(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::R
     gauge(encoder, "tidemill_partition_lag", "Records that are known to lie ahead", lag)?;
     gauge(encoder, "tidemill_watermark_seconds", "No later row is older, Unix time", watermarks)?;
     gauge(encoder, "tidemill_watermark_delay_seconds", "The clock less the smallest watermark", delay)
+}
+
+fn encode_secrets(secrets: &SecretsStatus, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let SecretsStatus { fetched_at, failures, rotations, pause_us } = *secrets;
+    let fetched = fetched_at.map(|at| (vec![], at.as_secs() as f64));
+    gauge(encoder, "tidemill_secrets_fetched_seconds", "When secrets were last fetched again, Unix time", fetched)?;
+    let help = "How often secrets could not be fetched again, or not be used";
+    counter(encoder, "tidemill_secret_failures", help, [(vec![], failures)])?;
+    let help = "How often connections were made anew with new secrets";
+    counter(encoder, "tidemill_secret_rotations", help, [(vec![], rotations)])?;
+    let help = "How long no records were taken for the last of these";
+    gauge(encoder, "tidemill_secret_rotation_pause_seconds", help, [(vec![], pause_us as f64 / 1e6)])
 }
 
 fn encode_certificates(

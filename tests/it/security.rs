@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rdkafka::Message;
 use xtask::kafka::{Broker, Certificates, Listener, Operation, PASSWORD, Record, Resource, shared, unsigned_token};
 
 /// What `security:` of a job says, and where secrets are for it.
@@ -264,6 +265,75 @@ fn the_doctor_shows_each_step_and_the_chain_as_it_was_sent() {
     assert!(stdout.starts_with("input `a`\n  \u{2713} security ("), "{stdout}");
     assert!(stdout.contains(&format!("\u{2717} {address}: TLS (")), "{stdout}");
     assert!(!stdout.contains("login"), "what follows a failure is not tried: {stdout}");
+}
+
+/// A job that runs on; killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn certificates_that_change_are_taken_up_while_the_job_runs() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    for topic in ["rotating", "rotating-out"] {
+        broker.create_topic(topic, 2, &[]).unwrap();
+    }
+    let files = broker.certificates();
+    let put = |certificate: &Path, key: &Path| {
+        fs::copy(key, folder.path().join("own.key")).unwrap();
+        fs::copy(certificate, folder.path().join("own.pem")).unwrap();
+    };
+    put(&files.certificate, &files.key);
+    let own = "certificate: {file: own.pem}, key: {file: own.key}";
+    let security = format!("protocol: mtls, {}, {own}, refresh: 200ms", secured.ca());
+    let address = broker.address(Listener::Mtls);
+    let log = folder.path().join("log");
+    let mut command = secured.command("rotating", "rotating-out", &address, &security, &["run"]);
+    let mut running = Running(command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    let said = |text: &str| fs::read_to_string(&log).unwrap().contains(text);
+
+    let mut made = 0;
+    let mut produce_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !is_so() {
+            let text = fs::read_to_string(&log).unwrap();
+            assert!(started.elapsed() < Duration::from_secs(30), "waited in vain for {what}: {text}");
+            broker
+                .produce("rotating", (made..made + 50).map(|i| Record::new(i % 2, format!(r#"{{"i":{i}}}"#))))
+                .unwrap();
+            made += 50;
+        }
+    };
+    produce_until("rows", &|| !broker.read("rotating-out").unwrap().is_empty());
+    put(&files.strange_certificate, &files.strange_key);
+    produce_until("a warning", &|| {
+        said("new secrets cannot be used, the job runs on with those it has: input `a`: no broker")
+    });
+    put(&files.next_certificate, &files.next_key);
+    produce_until("the rotation", &|| said("secrets have changed: connections were made anew within "));
+    produce_until("more rows", &|| true);
+
+    let rows = || {
+        let messages = broker.read("rotating-out").unwrap();
+        let number = |value: &[u8]| serde_json::from_slice::<serde_json::Value>(value).unwrap()["i"].as_i64().unwrap();
+        let mut numbers: Vec<i64> = messages.iter().map(|message| number(message.payload().unwrap())).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let started = Instant::now();
+    while rows().len() < made as usize && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(rows(), (0..i64::from(made)).collect::<Vec<_>>());
+    assert!(Command::new("kill").arg(running.0.id().to_string()).status().unwrap().success());
+    assert_eq!(running.0.wait().unwrap().code(), Some(0), "{}", fs::read_to_string(&log).unwrap());
 }
 
 /// Whatever a run leaves behind, and says at the most talkative level, holds no secret.

@@ -35,7 +35,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const SETTINGS_WITHIN: Duration = Duration::from_secs(3);
 /// How long a listener that told nothing is looked at.
 const LISTENER_WITHIN: Duration = Duration::from_secs(1);
-/// One try of the first contact; logs are read between tries.
+/// The first try of the first contact; logs are read between tries, and each takes twice as long as the one before: a connection
+/// through a slow network takes its time, for all that is said before the first question.
 const CONTACT_TRY: Duration = Duration::from_millis(500);
 /// A topic created a moment ago may not be known to every broker yet.
 const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(1);
@@ -121,8 +122,10 @@ impl Cluster {
     ) -> Result<Vec<Vec<(i32, i32)>>, Fault> {
         let end = deadline(clock, wait);
         let mut missing_until = None;
+        let mut within = CONTACT_TRY.min(wait);
         loop {
-            let answers = self.topics(topics, CONTACT_TRY.min(wait));
+            let answers = self.topics(topics, within);
+            within = (within * 2).min(wait);
             self.serve_callbacks();
             let mut leaderless = None;
             match answers {

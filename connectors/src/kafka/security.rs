@@ -1,7 +1,7 @@
 //! How the connections to a cluster are secured: as a spec says it, with secrets by reference ([`SecuritySettings`]), and
 //! ready to connect with ([`Security`]). One description configures librdkafka, here, and the own fetch path.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rdkafka::ClientConfig;
 use tidemill_certs::{
@@ -20,6 +20,8 @@ pub struct SecuritySettings {
     pub tls: Option<TlsSettings>,
     /// Who we say we are, if anybody.
     pub sasl: Option<SaslSettings>,
+    /// How often whoever holds connections is to look whether the secrets have changed; `None`: never.
+    pub refresh: Option<Duration>,
 }
 
 /// TLS, with material by reference.
@@ -177,6 +179,13 @@ impl Sasl {
         }
     }
 
+    fn password(&self) -> Option<&Secret> {
+        match self {
+            Self::Plain { password, .. } | Self::Scram { password, .. } => Some(password),
+            Self::OauthBearer(_) | Self::Gssapi { .. } => None,
+        }
+    }
+
     /// Who we say we are, for messages; `None` where the token says it.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
@@ -185,6 +194,19 @@ impl Sasl {
             Self::Gssapi { principal, .. } => principal.as_deref(),
             Self::OauthBearer(_) => None,
         }
+    }
+}
+
+impl Security {
+    /// Whether both connect with the same certificates, key, authorities and password. Tokens do not count: they are asked for
+    /// whenever one is needed.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let same_tls = match (&self.tls, &other.tls) {
+            (Some(own), Some(other)) => own.is_same_as(other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        same_tls && self.sasl.as_ref().and_then(Sasl::password) == other.sasl.as_ref().and_then(Sasl::password)
     }
 }
 

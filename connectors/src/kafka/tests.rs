@@ -3,8 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    io::Read,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     ops::Range,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
@@ -76,6 +76,7 @@ on_both_paths! {
     an_unknown_topic_is_named_with_its_neighbours,
     a_topic_that_is_deleted_stops_the_job,
     brokers_that_refuse_are_named_within_the_wait,
+    a_silent_broker_and_a_slow_line_do_not_keep_it_from_the_first_contact,
     errors_of_a_fetch_that_pass_lose_and_double_nothing,
     a_leader_that_moves_and_a_broker_that_restarts_lose_and_double_nothing,
 }
@@ -420,6 +421,41 @@ fn brokers_that_refuse_are_named_within_the_wait(fetch: Fetch) {
          does not resolve; `{closing}`: closed the connection at the first request: a TLS listener, or not a Kafka broker"
     );
     assert_eq!(source_message(&refused), (ErrorKind::Unavailable, &text[..]));
+}
+
+/// Passes bytes on, in each direction so much later.
+fn slow_line_to(broker: &str, delay: Duration) -> String {
+    let (listener, broker) = (TcpListener::bind("127.0.0.1:0").unwrap(), broker.to_owned());
+    let address = listener.local_addr().unwrap().to_string();
+    let pass_on = move |mut from: TcpStream, mut to: TcpStream| {
+        std::thread::spawn(move || {
+            let mut bytes = [0; 16_384];
+            while let Ok(read @ 1..) = from.read(&mut bytes) {
+                std::thread::sleep(delay);
+                if to.write_all(&bytes[..read]).is_err() {
+                    break;
+                }
+            }
+        })
+    };
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            let far = TcpStream::connect(&broker).unwrap();
+            pass_on(near.try_clone().unwrap(), far.try_clone().unwrap());
+            pass_on(far, near);
+        }
+    });
+    address
+}
+
+fn a_silent_broker_and_a_slow_line_do_not_keep_it_from_the_first_contact(fetch: Fetch) {
+    let broker = Broker::new(1, fetch);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections, says nothing
+    let slow = slow_line_to(&broker.connection().brokers[0], Duration::from_millis(300));
+    let brokers = vec![silent.local_addr().unwrap().to_string(), slow];
+    let connection = KafkaConnection { brokers, security: Security::default() };
+    let settings = SourceSettings { connection, ..broker.settings() };
+    KafkaInput::connect(settings, machine_clock(), PATIENCE).unwrap();
 }
 
 /// What was read of partition 0 so far.

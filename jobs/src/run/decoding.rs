@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files,
     formats::{
@@ -25,7 +24,7 @@ use tidemill_engine::{
     decoder::{Decoder, DecoderFactory},
 };
 
-use super::{RunOptions, registry};
+use super::{RunOptions, registry, security::Secrets};
 use crate::spec::{self, AvroInput, Check, InputFormat, ProtobufInput};
 
 /// What the decoders of an input know of schemas beside the columns.
@@ -42,7 +41,7 @@ impl FormatSchemas {
     ///
     /// # Errors
     /// A registry that cannot be reached, or whose schema cannot be read.
-    pub(crate) fn learn(input: &spec::Input, secrets: &SecretStore, options: &RunOptions) -> Result<Self, EngineError> {
+    pub(crate) fn learn(input: &spec::Input, secrets: &Secrets, options: &RunOptions) -> Result<Self, EngineError> {
         let failure = |kind, message| EngineError::Source { input: input.name.clone(), kind, message };
         let (registry, given) = match &input.format {
             InputFormat::Avro(AvroInput { registry, schema, .. }) => (registry, schema.is_some()),

@@ -2,7 +2,6 @@
 
 use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
 
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     formats::encode::JsonEncoder,
     kafka::{KafkaConnection, KafkaSink, OnRejected, Security, SecuritySettings, SinkSettings, probe},
@@ -11,7 +10,7 @@ use tidemill_connectors::{
 use super::{
     RunOptions,
     inputs::ConnectedInput,
-    security::{in_a_line, unix_time},
+    security::{Secrets, in_a_line, unix_time},
 };
 use crate::{
     epoch::store::Store,
@@ -34,7 +33,7 @@ pub struct Finding {
 /// Looks at a job's secrets, brokers, topics, group, outputs and directories. `each` gets a finding as soon as it is there.
 /// What follows from a step that failed is not tried. Returns whether all is well.
 pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) -> bool {
-    let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
+    let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
     let mut doctor = Doctor { job, options, secrets, each, is_well: true };
     for input in &job.inputs {
         doctor.input(input);
@@ -53,7 +52,7 @@ pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) ->
 struct Doctor<'a> {
     job: &'a Job,
     options: &'a RunOptions,
-    secrets: Arc<SecretStore>,
+    secrets: Arc<Secrets>,
     each: &'a mut dyn FnMut(Finding),
     is_well: bool,
 }
@@ -117,7 +116,7 @@ impl Doctor<'_> {
     fn cluster(&mut self, subject: &str, brokers: &[String], settings: &SecuritySettings) -> Option<Security> {
         let (secrets, now) = (Arc::clone(&self.secrets), unix_time(self.options.clock.as_ref()));
         let security = self.step(subject, "security".to_owned(), || {
-            let security = settings.resolve(&secrets, now)?;
+            let security = settings.resolve(&secrets.store, now)?;
             let mut found = security.protocol().to_owned();
             if let Some(tls) = &security.tls {
                 for expiry in tls.expiries() {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files::{self, FileSource, list_files},
     formats::LeftOut,
@@ -30,7 +29,7 @@ use super::{
     error::RunError,
     late_action, pinned,
     resume::Begin,
-    security::{self, Owner},
+    security::{self, Owner, Secrets},
 };
 use crate::{
     epoch::store::Store,
@@ -74,10 +73,10 @@ pub(crate) fn kafka_settings(
     spec: &spec::Input,
     kafka: &spec::KafkaInput,
     queue_kib: u64,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<SourceSettings, EngineError> {
-    let security = security::resolve(Owner::Input(&spec.name), &kafka.security, secrets, options)?;
+    let security = security::resolve(Owner::Input(&spec.name), &kafka.brokers, &kafka.security, secrets, options)?;
     Ok(SourceSettings {
         input: spec.name.clone(),
         connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
@@ -102,7 +101,7 @@ impl ConnectedInput {
     pub(super) fn connect(
         job: &Job,
         spec: &spec::Input,
-        secrets: &Arc<SecretStore>,
+        secrets: &Secrets,
         options: &RunOptions,
     ) -> Result<Self, RunError> {
         // Reference data has no dead letters that could be replayed: it is read as always.

@@ -17,6 +17,7 @@ mod pipeline;
 mod reference;
 mod registry;
 mod resume;
+mod rotation;
 pub(crate) mod security;
 mod status;
 mod verify;
@@ -31,10 +32,9 @@ use std::{
     time::Duration,
 };
 
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{dead_letters::DeadLetterFile, replay::KeptRecord};
 use tidemill_engine::{
-    Clock, EngineError, ErrorKind, EventTime,
+    Clock, EngineError, ErrorKind, EventTime, Monotonic,
     dataflow::{
         merge::{Merge, Output},
         plan::{Dataflow, LateAction, TimeBounds},
@@ -62,7 +62,9 @@ use outputs::Naming;
 use pipeline::{Commit, Pipeline, Watch};
 use reference::References;
 use resume::Begin;
-pub use status::{Certificate, EpochStatus, InputStatus, OutputStatus, PartitionStatus, Stats, Status};
+use rotation::Rotation;
+use security::Secrets;
+pub use status::{Certificate, EpochStatus, InputStatus, OutputStatus, PartitionStatus, SecretsStatus, Stats, Status};
 pub use verify::{Period, Verdict, Verified, verify};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
@@ -160,9 +162,19 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let mut options = options.clone();
     loop {
         let error = match run_once(job, &options, &mut attempt, each) {
+            Ok(Ended { rotates: true, .. }) => {
+                (options.from_start, options.discard_state, options.reinfer) = (false, false, false);
+                attempt.rotating_since = Some(options.clock.monotonic());
+                continue;
+            }
+            Ok(ended) => return Ok(ended.summary),
             Err(error) if !options.bounded && !options.stop.load(Ordering::Relaxed) => error,
-            outcome => return outcome,
+            Err(error) => return Err(error),
         };
+        if attempt.has_new_secrets(job, &options) {
+            tracing::warn!("{error}; secrets have changed since: beginning again with them at the last epoch");
+            continue;
+        }
         // A cluster also fences a producer whose requests it lost track of: the log tells whether there is another run. One
         // that keeps its log elsewhere is believed the second time.
         let taken_over = matches!(error, RunError::Engine(EngineError::TakenOver { .. }));
@@ -171,7 +183,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
             attempt.check()?;
         }
         let goes_on =
-            doubted || error.is_interruption() || (attempt.number > 0 && error.kind() == ErrorKind::Unavailable);
+            doubted || error.is_interruption() || (attempt.log.is_some() && error.kind() == ErrorKind::Unavailable);
         if !goes_on {
             return Err(error);
         }
@@ -195,9 +207,28 @@ struct Attempt {
     said: Option<String>,
     /// The log as the last attempt claimed it: it must not have been claimed by another run since.
     log: Option<Arc<Mutex<Log>>>,
+    /// The secrets of the last attempt that came to run, until new ones were tried because it failed.
+    secrets: Option<Arc<Secrets>>,
+    /// When the last attempt ended to go on with new secrets.
+    rotating_since: Option<Monotonic>,
 }
 
 impl Attempt {
+    /// Whether an attempt that failed is worth another one, with other secrets: once for each attempt that came to run.
+    fn has_new_secrets(&mut self, job: &Job, options: &RunOptions) -> bool {
+        self.secrets.take().is_some_and(|secrets| rotation::have_changed(job, &secrets, options))
+    }
+
+    /// The threads run.
+    fn runs(&mut self, secrets: &Arc<Secrets>, options: &RunOptions) {
+        self.secrets = Some(Arc::clone(secrets));
+        if let Some(since) = self.rotating_since.take() {
+            let pause_us = options.clock.monotonic().0 - since.0;
+            options.stats.rotated(pause_us);
+            tracing::info!("secrets have changed: connections were made anew within {} ms", pause_us / 1_000);
+        }
+    }
+
     /// Longer from time to time, up to ten seconds; less when the run is stopped.
     fn pause(&self, options: &RunOptions) {
         const PIECE: Duration = Duration::from_millis(50);
@@ -219,18 +250,25 @@ impl Attempt {
     }
 }
 
+/// How an attempt ended.
+struct Ended {
+    summary: Summary,
+    /// To go on with new secrets.
+    rotates: bool,
+}
+
 fn run_once(
     job: &Job,
     options: &RunOptions,
     attempt: &mut Attempt,
     each: &mut dyn FnMut(&Status),
-) -> Result<Summary, RunError> {
+) -> Result<Ended, RunError> {
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
     let script = Script::parse(&job.query.text).map_err(query_error)?;
     check(job).map_err(query_error)?; // what can be said without a connection is said before one is made
 
     let read = script.inputs();
-    let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
+    let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
     let mut connected = vec![];
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
         connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
@@ -241,7 +279,8 @@ fn run_once(
     };
     let Some(tables) = inputs::tables(store.as_deref(), &script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
-        return Ok(Summary { status, stopped: options.stop.load(Ordering::Relaxed) });
+        let summary = Summary { status, stopped: options.stop.load(Ordering::Relaxed) };
+        return Ok(Ended { summary, rotates: false });
     };
     options.stats.watch_functions(&job.functions);
     let dataflow = plan(job, &script, &tables).map_err(query_error)?;
@@ -270,7 +309,9 @@ fn run_once(
     }
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
     let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &watch)?;
-    supervise(job, options, references, &letters, (pipeline, &need), each)
+    attempt.runs(&secrets, options);
+    let rotation = Rotation::new(job, &secrets, options);
+    supervise(job, options, references, &letters, (pipeline, &need, rotation), each)
 }
 
 /// What a run needs before its threads start.
@@ -288,7 +329,7 @@ fn from_start(
     job: &Job,
     connected: &[ConnectedInput],
     dataflow: &Dataflow,
-    (run_id, secrets): (&str, &Arc<SecretStore>),
+    (run_id, secrets): (&str, &Secrets),
     options: &RunOptions,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Ready, RunError> {
@@ -303,7 +344,7 @@ fn going_on(
     job: &Job,
     connected: &[ConnectedInput],
     dataflow: &Dataflow,
-    (store, run_id, secrets): (&Arc<Store>, &str, &Arc<SecretStore>),
+    (store, run_id, secrets): (&Arc<Store>, &str, &Secrets),
     options: &RunOptions,
     attempt: &mut Attempt,
     letters: &Arc<Mutex<dyn DeadLetters>>,
@@ -365,23 +406,24 @@ fn supervise(
     options: &RunOptions,
     mut references: References,
     letters: &Arc<Mutex<dyn DeadLetters>>,
-    (mut pipeline, need): (Pipeline, &SnapshotNeed),
+    (mut pipeline, need, mut rotation): (Pipeline, &SnapshotNeed, Rotation),
     each: &mut dyn FnMut(&Status),
-) -> Result<Summary, RunError> {
+) -> Result<Ended, RunError> {
     const TICK: Duration = Duration::from_millis(50);
     const REPORT_US: i64 = 200_000;
     let clock = options.clock.as_ref();
     let beat = if options.bounded { i64::MAX } else { job.state.epoch.micros() };
     let started = clock.monotonic();
     let (mut reported, mut begun, mut sealed) = (started, started, started);
-    let mut stopped = false;
+    let (mut stopped, mut rotates) = (false, false);
     loop {
         match pipeline.wait(TICK) {
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
                 pipeline.join();
                 letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
-                return Ok(Summary { status: options.stats.status(clock, options.bounded), stopped: true });
+                let summary = Summary { status: options.stats.status(clock, options.bounded), stopped: true };
+                return Ok(Ended { summary, rotates: false });
             }
             Err(error) => {
                 // What the threads hold (producers, the log) is let go of before another attempt takes it.
@@ -396,7 +438,8 @@ fn supervise(
         }
         let now = clock.monotonic();
         references.tend(now)?;
-        if options.stop.load(Ordering::Relaxed) && !stopped {
+        rotates |= rotation.tick(now, &options.stats);
+        if (rotates || options.stop.load(Ordering::Relaxed)) && !stopped {
             stopped = pipeline.stop(!options.bounded);
         } else if now.0 - begun.0 >= beat && !stopped {
             let seal = need.decide(now.0 - sealed.0 >= job.state.snapshot.micros()) == RestartBy::Snapshot;
@@ -416,7 +459,8 @@ fn supervise(
     pipeline.join();
     letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
     let status = options.stats.status(clock, options.bounded);
-    Ok(Summary { status, stopped })
+    let rotates = rotates && !options.stop.load(Ordering::Relaxed);
+    Ok(Ended { summary: Summary { status, stopped }, rotates })
 }
 
 fn workers(job: &Job, options: &RunOptions) -> usize {

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     discard::DiscardSink,
     files::{EncoderFactory, FileSink, OutputFormat as FileFormat, Rolling},
@@ -35,7 +34,7 @@ use super::{
     commit::OutputCluster,
     error::RunError,
     registry,
-    security::{self, Owner},
+    security::{self, Owner, Secrets},
 };
 use crate::spec::{
     self, AvroOutput, Delivery, FileOutput, Job, KafkaOutput, OnOutputError, OutputFormat, OutputTransport,
@@ -69,7 +68,7 @@ pub(super) fn contact(
     job: &Job,
     input_clusters: &[String],
     transactional: bool,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Contacts, RunError> {
     let mut contacts = Contacts::default();
@@ -139,7 +138,7 @@ pub(super) fn open(
     job: &Job,
     contacts: &Contacts,
     naming: &Naming<'_>,
-    secrets: &SecretStore,
+    secrets: &Secrets,
     options: &RunOptions,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Vec<Output>, RunError> {
@@ -199,11 +198,11 @@ fn settings(
     job: &Job,
     output: &spec::Output,
     kafka: &KafkaOutput,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<SinkSettings, RunError> {
     let owner = Owner::Output(&output.name);
-    let security = security::resolve(owner, &kafka.security, secrets, options)?;
+    let security = security::resolve(owner, &kafka.brokers, &kafka.security, secrets, options)?;
     Ok(SinkSettings {
         output: output.name.clone(),
         connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
@@ -266,7 +265,7 @@ pub(super) fn csv_encoder(dialect: Dialect, header: bool) -> Box<dyn RowEncoder>
 /// How each row becomes a message.
 pub(super) fn message_encoder(
     output: &spec::Output,
-    secrets: &SecretStore,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Box<dyn RowEncoder>, RunError> {
     let registrar = |registry: &Registry| -> Result<Box<SubjectRegistrar>, RunError> {

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidemill_certs::{SecretRef, SecretStore};
+use tidemill_certs::SecretRef;
 use tidemill_connectors::formats::registry::{Authentication, RegistryClient, RegistrySettings};
 
-use super::RunOptions;
+use super::{RunOptions, security::Secrets};
 use crate::spec::Registry;
 
 /// How long a registry that was there is asked again before the job ends; what it held back is read again by the next run.
@@ -17,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What is wrong with the settings, in words.
 pub(super) fn client(
     registry: &Registry,
-    secrets: &SecretStore,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Arc<RegistryClient>, String> {
-    let resolve = |secret: &SecretRef| secrets.fetch(secret).map_err(|error| format!("schema registry: {error}"));
+    let resolve = |secret: &SecretRef| secrets.store.fetch(secret).map_err(|error| format!("schema registry: {error}"));
     let authentication = match (&registry.basic, &registry.token) {
         (Some((username, password)), _) => {
             Authentication::Basic { username: username.clone(), password: resolve(password)? }

@@ -1,8 +1,13 @@
 //! Makes the security of an input's or output's connection ready: secrets fetched, certificates checked.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tidemill_certs::{SecretStore, UnixTime};
+use tidemill_certs::{KeyVaultSettings, SecretStore, UnixTime};
 use tidemill_connectors::kafka::{Security, SecuritySettings};
 use tidemill_engine::{Clock, EngineError, ErrorKind};
 
@@ -33,15 +38,43 @@ impl fmt::Display for Owner<'_> {
     }
 }
 
+/// The secrets of a run, and the connections that are made with them.
+#[derive(Default)]
+pub(crate) struct Secrets {
+    pub(super) store: Arc<SecretStore>,
+    in_use: Mutex<Vec<Connection>>,
+}
+
+/// A secured connection, with what it was made with.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) owner: String,
+    pub(super) brokers: Vec<String>,
+    pub(super) settings: SecuritySettings,
+    pub(super) security: Security,
+}
+
+impl Secrets {
+    pub(crate) fn new(key_vault: Option<KeyVaultSettings>) -> Self {
+        Self { store: Arc::new(SecretStore::new(key_vault)), in_use: Mutex::default() }
+    }
+
+    pub(super) fn in_use(&self) -> Vec<Connection> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Fetches the secrets, checks certificates, and says what was repaired in them, what is doubtful, and what ends soon.
 pub(crate) fn resolve(
     owner: Owner<'_>,
+    brokers: &[String],
     settings: &SecuritySettings,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Security, EngineError> {
     let now = unix_time(options.clock.as_ref());
-    let security = settings.resolve(secrets, now).map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
+    let security =
+        settings.resolve(&secrets.store, now).map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
     if let Some(tls) = &security.tls {
         for note in tls.notes() {
             match note.is_repair() {
@@ -51,6 +84,11 @@ pub(crate) fn resolve(
         }
         options.stats.add_certificates(&owner.to_string(), tls.expiries());
         options.stats.warn_of_expiries(now);
+    }
+    if settings.refresh.is_some() {
+        let (owner, brokers) = (owner.to_string(), brokers.to_vec());
+        let connection = Connection { owner, brokers, settings: settings.clone(), security: security.clone() };
+        secrets.in_use.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
     Ok(security)
 }

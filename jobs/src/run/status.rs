@@ -27,6 +27,20 @@ pub struct Stats {
     functions: Mutex<UserFunctions>,
     started: OnceLock<Monotonic>,
     certificates: Mutex<Vec<Watched>>,
+    secrets: Mutex<SecretsStatus>,
+}
+
+/// How the secrets of a run's connections are kept up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SecretsStatus {
+    /// When they were last fetched again; `None`: never.
+    pub fetched_at: Option<UnixTime>,
+    /// How often they could not be fetched again, or not be used.
+    pub failures: u64,
+    /// How often connections were made anew with new ones.
+    pub rotations: u64,
+    /// How long no records were taken for the last of these, in microseconds.
+    pub pause_us: u64,
 }
 
 /// Counts epochs and snapshots; written by the run's threads.
@@ -159,7 +173,33 @@ impl Stats {
 
     pub(super) fn add_certificates(&self, owner: &str, expiries: Vec<Expiry>) {
         let owned = expiries.into_iter().map(|expiry| Certificate { owner: owner.to_owned(), expiry });
-        self.watched().extend(owned.map(|certificate| Watched { certificate, warned: 0 }));
+        let mut watched = self.watched();
+        // Those of an attempt before; what was warned of is not warned of again.
+        let (before, mut kept): (Vec<_>, Vec<_>) =
+            watched.drain(..).partition(|watched| watched.certificate.owner == owner);
+        kept.extend(owned.map(|certificate| {
+            let known = before.iter().find(|watched| watched.certificate == certificate);
+            Watched { warned: known.map_or(0, |watched| watched.warned), certificate }
+        }));
+        *watched = kept;
+    }
+
+    pub(super) fn secrets_were_fetched(&self, at: UnixTime, can_be_used: bool) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.fetched_at = Some(at);
+        secrets.failures += u64::from(!can_be_used);
+    }
+
+    pub(super) fn rotated(&self, pause_us: i64) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.rotations += 1;
+        secrets.pause_us = u64::try_from(pause_us).unwrap_or(0);
+    }
+
+    /// How the secrets of the connections are kept up to date.
+    #[must_use]
+    pub fn secrets(&self) -> SecretsStatus {
+        *self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Warns of certificates whose end has come nearer than 30, 7 or 1 days, once each.

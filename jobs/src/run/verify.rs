@@ -13,7 +13,6 @@ use std::{
 };
 
 use arrow::record_batch::RecordBatch;
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files::each_parquet_batch,
     formats::encode::{EncodedRows, JsonEncoder, RowEncoder},
@@ -39,7 +38,8 @@ use super::{
     outputs, pipeline, plan,
     reference::References,
     resume::{self, Begin},
-    security::{self, Owner},
+    rotation::Rotation,
+    security::{self, Owner, Secrets},
     supervise, workers,
 };
 use crate::{
@@ -110,7 +110,7 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
     let script = Script::parse(&job.query.text).map_err(query_error)?;
     let read = script.inputs();
-    let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
+    let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
     let mut connected = vec![];
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
         connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
@@ -148,7 +148,8 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let flush = pipeline::flush_only();
     let pipeline =
         pipeline::Pipeline::start(&dataflow, intakes, merge, (0, flush), Arc::<AtomicBool>::default(), &watch)?;
-    supervise(job, options, references, &letters, (pipeline, &Arc::default()), &mut |_| {})?;
+    let rotation = Rotation::new(job, &secrets, options);
+    supervise(job, options, references, &letters, (pipeline, &Arc::default(), rotation), &mut |_| {})?;
 
     let mut verified = vec![];
     for (output, rows) in job.outputs.iter().zip(captured) {
@@ -286,11 +287,7 @@ impl DeadLetters for NoLetters {
 }
 
 /// How rows of an output are compared: as its messages, or as lines of its files.
-fn encoder(
-    output: &spec::Output,
-    secrets: &SecretStore,
-    options: &RunOptions,
-) -> Result<Box<dyn RowEncoder>, RunError> {
+fn encoder(output: &spec::Output, secrets: &Secrets, options: &RunOptions) -> Result<Box<dyn RowEncoder>, RunError> {
     match (&output.transport, &output.format) {
         (OutputTransport::Kafka(_), _) => outputs::message_encoder(output, secrets, options),
         (OutputTransport::File(_), OutputFormat::Csv { dialect, .. }) => Ok(outputs::csv_encoder(*dialect, false)),
@@ -308,7 +305,7 @@ fn add_found(
     job: &Job,
     output: &spec::Output,
     begun: &Begun,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
     rows: &mut Rows,
 ) -> Result<Option<&'static str>, RunError> {
@@ -339,11 +336,11 @@ fn add_found(
 fn topic(
     output: &spec::Output,
     kafka: &KafkaOutput,
-    secrets: &Arc<SecretStore>,
+    secrets: &Secrets,
     options: &RunOptions,
     rows: &mut Rows,
 ) -> Result<(), RunError> {
-    let security = security::resolve(Owner::Output(&output.name), &kafka.security, secrets, options)?;
+    let security = security::resolve(Owner::Output(&output.name), &kafka.brokers, &kafka.security, secrets, options)?;
     let settings = SourceSettings {
         input: output.name.clone(),
         connection: KafkaConnection { brokers: kafka.brokers.clone(), security },

@@ -233,6 +233,9 @@ pub(super) struct RawSecurity {
     pub(super) token: Option<SecretRef>,
     /// For `GSSAPI`.
     pub(super) kerberos: Option<RawKerberos>,
+    /// How often the secrets are fetched again; when they have changed and brokers take them, connections are made anew with them.
+    /// Default: `1h`.
+    pub(super) refresh: Option<Duration>,
 }
 
 /// Options of `GSSAPI`.

@@ -1,5 +1,7 @@
 //! `security` of inputs and outputs, and the job's `key_vault`: the part of [`super::validate`] about connections.
 
+use std::time::Duration;
+
 use tidemill_certs::{AzureIdentity, KeyVaultSettings, SecretRef};
 use tidemill_connectors::kafka::{SaslSettings, ScramHash, SecuritySettings, TlsSettings};
 
@@ -12,6 +14,9 @@ use super::{
 
 /// Mechanisms, as a spec writes them.
 const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, GSSAPI";
+
+/// How often secrets are fetched again.
+const REFRESH: Duration = Duration::from_secs(3_600);
 
 /// How the connections of the input or output at `parent` are secured.
 pub(super) fn security(
@@ -53,7 +58,11 @@ pub(super) fn security(
         Protocol::None | Protocol::Mtls => None,
         Protocol::SaslPlaintext | Protocol::SaslSsl => Some(sasl(check, &path, raw)?),
     };
-    Some(SecuritySettings { tls, sasl })
+    if raw.refresh.is_some_and(|refresh| refresh.is_zero()) {
+        check.problem(&path.key("refresh"), "expected a duration above zero");
+    }
+    let refresh = (tls.is_some() || sasl.is_some()).then(|| raw.refresh.map_or(REFRESH, |refresh| refresh.get()));
+    Some(SecuritySettings { tls, sasl, refresh })
 }
 
 fn references(raw: &RawSecurity) -> [(&'static str, Option<&SecretRef>); 6] {
@@ -74,6 +83,7 @@ fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &
         ("mechanism", raw.mechanism.is_some()),
         ("username", raw.username.is_some()),
         ("kerberos", raw.kerberos.is_some()),
+        ("refresh", raw.refresh.is_some()),
     ];
     let references = references(raw).map(|(field, reference)| (field, reference.is_some()));
     let of_other_mechanisms: &[&str] = match raw.mechanism {
@@ -88,7 +98,7 @@ fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &
             Protocol::SaslPlaintext if TLS.contains(&field) => {
                 "with `sasl_plaintext`, which is not TLS; did you mean `sasl_ssl`?"
             }
-            Protocol::Mtls if !TLS.contains(&field) => {
+            Protocol::Mtls if !TLS.contains(&field) && field != "refresh" => {
                 "with `mtls`, where the certificate says who we are; did you mean `sasl_ssl`?"
             }
             Protocol::SaslPlaintext | Protocol::SaslSsl if of_other_mechanisms.contains(&field) => {

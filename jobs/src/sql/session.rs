@@ -10,7 +10,6 @@ use std::{
 
 use arrow::record_batch::RecordBatch;
 use serde_json::json;
-use tidemill_certs::SecretStore;
 use tidemill_connectors::{
     files::{self, list_files},
     kafka::{KafkaConnection, KafkaInput, Security, list_topics},
@@ -32,6 +31,7 @@ use crate::{
         RunOptions, Stats,
         decoding::{self, FormatSchemas},
         inputs::{QUEUE_KIB_MAX, SAMPLE_RECORDS, SAMPLE_WITHIN, kafka_settings},
+        security::Secrets,
     },
     spec::{self, Context, InputTransport, Job},
 };
@@ -71,7 +71,7 @@ pub struct Session {
     source: Source,
     options: SessionOptions,
     executor: Executor,
-    secrets: Arc<SecretStore>,
+    secrets: Arc<Secrets>,
     /// By name in lower case.
     topics: HashMap<String, Arc<Topic>>,
     /// All topics of the cluster.
@@ -98,7 +98,7 @@ impl Session {
         };
         let workers = context.workers.map_or_else(cores, NonZero::get);
         let memory = context.memory.bytes();
-        let secrets = Arc::new(SecretStore::new(context.key_vault.clone()));
+        let secrets = Arc::new(Secrets::new(context.key_vault.clone()));
         let executor = Executor::new(ExecutorOptions {
             workers,
             memory: usize::try_from(memory - memory / QUEUE_SHARE).unwrap_or(usize::MAX),

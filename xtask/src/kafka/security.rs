@@ -27,6 +27,10 @@ pub struct Certificates {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    /// The same client's next certificate.
+    pub next_certificate: PathBuf,
+    /// Its key.
+    pub next_key: PathBuf,
     /// An authority that nobody knows.
     pub strange_ca: PathBuf,
     /// A certificate of that authority, `CN=stranger`.
@@ -42,6 +46,8 @@ impl Certificates {
             ca: file("ca.pem"),
             certificate: file("client.pem"),
             key: file("client.key"),
+            next_certificate: file("client-next.pem"),
+            next_key: file("client-next.key"),
             strange_ca: file("strange-ca.pem"),
             strange_certificate: file("stranger.pem"),
             strange_key: file("stranger.key"),
@@ -57,6 +63,7 @@ pub(super) fn write_certificates(dir: &Path) -> Result<()> {
     fs::write(&files.strange_ca, strange_ca.pem())?;
     for (certificate, key, issuer, name) in [
         (&files.certificate, &files.key, &ca, "client"),
+        (&files.next_certificate, &files.next_key, &ca, "client"),
         (&files.strange_certificate, &files.strange_key, &strange_ca, "stranger"),
     ] {
         let mut params = named(name, vec![])?;

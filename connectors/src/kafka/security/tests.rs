@@ -39,7 +39,7 @@ fn every_protocol_is_said_to_librdkafka() {
     let (_key, key) = file(&key.serialize_pem());
     let (_certificate, certificate) = file(&certificate.replace("\r\n", "\\n"));
     let tls = TlsSettings { certificate: Some(certificate), key: Some(key), ..TlsSettings::default() };
-    let mtls = configured(&SecuritySettings { tls: Some(tls), sasl: None });
+    let mtls = configured(&SecuritySettings { tls: Some(tls), sasl: None, refresh: None });
     assert_eq!(mtls.get("security.protocol"), Some("ssl"));
     assert!(mtls.get("ssl.certificate.pem").unwrap().starts_with("-----BEGIN CERTIFICATE-----\n"));
     assert!(mtls.get("ssl.key.pem").unwrap().starts_with("-----BEGIN PRIVATE KEY-----\n"));
@@ -47,7 +47,7 @@ fn every_protocol_is_said_to_librdkafka() {
 
     let (_password, password) = file("hunter2\n");
     let scram = SaslSettings::Scram { hash: ScramHash::Sha512, username: "alice".into(), password: password.clone() };
-    let scram = configured(&SecuritySettings { tls: Some(TlsSettings::default()), sasl: Some(scram) });
+    let scram = configured(&SecuritySettings { tls: Some(TlsSettings::default()), sasl: Some(scram), refresh: None });
     for (name, value) in [
         ("security.protocol", "sasl_ssl"),
         ("sasl.mechanism", "SCRAM-SHA-512"),
@@ -57,7 +57,7 @@ fn every_protocol_is_said_to_librdkafka() {
         assert_eq!(scram.get(name), Some(value), "{name}");
     }
     let plain = SaslSettings::Plain { username: "alice".into(), password };
-    let plain = SecuritySettings { tls: None, sasl: Some(plain) };
+    let plain = SecuritySettings { tls: None, sasl: Some(plain), refresh: None };
     assert_eq!(configured(&plain).get("security.protocol"), Some("sasl_plaintext"));
     assert!(!format!("{:?}", resolve(&plain).unwrap()).contains("hunter2"));
 }
@@ -66,13 +66,13 @@ fn every_protocol_is_said_to_librdkafka() {
 fn what_leads_nowhere_is_named() {
     let password = SecretRef::Env("TIDEMILL_NO_SUCH_VARIABLE".into());
     let sasl = SaslSettings::Plain { username: "alice".into(), password };
-    let error = resolve(&SecuritySettings { tls: None, sasl: Some(sasl) }).unwrap_err();
+    let error = resolve(&SecuritySettings { tls: None, sasl: Some(sasl), refresh: None }).unwrap_err();
     assert_eq!(error.to_string(), "security `password`");
     let source = std::error::Error::source(&error).unwrap();
     assert_eq!(source.to_string(), "environment variable `TIDEMILL_NO_SUCH_VARIABLE` is not set");
 
     let (_ca, ca) = file("hunter2!");
     let tls = TlsSettings { ca: Some(ca), ..TlsSettings::default() };
-    let error = resolve(&SecuritySettings { tls: Some(tls), sasl: None }).unwrap_err();
+    let error = resolve(&SecuritySettings { tls: Some(tls), sasl: None, refresh: None }).unwrap_err();
     assert_eq!(error.to_string(), "security `ca` is not PEM: expected `-----BEGIN CERTIFICATE-----`, found other text");
 }

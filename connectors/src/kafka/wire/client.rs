@@ -1,7 +1,7 @@
 //! Asks a cluster: its topology, offsets, settings of topics. Blocking; each question within a time given.
 //!
-//! A question for any broker goes to one that answered before, then to the others, then to those of the spec. What each of
-//! them said is kept in [`Brokers`], so that a fault can name every broker with its cause.
+//! A question for any broker goes to one that answered before, then to the others, then to those of the spec; each gets its
+//! share of the time, so that one that is silent does not keep it from the others. What each of them said is kept in [`Brokers`], so that a fault can name every broker with its cause.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -183,23 +183,25 @@ impl Client {
         within: Duration,
     ) -> Result<R::Response, Fault> {
         let until = deadline(self.clock.as_ref(), within);
-        let mut candidates: Vec<Address> = self.favourite.iter().cloned().collect();
-        candidates.extend(self.topology.nodes().into_iter().map(|(_, address)| address));
-        candidates.extend(self.bootstrap.iter().cloned());
-        let mut asked = Vec::new();
-        let mut failure = Fault::Request { doing, cause: Cause::NoAnswer };
-        for address in candidates {
-            if asked.contains(&address) || (!asked.is_empty() && self.left(until).is_zero()) {
-                continue;
+        let nodes = self.topology.nodes().into_iter().map(|(_, address)| address);
+        let known = self.favourite.iter().cloned().chain(nodes).chain(self.bootstrap.iter().cloned());
+        let mut candidates: Vec<Address> = vec![];
+        for address in known {
+            if !candidates.contains(&address) {
+                candidates.push(address);
             }
-            match self.ask_at(doing, &address, request, until) {
+        }
+        let mut failure = Fault::Request { doing, cause: Cause::NoAnswer };
+        let count = candidates.len();
+        for (number, address) in candidates.into_iter().enumerate() {
+            let share = self.left(until) / u32::try_from(count - number).unwrap_or(u32::MAX);
+            match self.ask_at(doing, &address, request, deadline(self.clock.as_ref(), share)) {
                 Ok(answer) => {
                     self.favourite = Some(address);
                     return Ok(answer);
                 }
                 Err(fault) => failure = fault,
             }
-            asked.push(address);
         }
         self.favourite = None;
         Err(failure)
