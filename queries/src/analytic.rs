@@ -38,7 +38,7 @@ use crate::{
     scope::{AnalyticColumn, Scope, schema_of},
     tables::Relation,
     typed::Typed,
-    windows::{arguments, duration, function_name, name_span, whole},
+    windows::{MAX_ASA_SIZE, arguments, duration, function_name, name_span, whole},
 };
 
 const SPIKE_AND_DIP: &str = "anomalydetection_spikeanddip";
@@ -153,7 +153,11 @@ pub(crate) fn limit(function: &Function) -> Result<i64, QueryError> {
     match arguments(function)?.as_slice() {
         [Expr::Function(f)] if function_name(f) == "duration" => {
             let length = duration(&arguments(f)?, name_span(f))?;
-            if length > 0 { Ok(length) } else { Err(QueryError::at(name_span(f), "the duration must be above 0")) }
+            match length {
+                1..=MAX_ASA_SIZE => Ok(length),
+                ..1 => Err(QueryError::at(name_span(f), "the duration must be above 0")),
+                _ => Err(QueryError::at(name_span(f), "a duration is at most 7 days")),
+            }
         }
         [other] => Err(QueryError::at(place(other), EXPECTED)),
         _ => Err(QueryError::at(name_span(function), EXPECTED)),

@@ -31,7 +31,7 @@ use crate::{
     scope::{Scope, SourceTime, schema_of},
     tables::Relation,
     typed::Typed,
-    windows::{arguments, function_name, interval, name_span, unit_of, whole},
+    windows::{MAX_ASA_SIZE, arguments, function_name, interval, name_span, unit_of, whole},
 };
 
 const NOT_BOUNDED: &str = "The join predicate is not time bounded. JOIN operation between data streams requires specifying \
@@ -346,7 +346,7 @@ impl Sides<'_> {
             Expr::Between { expr, negated: false, low, high } => {
                 if let Some(difference) = self.difference(expr)? {
                     let (low, high) = (constant(low)?, constant(high)?);
-                    return Ok(Some(vec![difference.within(Some(low), Some(high))]));
+                    return Ok(Some(vec![difference.within(Some(low), Some(high))?]));
                 }
                 let Some((value, low, high)) = self.time(expr)?.zip(self.time(low)?).zip(self.time(high)?).map(flat)
                 else {
@@ -356,11 +356,13 @@ impl Sides<'_> {
             }
             Expr::BinaryOp { left, op, right } => {
                 if let Some(difference) = self.difference(left)? {
-                    return Ok(range(op, constant(right)?).map(|(min, max)| vec![difference.within(min, max)]));
+                    let range = range(op, constant(right)?);
+                    return range.map(|(min, max)| Ok(vec![difference.within(min, max)?])).transpose();
                 }
                 if let Some(difference) = self.difference(right)? {
                     let flipped = flip(op);
-                    return Ok(range(&flipped, constant(left)?).map(|(min, max)| vec![difference.within(min, max)]));
+                    let range = range(&flipped, constant(left)?);
+                    return range.map(|(min, max)| Ok(vec![difference.within(min, max)?])).transpose();
                 }
                 let Some((left, right)) = self.time(left)?.zip(self.time(right)?) else { return Ok(None) };
                 let earlier = |t: TimeTerm| TimeTerm { offset_us: t.offset_us - 1, ..t };
@@ -402,7 +404,7 @@ impl Sides<'_> {
             }
             (true, true) => return Ok(None), // a condition of the left rows
         };
-        Ok(Some(Difference { source, unit_us, flipped }))
+        Ok(Some(Difference { source, unit_us, flipped, span: name_span(function) }))
     }
 
     fn source(&self, name: &Ident) -> Option<SourceTime> {
@@ -502,12 +504,20 @@ struct Difference {
     source: SourceTime,
     unit_us: i64,
     flipped: bool,
+    /// Where the text has it.
+    span: Span,
 }
 
 impl Difference {
-    fn within(self, min: Option<i64>, max: Option<i64>) -> Bound {
+    /// # Errors
+    /// Where an end lies further away than the language allows.
+    fn within(self, min: Option<i64>, max: Option<i64>) -> Result<Bound, QueryError> {
+        let far = |n: &i64| n.checked_mul(self.unit_us).is_none_or(|us| !(-MAX_ASA_SIZE..=MAX_ASA_SIZE).contains(&us));
+        if min.iter().chain(&max).any(far) {
+            return Err(QueryError::at(self.span, "the rows of a JOIN lie at most 7 days apart"));
+        }
         let (min, max) = if self.flipped { (max.map(|n| -n), min.map(|n| -n)) } else { (min, max) };
-        Bound { source: self.source, unit_us: self.unit_us, min, max }
+        Ok(Bound { source: self.source, unit_us: self.unit_us, min, max })
     }
 }
 

@@ -1,8 +1,9 @@
 //! A script over given inputs and outputs as a dataflow.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion_physical_expr::{PhysicalExpr, expressions::Column};
 use sqlparser::{
     ast::{Ident, Query, SetExpr, SetOperator, SetQuantifier, TableAlias},
     tokenizer::Span,
@@ -43,6 +44,8 @@ pub struct InputTable {
 /// Which of ASA's levels of compatibility a query is written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CompatibilityLevel {
+    /// 1.0: as 1.1, and columns of outputs are named in lower case.
+    V1_0,
     /// 1.1: booleans of the payload are bigints.
     V1_1,
     /// 1.2: booleans are bits.
@@ -141,10 +144,23 @@ impl Planner<'_> {
         let output = output(statement, outputs).map_err(QueryErrors::from);
         let (output, relation) = both(output, self.set(&statement.body))?;
         let schema = self.graph.schema(relation.node);
+        let (node, schema) = match self.settings.compatibility {
+            CompatibilityLevel::V1_0 => self.in_lower_case(relation.node, &schema),
+            CompatibilityLevel::V1_1 | CompatibilityLevel::V1_2 => (relation.node, schema),
+        };
         let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
         let schema = schema.project(&columns).map_err(|e| QueryError::at(statement.span, e.to_string()))?;
-        self.graph.add(Step::Output(output), vec![relation.node], schema.into());
+        self.graph.add(Step::Output(output), vec![node], schema.into());
         Ok(())
+    }
+
+    /// The same rows with the names of their columns in lower case.
+    fn in_lower_case(&mut self, node: NodeId, schema: &Schema) -> (NodeId, SchemaRef) {
+        let last = schema.fields().len() - 1;
+        let names = schema.fields()[..last].iter().map(|f| (f.name().to_lowercase(), f.data_type().clone()));
+        let lower = schema_of(names);
+        let list = (0..).zip(lower.fields()).map(|(i, f)| Arc::new(Column::new(f.name(), i)) as Arc<dyn PhysicalExpr>);
+        (self.graph.add(Step::Project(list.collect()), vec![node], Arc::clone(&lower)), lower)
     }
 
     /// A query of a step or a subquery.

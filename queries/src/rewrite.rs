@@ -442,7 +442,14 @@ impl Rewriter<'_> {
                 Token::SemiColon => break,
                 Token::Comma if depth == 0 && !list => break,
                 // LEFT(...) and RIGHT(...) are functions, LEFT JOIN is none.
-                _ if depth == 0 && is_any(token, CLAUSES) && !self.is_call(at) => break,
+                // A clause, and no field of that name.
+                _ if depth == 0
+                    && is_any(token, CLAUSES)
+                    && !self.is_call(at)
+                    && self.input[at - 1].token != Token::Period =>
+                {
+                    break;
+                }
                 _ => {}
             }
             at += 1;

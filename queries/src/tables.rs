@@ -34,7 +34,8 @@ use crate::{
     scope::{Scope, ScopeColumn, field, schema_of},
     typed::Typed,
     windows::{
-        TABLE_FUNCTIONS, arguments, function_name, is_table_function, name_span, standard_windows, table_arguments,
+        TABLE_FUNCTIONS, arguments, function_name, is_system_timestamp, is_table_function, name_span, standard_windows,
+        table_arguments,
     },
 };
 
@@ -356,6 +357,11 @@ impl Planner<'_> {
         let time = match (timestamp_by, column) {
             (Some(TimestampBy { expr, over }), _) => {
                 let mut expressions = Expressions::plain(&scope, "aggregates cannot be used in TIMESTAMP BY");
+                if is_system_timestamp(expr) {
+                    return Err(QueryError::at(place(expr), "TIMESTAMP BY says what System.Timestamp() is")
+                        .help("without TIMESTAMP BY it is the arrival")
+                        .into());
+                }
                 let value = expressions.plan(expr)?;
                 read = value.expr.downcast_ref::<Column>().map(Column::index);
                 let expression = event_time(value)?.expr;
@@ -462,7 +468,7 @@ impl Planner<'_> {
         let relation = Relation { node, scope, window: None };
         match self.settings.compatibility {
             CompatibilityLevel::V1_2 => relation,
-            CompatibilityLevel::V1_1 => self.bits_as_bigint(relation),
+            CompatibilityLevel::V1_0 | CompatibilityLevel::V1_1 => self.bits_as_bigint(relation),
         }
     }
 

@@ -11,8 +11,8 @@ use tidemill_engine::window::shape::{Closed, SessionShape, WindowShape, Windows}
 
 use crate::{error::QueryError, expression::place, functions::Part};
 
-/// Longest window of ASA's language, in microseconds: seven days.
-const MAX_ASA_SIZE: i64 = 7 * 24 * 3600 * 1_000_000;
+/// Longest window, duration and bound of a join of ASA's language, in microseconds: seven days.
+pub(crate) const MAX_ASA_SIZE: i64 = 7 * 24 * 3600 * 1_000_000;
 /// Longest window of a table function: a hundred years, so that sums of boundaries stay in range.
 const MAX_SIZE: i64 = 100 * 366 * 24 * 3600 * 1_000_000;
 

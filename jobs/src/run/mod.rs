@@ -42,7 +42,7 @@ use tidemill_engine::{
     },
     dead_letter::DeadLetters,
 };
-use tidemill_queries::{InputTable, QueryErrors, Script, Settings};
+use tidemill_queries::{CompatibilityLevel, InputTable, QueryErrors, Script, Settings};
 
 pub use crate::epoch::decide::Stop;
 use crate::{
@@ -51,7 +51,7 @@ use crate::{
         record::{self, InputName},
         store::{Entry, Log, Store},
     },
-    spec::{Job, LatePolicy, OutputTransport},
+    spec::{Compatibility, Job, LatePolicy, OutputTransport},
 };
 use commit::{CommittedInput, Committer, Progress, RestartBy, SnapshotNeed};
 pub use doctor::{Finding, doctor};
@@ -139,7 +139,12 @@ fn plan(job: &Job, script: &Script, tables: &[InputTable]) -> Result<Dataflow, Q
         action: late_action(job),
     };
     let functions = job.functions.clone();
-    let settings = Settings { time: Some(bounds), functions, ..Settings::default() };
+    let compatibility = match job.compatibility {
+        Compatibility::V1_0 => CompatibilityLevel::V1_0,
+        Compatibility::V1_1 => CompatibilityLevel::V1_1,
+        Compatibility::V1_2 => CompatibilityLevel::V1_2,
+    };
+    let settings = Settings { time: Some(bounds), functions, compatibility, ..Settings::default() };
     tidemill_queries::plan(script, tables, &outputs, &settings)
 }
 

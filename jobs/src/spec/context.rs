@@ -8,7 +8,9 @@ use tidemill_queries::{QueryErrors, Script, UserFunctions};
 use super::{
     check::Check,
     format::OutputFormat,
-    job::{Input, Job, OnBadRecord, OnOutputError, Output, OutputTransport, Query, State, StateStore, Time},
+    job::{
+        Compatibility, Input, Job, OnBadRecord, OnOutputError, Output, OutputTransport, Query, State, StateStore, Time,
+    },
     problem::{Path, Position},
     raw::RawJob,
     security, transport,
@@ -104,6 +106,7 @@ impl Context {
             },
             workers: self.workers,
             memory: self.memory,
+            compatibility: Compatibility::default(),
             query: Query { text, script, file: "question".to_owned(), start, lines: lines.collect() },
         })
     }

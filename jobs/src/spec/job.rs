@@ -48,6 +48,8 @@ pub struct Job {
     pub workers: Option<NonZeroUsize>,
     /// The budget for queues, decode buffers and state.
     pub memory: ByteSize,
+    /// The level of compatibility that the query was written for.
+    pub compatibility: Compatibility,
     /// The query.
     pub query: Query,
 }
@@ -365,6 +367,21 @@ pub enum OnOutputError {
     Stop,
     /// The row is kept with its cause, and the job goes on.
     DeadLetter,
+}
+
+/// A level of Azure Stream Analytics' compatibility.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Compatibility {
+    /// Booleans are 0 and 1; columns of outputs are named in lower case.
+    #[serde(rename = "1.0")]
+    V1_0,
+    /// Booleans are 0 and 1.
+    #[serde(rename = "1.1")]
+    V1_1,
+    /// Booleans are bits.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
 }
 
 /// What becomes of rows that are late or out of order.

@@ -39,9 +39,9 @@ pub use format::{
     AvroInput, AvroOutput, InputFormat, JsonOptions, OutputFormat, ProtobufInput, ProtobufOutput, Registry,
 };
 pub use job::{
-    Check, Delivery, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput, KafkaOutput,
-    LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Partitioner, Query, Start, State, StateStore,
-    Time, Timestamp,
+    Check, Compatibility, Delivery, Fetch, FileInput, FileOutput, Input, InputTransport, Isolation, Job, KafkaInput,
+    KafkaOutput, LatePolicy, OnBadRecord, OnOutputError, Output, OutputTransport, Partitioner, Query, Start, State,
+    StateStore, Time, Timestamp,
 };
 pub use json_schema::json_schema;
 pub use problem::{Position, Problem, SpecErrors};

@@ -14,7 +14,9 @@ use tidemill_certs::SecretRef;
 
 use super::{
     columns::ColumnType,
-    job::{Delivery, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError, Partitioner},
+    job::{
+        Compatibility, Delivery, Fetch, Isolation, LatePolicy, OnBadRecord, OnFunctionError, OnOutputError, Partitioner,
+    },
     named::Named,
     units::{ByteSize, Duration},
 };
@@ -63,6 +65,10 @@ pub(super) struct RawJob {
     pub(super) schedule: Option<RawSchedule>,
     /// The range of time that a scheduled run reads. Not built yet.
     pub(super) range: Option<String>,
+    /// The level of Azure Stream Analytics' compatibility that the query was written for, in quotes: below "1.2" booleans of
+    /// payloads are 0 and 1, and by "1.0" the columns of outputs are named in lower case.
+    #[serde(default)]
+    pub(super) compatibility: Compatibility,
     /// The query.
     pub(super) query: Option<String>,
     /// The file of the query, in the place of `query`.

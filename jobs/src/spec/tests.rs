@@ -297,3 +297,14 @@ fn the_schemas_of_formats_make_columns() {
     let text = errors.unwrap_err().to_string();
     assert!(text.contains("protobuf.message: unknown message `shop.order`; available: `shop.Order`"), "{text}");
 }
+
+#[test]
+fn levels_of_compatibility_are_told_in_quotes() {
+    let with = |level: &str| {
+        parse(&format!("{}compatibility: {level}\n", corpus("minimal")), FilePath::new("jobs"), "job.yaml")
+    };
+    assert_eq!(job(&corpus("minimal")).compatibility, Compatibility::V1_2);
+    assert_eq!(with("\"1.0\"").unwrap().compatibility, Compatibility::V1_0);
+    let error = with("\"1.3\"").unwrap_err().to_string();
+    assert!(error.contains("compatibility") && error.contains("1.1"), "{error}");
+}

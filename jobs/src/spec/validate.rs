@@ -49,6 +49,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         state: state?,
         workers: workers?,
         memory: raw.memory,
+        compatibility: raw.compatibility,
         query: query?,
     })
 }

@@ -5,6 +5,7 @@
 //! # function name             JavaScript of a user's function
 //! # table users [since]        the same as reference data
 //! # sample clicks              an input whose columns are those of a sample, not declared
+//! # level 1.1                 the level of compatibility; 1.2 without one
 //! # query                     the script
 //! # plan                      expected: one line a node
 //! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
@@ -16,7 +17,9 @@
 use std::{fmt::Write, fs, path::Path};
 
 use tidemill_engine::dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy};
-use tidemill_queries::{InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan};
+use tidemill_queries::{
+    CompatibilityLevel, InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan,
+};
 
 use crate::run::{Cut, Input, lines, run_cut};
 
@@ -61,10 +64,20 @@ impl Case {
         UserFunctions::new(scripts.map(function).collect())
     }
 
+    fn level(&self) -> CompatibilityLevel {
+        let level = self.sections.iter().find_map(|(title, _)| title.strip_prefix("level "));
+        match level.unwrap_or("1.2") {
+            "1.0" => CompatibilityLevel::V1_0,
+            "1.1" => CompatibilityLevel::V1_1,
+            "1.2" => CompatibilityLevel::V1_2,
+            other => panic!("{}: no level {other}", self.name),
+        }
+    }
+
     fn actual(&self, title: &str) -> String {
         let query = self.sections.iter().find(|(t, _)| t == "query").map(|(_, q)| q.trim_end()).unwrap();
         let inputs = self.inputs();
-        let (dataflow, names) = match planned(query, &inputs, self.functions()) {
+        let (dataflow, names) = match planned(query, &inputs, self.functions(), self.level()) {
             Ok(planned) => planned,
             Err(errors) => return errors.render(query, "query"),
         };
@@ -99,7 +112,12 @@ fn rows(dataflow: &Dataflow, names: &[String], inputs: &[Input], cut: Cut) -> St
 }
 
 /// The plan, with the outputs that the script names.
-fn planned(query: &str, inputs: &[Input], functions: UserFunctions) -> Result<(Dataflow, Vec<String>), QueryErrors> {
+fn planned(
+    query: &str,
+    inputs: &[Input],
+    functions: UserFunctions,
+    compatibility: CompatibilityLevel,
+) -> Result<(Dataflow, Vec<String>), QueryErrors> {
     let script = Script::parse(query)?;
     let mut outputs: Vec<String> = vec![];
     for name in script.outputs() {
@@ -119,8 +137,8 @@ fn planned(query: &str, inputs: &[Input], functions: UserFunctions) -> Result<(D
             reference: i.table,
         })
         .collect();
-    let dataflow =
-        plan(&script, &tables, &outputs, &Settings { standard_delay: Some(0), functions, ..Settings::default() })?;
+    let settings = Settings { standard_delay: Some(0), functions, compatibility, ..Settings::default() };
+    let dataflow = plan(&script, &tables, &outputs, &settings)?;
     Ok((dataflow, outputs))
 }
 

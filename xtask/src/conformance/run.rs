@@ -104,7 +104,8 @@ fn settings(case: &Case) -> anyhow::Result<Settings> {
         },
     });
     let compatibility = match case.compatibility_level.as_ref().map(Value::to_string) {
-        Some(level) if level.contains("1.1") || level.contains("1.0") => CompatibilityLevel::V1_1,
+        Some(level) if level.contains("1.0") => CompatibilityLevel::V1_0,
+        Some(level) if level.contains("1.1") => CompatibilityLevel::V1_1,
         _ => CompatibilityLevel::V1_2,
     };
     let standard_delay = case.watermark_delay.as_deref().map(delay).transpose()?;
