@@ -1,6 +1,7 @@
 //! Questions to the cluster: which topics and partitions there are, who leads them, where their logs begin and end.
 
 use std::{
+    collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Wake, Waker},
@@ -38,6 +39,8 @@ const LISTENER_WITHIN: Duration = Duration::from_secs(1);
 /// The first try of the first contact; logs are read between tries, and each takes twice as long as the one before: a connection
 /// through a slow network takes its time, for all that is said before the first question.
 const CONTACT_TRY: Duration = Duration::from_millis(500);
+/// How long after a question that was refused it is asked again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// A topic created a moment ago may not be known to every broker yet.
 const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,7 @@ impl Cluster {
         let end = deadline(clock, wait);
         let mut missing_until = None;
         let mut within = CONTACT_TRY.min(wait);
+        let mut refused = None;
         loop {
             let answers = self.topics(topics, within);
             within = (within * 2).min(wait);
@@ -148,7 +152,8 @@ impl Cluster {
                         return Ok(found);
                     }
                 }
-                Err(Fault::Request { .. }) => {}
+                Err(fault @ Fault::Request { cause: Cause::Answered(_), .. }) => refused = Some(fault),
+                Err(Fault::Request { .. }) => refused = None,
                 Err(fault) => return Err(fault),
             }
             if let Some(refusal) = self.brokers.refusal() {
@@ -157,6 +162,9 @@ impl Cluster {
             if clock.monotonic() >= end {
                 if let Some(topic) = leaderless {
                     return Err(Fault::Leaderless { topic: topic.clone() });
+                }
+                if let Some(fault) = refused {
+                    return Err(fault);
                 }
                 let answers = self.brokers.answers(&self.connection.brokers);
                 let answers = answers.into_iter().map(|(broker, cause)| self.listener(broker, cause)).collect();
@@ -225,10 +233,36 @@ impl Cluster {
         }
     }
 
-    /// Like [`Cluster::offsets`] for a question that every partition answers with a number: its beginning or its end.
-    pub(super) fn bounds(&self, partitions: &[Arc<Partition>], question: OffsetQuestion) -> Result<Vec<i64>, Fault> {
+    /// Like [`Cluster::offsets`] for those who cannot go on without: asked again while that may help, for [`ANSWER_WITHIN`].
+    pub(super) fn offsets_surely(
+        &self,
+        questions: &[(&str, i32, OffsetQuestion)],
+        clock: &dyn Clock,
+    ) -> Result<Vec<Option<i64>>, Fault> {
+        let until = deadline(clock, ANSWER_WITHIN);
+        loop {
+            match self.offsets(questions, ANSWER_WITHIN) {
+                Err(Fault::Request { cause, .. }) if !cause.is_final() && clock.monotonic() < until => {
+                    thread::sleep(AGAIN_AFTER);
+                    // Another leader, mostly; what is wrong with this answer the next one will say.
+                    let topics: BTreeSet<&str> = questions.iter().map(|(topic, ..)| *topic).collect();
+                    let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
+                    let _ = self.topics(&topics, CONTACT_TRY);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Like [`Cluster::offsets_surely`] for a question that every partition answers with a number: its beginning or its end.
+    pub(super) fn bounds(
+        &self,
+        partitions: &[Arc<Partition>],
+        question: OffsetQuestion,
+        clock: &dyn Clock,
+    ) -> Result<Vec<i64>, Fault> {
         let questions: Vec<_> = partitions.iter().map(|p| (&*p.topic, p.number, question)).collect();
-        self.offsets(&questions, ANSWER_WITHIN)?.into_iter().map(number).collect()
+        self.offsets_surely(&questions, clock)?.into_iter().map(number).collect()
     }
 
     /// A setting of each topic; `None` where we may not see it or no answer comes.
@@ -383,14 +417,6 @@ pub(super) fn wait_for<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
-    }
-}
-
-/// Why a request failed, for the one warning about a broker that went away.
-pub(super) fn cause_of(fault: &Fault) -> Cause {
-    match fault {
-        Fault::Request { cause, .. } => cause.clone(),
-        other => Cause::Unnamed(other.to_string()),
     }
 }
 

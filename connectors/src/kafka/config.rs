@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-use tidemill_engine::EventTime;
+use tidemill_engine::{EngineError, EventTime};
 
-use super::security::Security;
+use super::{fault::Fault, security::Security};
 
 /// librdkafka's own limit of a batch; Kafka's default limit of a record is a little more.
 const BATCH_BYTES: usize = 1_000_000;
@@ -109,6 +109,11 @@ pub enum Fetch {
 }
 
 impl SourceSettings {
+    /// A fault as the engine's error of this input; a missing right with whom it is missing to.
+    pub(super) fn error(&self, fault: Fault) -> EngineError {
+        fault.by(&self.connection, "Read").of_input(&self.input)
+    }
+
     /// Settings of a client that fetches records.
     pub(super) fn fetch_config(&self) -> ClientConfig {
         let mut config = self.connection.client_config();

@@ -24,8 +24,8 @@ use tidemill_engine::{
 
 use super::{
     client::Reporter,
-    cluster::{Cluster, TopicAnswer, cause_of, number},
-    config::Isolation,
+    cluster::{Cluster, TopicAnswer, number},
+    config::{Isolation, SourceSettings},
     fault::{Cause, Fault},
     input::Shared,
     partition::Partition,
@@ -57,14 +57,18 @@ pub(super) enum ControlEvent {
 
 impl ControlEvent {
     /// Passes it on; gives back what the source itself has to do.
-    pub(super) fn report(self, input: &str, visit: &mut Visit<'_>) -> tidemill_engine::Result<Option<Join>> {
+    pub(super) fn report(
+        self,
+        settings: &SourceSettings,
+        visit: &mut Visit<'_>,
+    ) -> tidemill_engine::Result<Option<Join>> {
         match self {
             Self::Join(join) => return Ok(Some(join)),
             Self::End { partition, leader, asked, end_offset } => {
                 visit(SourceEvent::End { partition, leader, asked, end_offset })?;
             }
             Self::Topology { asked } => visit(SourceEvent::Topology { asked })?,
-            Self::Stop(fault) => return Err(fault.of_input(input)),
+            Self::Stop(fault) => return Err(settings.error(fault)),
         }
         Ok(None)
     }
@@ -166,12 +170,12 @@ impl Control {
     /// # Errors
     /// What no retry cures.
     fn tick(&mut self) -> Result<(), Fault> {
-        let (ends, mut failure) = self.ask_ends();
+        let (ends, mut failure) = self.ask_ends()?;
         let asked = self.shared.clock.monotonic();
         let complete = match self.ask_topology() {
             Ok(complete) => complete,
-            Err(fault @ Fault::Request { .. }) => {
-                failure = failure.or(Some(cause_of(&fault)));
+            Err(Fault::Request { cause, .. }) => {
+                failure = failure.or(Some(cause));
                 false
             }
             Err(fault) => return Err(fault),
@@ -198,7 +202,10 @@ impl Control {
 
     /// Asks each leader for the ends of those of its partitions that were read to their end. A leader that does not answer
     /// leaves the others' answers as they are.
-    fn ask_ends(&self) -> (Vec<End>, Option<Cause>) {
+    ///
+    /// # Errors
+    /// What no retry cures.
+    fn ask_ends(&self) -> Result<(Vec<End>, Option<Cause>), Fault> {
         let mut by_leader: BTreeMap<i32, Vec<Arc<Partition>>> = BTreeMap::new();
         for partition in self.shared.table.all().into_iter().filter(|partition| partition.at_end()) {
             if let Some(&leader) = self.leaders.get(&(partition.topic.clone(), partition.number)) {
@@ -214,10 +221,11 @@ impl Control {
                 Ok(answers) => ends.extend(partitions.into_iter().zip(answers).filter_map(|(partition, answer)| {
                     Some(End { partition, leader, asked, end_offset: number(answer).ok()? })
                 })),
-                Err(fault) => failure = Some(cause_of(&fault)),
+                Err(Fault::Request { cause, .. }) => failure = Some(cause),
+                Err(fault) => return Err(fault),
             }
         }
-        (ends, failure)
+        Ok((ends, failure))
     }
 
     /// Asks for the partitions and leaders of each topic and lets new partitions join. Returns whether every partition in

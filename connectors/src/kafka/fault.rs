@@ -91,21 +91,22 @@ impl Cause {
     /// Whether trying again cannot help: credentials, certificates, the kind of listener.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::PlaintextListener
-                | Self::TlsListener
-                | Self::NoSasl
-                | Self::CertificateNotVerified
-                | Self::UnknownIssuer
-                | Self::WrongName(_)
-                | Self::CertificateExpired
-                | Self::CertificateNotYetValid
-                | Self::CertificateWanted
-                | Self::WrongCredentials
-                | Self::MechanismRefused { .. }
-                | Self::TooOld { .. }
-        )
+        matches!(self, Self::Answered(error) if !may_pass(*error))
+            || matches!(
+                self,
+                Self::PlaintextListener
+                    | Self::TlsListener
+                    | Self::NoSasl
+                    | Self::CertificateNotVerified
+                    | Self::UnknownIssuer
+                    | Self::WrongName(_)
+                    | Self::CertificateExpired
+                    | Self::CertificateNotYetValid
+                    | Self::CertificateWanted
+                    | Self::WrongCredentials
+                    | Self::MechanismRefused { .. }
+                    | Self::TooOld { .. }
+            )
     }
 }
 
@@ -343,6 +344,16 @@ pub enum Fault {
         /// Why it failed.
         cause: Cause,
     },
+    /// A broker answered with an error that stays.
+    #[error("cannot {doing}: {what} was answered with `{error}`, which no retry cures")]
+    RefusedForGood {
+        /// What was tried.
+        doing: &'static str,
+        /// "topic `a`", "the request".
+        what: String,
+        /// The answer.
+        error: ResponseError,
+    },
     /// The operating system refused something.
     #[error("the operating system refused to wait for sockets: {0}")]
     Io(String),
@@ -403,6 +414,14 @@ fn advice(switch: Option<i64>, number: i32, offsets: &[(i32, i64)]) -> String {
     )
 }
 
+/// Whether a later try may succeed where a broker answered with this: the protocol says so of each error. Three more are a
+/// broker's own trouble, which passes with it.
+pub(super) fn may_pass(error: ResponseError) -> bool {
+    use ResponseError as E;
+    error.is_retriable()
+        || matches!(error, E::UnknownServerError | E::BrokerNotAvailable | E::OffsetMovedToTieredStorage)
+}
+
 impl Fault {
     /// Makes a fault of a failed request; `what` is what a missing right would be about.
     pub(super) fn request(doing: &'static str, what: &str, error: &KafkaError) -> Self {
@@ -438,7 +457,9 @@ impl Fault {
     pub(super) fn request_refused(doing: &'static str, topic: &str, error: ResponseError) -> Self {
         match error {
             ResponseError::TopicAuthorizationFailed => Self::not_allowed(format!("topic `{topic}`")),
-            error => Self::Request { doing, cause: Cause::Answered(error) },
+            ResponseError::ClusterAuthorizationFailed => Self::not_allowed("the cluster".to_owned()),
+            error if may_pass(error) => Self::Request { doing, cause: Cause::Answered(error) },
+            error => Self::RefusedForGood { doing, what: format!("topic `{topic}`"), error },
         }
     }
 

@@ -11,13 +11,14 @@ use tidemill_engine::{
 use super::{
     batch::Fetcher,
     client::Brokers,
-    cluster::{self, ANSWER_WITHIN, Cluster},
+    cluster::{self, Cluster},
     config::{Fetch, Isolation, KafkaConnection, SourceSettings, Start},
     control::{self, Worker, worker_of},
     fault::{Cause, Fault},
-    fetch::{FetchOptions, FetchSource},
+    fetch::{BrokerFetches, FetchOptions, FetchSource, FetchTable},
     group::{Committed, Group},
     partition::{Partition, PartitionTable},
+    path::{Chosen, ReadPath},
     range::{Range, deadline, read_ranges},
     source::{Join, KafkaSource, ReadTerms},
     timestamp_type,
@@ -45,6 +46,10 @@ pub(super) struct Shared {
     pub(super) table: Arc<PartitionTable>,
     /// `None`: librdkafka reads.
     pub(super) own: Option<Own>,
+    /// The way by which records come, and why.
+    path: ReadPath,
+    /// What was fetched over our own connections.
+    pub(super) fetches: FetchTable,
     /// Asks for ends as the job's isolation sees them.
     pub(super) cluster: Cluster,
 }
@@ -52,15 +57,16 @@ pub(super) struct Shared {
 impl Shared {
     /// First offset and end of each partition.
     pub(super) fn bounds(&self, partitions: &[Arc<Partition>]) -> Result<Vec<(i64, i64)>, Fault> {
-        let earliest = self.cluster.bounds(partitions, OffsetQuestion::Earliest)?;
-        let ends = self.cluster.bounds(partitions, OffsetQuestion::End)?;
+        let earliest = self.cluster.bounds(partitions, OffsetQuestion::Earliest, &*self.clock)?;
+        let ends = self.cluster.bounds(partitions, OffsetQuestion::End, &*self.clock)?;
         Ok(earliest.into_iter().zip(ends).collect())
     }
 
     /// First offset and end of one partition.
     pub(super) fn bounds_of(&self, partition: &Partition) -> Result<(i64, i64), Fault> {
         let of = |question| {
-            let answers = self.cluster.offsets(&[(&*partition.topic, partition.number, question)], ANSWER_WITHIN)?;
+            let questions = [(&*partition.topic, partition.number, question)];
+            let answers = self.cluster.offsets_surely(&questions, &*self.clock)?;
             answers.into_iter().try_fold(0, |_, answer| cluster::number(answer))
         };
         Ok((of(OffsetQuestion::Earliest)?, of(OffsetQuestion::End)?))
@@ -84,7 +90,7 @@ impl Shared {
         let terms = ReadTerms { accept_create_time: true, answer_bytes: Some(SMALL_ANSWER), ..ReadTerms::default() };
         let joins = vec![ranges.iter().map(join).collect()];
         let sources = Self::sources(shared, joins, true, terms);
-        let mut sources = sources.map_err(|fault| fault.of_input(&shared.settings.input))?;
+        let mut sources = sources.map_err(|fault| shared.settings.error(fault))?;
         Ok(sources.remove(0))
     }
 
@@ -149,26 +155,21 @@ impl KafkaInput {
     /// each said; of kind `User` for an unknown topic, a missing right, a CreateTime topic.
     pub fn connect(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration) -> Result<Self> {
         let input = settings.input.clone();
-        let contact = |own| Self::contact(settings.clone(), clock.clone(), wait, own);
+        let contact = |path| Self::contact(settings.clone(), clock.clone(), wait, path);
         let connection = settings.connection.clone();
-        let contacted = match settings.fetch {
-            Fetch::Librdkafka => contact(false),
-            Fetch::Own => contact(true),
-            Fetch::Auto if settings.connection.security.takes_librdkafka() => contact(false),
-            Fetch::Auto => match contact(true) {
-                Err(Fault::Refused { cause: cause @ Cause::TooOld { .. }, .. }) => {
-                    tracing::info!("input `{input}`: librdkafka reads, because of the broker: {cause}");
-                    contact(false)
-                }
-                contacted => contacted,
-            },
+        let kerberos = settings.connection.security.takes_librdkafka();
+        let contacted = match contact(ReadPath::planned(settings.fetch, kerberos)) {
+            Err(Fault::Refused { cause: cause @ Cause::TooOld { .. }, .. }) if settings.fetch == Fetch::Auto => {
+                contact(ReadPath::Librdkafka(Chosen::OldBroker(cause)))
+            }
+            contacted => contacted,
         };
         contacted.map_err(|fault| fault.by(&connection, "Read").of_input(&input))
     }
 
-    fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration, own: bool) -> Result<Self, Fault> {
+    fn contact(settings: SourceSettings, clock: Arc<dyn Clock>, wait: Duration, path: ReadPath) -> Result<Self, Fault> {
         let brokers = Brokers::new(format!("input `{}`", settings.input), &settings.connection);
-        let own = match own {
+        let own = match path.is_own() {
             true => Some(Own {
                 connection: settings.connection.clone(),
                 protection: Protection::of(&settings.connection.security)?,
@@ -193,13 +194,26 @@ impl KafkaInput {
                 table.add(topic.clone(), number);
             }
         }
-        Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, own, cluster }) })
+        let fetches = FetchTable::default();
+        Ok(Self { shared: Arc::new(Shared { settings, clock, brokers, table, own, path, fetches, cluster }) })
+    }
+
+    /// The way by which records come, and why.
+    #[must_use]
+    pub fn path(&self) -> &ReadPath {
+        &self.shared.path
+    }
+
+    /// What was fetched over our own connections so far, by the brokers' node numbers.
+    #[must_use]
+    pub fn fetches(&self) -> Vec<(i32, Arc<BrokerFetches>)> {
+        self.shared.fetches.all()
     }
 
     /// Whether our own fetch requests read it; otherwise librdkafka does.
     #[must_use]
     pub fn reads_by_own_fetch(&self) -> bool {
-        self.shared.own.is_some()
+        self.path().is_own()
     }
 
     /// Its name in the spec.
@@ -283,7 +297,7 @@ impl KafkaInput {
                 let ms = time.0.div_euclid(1_000) + i64::from(time.0.rem_euclid(1_000) > 0);
                 let question = OffsetQuestion::At(ms.max(0));
                 let questions: Vec<_> = partitions.iter().map(|p| (&*p.topic, p.number, question)).collect();
-                let answers = self.shared.cluster.offsets(&questions, ANSWER_WITHIN)?;
+                let answers = self.shared.cluster.offsets_surely(&questions, &*self.shared.clock)?;
                 let pairs = answers.into_iter().zip(bounds);
                 Ok(pairs.map(|(answer, (_, end))| answer.unwrap_or(end)).collect())
             }
@@ -296,7 +310,8 @@ impl KafkaInput {
     /// # Errors
     /// [`tidemill_engine::EngineError::Source`]: no answer.
     pub fn end_offsets(&self) -> Result<Vec<i64>> {
-        self.shared.cluster.bounds(&self.partitions(), OffsetQuestion::End).map_err(|fault| self.error(fault))
+        let ends = self.shared.cluster.bounds(&self.partitions(), OffsetQuestion::End, &*self.shared.clock);
+        ends.map_err(|fault| self.error(fault))
     }
 
     /// Payloads from the beginning and the end of each partition, about `records` in all, for inference; fewer when the
@@ -348,6 +363,7 @@ impl KafkaInput {
         ends: Option<&[i64]>,
         with_headers: bool,
     ) -> Result<Vec<Box<dyn Source>>> {
+        tracing::info!("input `{}`: read by {}", self.shared.settings.input, self.path());
         let workers = workers.max(1);
         let mut joins: Vec<Vec<Join>> = (0..workers).map(|_| Vec::new()).collect();
         for (index, (partition, &start_offset)) in self.partitions().into_iter().zip(starts).enumerate() {
@@ -361,7 +377,7 @@ impl KafkaInput {
     }
 
     pub(super) fn error(&self, fault: Fault) -> EngineError {
-        fault.of_input(&self.shared.settings.input)
+        self.shared.settings.error(fault)
     }
 }
 

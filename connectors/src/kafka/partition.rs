@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+    atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering},
 };
 
 use tidemill_engine::source::PartitionId;
@@ -19,12 +19,31 @@ pub struct Partition {
     next_offset: AtomicI64,
     log_end: AtomicI64,
     at_end: AtomicBool,
+    records: AtomicU64,
+    batches: AtomicU64,
+    batch_bytes: AtomicU64,
+    unpacked_bytes: AtomicU64,
+    /// -1: none yet.
+    leader: AtomicI32,
+    leader_changes: AtomicU64,
 }
 
 impl Partition {
     fn new(id: PartitionId, topic: Arc<str>, number: i32) -> Self {
-        let [next_offset, log_end] = [AtomicI64::new(0), AtomicI64::new(0)];
-        Self { id, topic, number, next_offset, log_end, at_end: AtomicBool::new(false) }
+        Self {
+            id,
+            topic,
+            number,
+            next_offset: AtomicI64::new(0),
+            log_end: AtomicI64::new(0),
+            at_end: AtomicBool::new(false),
+            records: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            batch_bytes: AtomicU64::new(0),
+            unpacked_bytes: AtomicU64::new(0),
+            leader: AtomicI32::new(-1),
+            leader_changes: AtomicU64::new(0),
+        }
     }
 
     /// The next offset to be handed over.
@@ -37,6 +56,51 @@ impl Partition {
     #[must_use]
     pub fn log_end(&self) -> i64 {
         self.log_end.load(Ordering::Relaxed).max(self.next_offset())
+    }
+
+    /// Records that were handed over, a second time too if they were read again.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Record batches that were read; 0 where librdkafka reads, which does not show them.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes as they came.
+    #[must_use]
+    pub fn batch_bytes(&self) -> u64 {
+        self.batch_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of their records, unpacked.
+    #[must_use]
+    pub fn unpacked_bytes(&self) -> u64 {
+        self.unpacked_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often it was read from another broker than before.
+    #[must_use]
+    pub fn leader_changes(&self) -> u64 {
+        self.leader_changes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn handed_over(&self, records: usize) {
+        self.records.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn fetched(&self, batch_bytes: usize, unpacked_bytes: usize) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.batch_bytes.fetch_add(batch_bytes as u64, Ordering::Relaxed);
+        self.unpacked_bytes.fetch_add(unpacked_bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn led_by(&self, node: i32) {
+        let before = self.leader.swap(node, Ordering::Relaxed);
+        self.leader_changes.fetch_add(u64::from(before >= 0 && before != node), Ordering::Relaxed);
     }
 
     pub(super) fn read_to(&self, next_offset: i64) {

@@ -116,7 +116,7 @@ impl KafkaSource {
         }
         while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
             any = true;
-            if let Some(join) = event.report(&self.shared.settings.input, visit)? {
+            if let Some(join) = event.report(&self.shared.settings, visit)? {
                 self.join(join, visit)?;
             }
         }
@@ -209,7 +209,7 @@ impl KafkaSource {
     }
 
     fn error(&self, fault: Fault) -> EngineError {
-        fault.of_input(&self.shared.settings.input)
+        self.shared.settings.error(fault)
     }
 }
 
@@ -302,6 +302,7 @@ impl Slot {
         let live_from = Some(first.broker()).filter(|&broker| mem::take(&mut self.live) && broker >= 0);
         visit(SourceEvent::Records { partition: self.partition.id, records: &records, received, live_from })?;
         self.next_offset = last.offset() + 1;
+        self.partition.handed_over(records.len());
         buffers.records = emptied(records);
         buffers.headers = emptied(headers);
         Ok(None)

@@ -31,6 +31,9 @@ use tidemill_engine::{
 use super::*;
 use crate::formats::encode::JsonEncoder;
 
+mod error_codes;
+mod scripted;
+
 /// Far longer than any of this takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -468,7 +471,7 @@ struct ReadOn {
 impl ReadOn {
     /// Reads to the record of the last of `numbers`: the offsets go on without a gap or a step back, and the values are the
     /// numbers, those apart that the producer wrote again because a broker went before it had acknowledged.
-    fn to_the_end_of(&mut self, sources: &mut [Box<dyn Source>], numbers: Range<i64>) {
+    fn read_to_the_end_of(&mut self, sources: &mut [Box<dyn Source>], numbers: Range<i64>) {
         let last = (numbers.end - 1).to_string();
         let seen = poll_until(sources, |seen| values_of(seen, 0).iter().any(|(_, value)| *value == last)).unwrap();
         let (offsets, mut values): (Vec<_>, Vec<_>) = values_of(&seen, 0).into_iter().unzip();
@@ -498,7 +501,7 @@ fn errors_of_a_fetch_that_pass_lose_and_double_nothing(fetch: Fetch) {
         broker.produce(0, numbered(from..from + 10));
         broker.cluster.request_errors(RDKafkaApiKey::Fetch, &[code; 3]);
         broker.produce(0, numbered(from + 10..from + 20));
-        read.to_the_end_of(&mut sources, from..from + 20);
+        read.read_to_the_end_of(&mut sources, from..from + 20);
     }
 }
 
@@ -513,7 +516,7 @@ fn a_leader_that_moves_and_a_broker_that_restarts_lose_and_double_nothing(fetch:
         broker.cluster.broker_down(leader).unwrap();
         broker.cluster.broker_up(leader).unwrap();
         broker.produce(0, numbered(from + 15..from + 30));
-        read.to_the_end_of(&mut sources, from..from + 30);
+        read.read_to_the_end_of(&mut sources, from..from + 30);
     }
 }
 

@@ -60,7 +60,7 @@ fn switches(shared: &Arc<Shared>, topic: &str) -> Result<Vec<(i32, Option<i64>)>
     let clock = &*shared.clock;
     let until = deadline(clock, SEARCH_WITHIN);
     let partitions: Vec<_> = shared.table.all().into_iter().filter(|p| *p.topic == *topic).collect();
-    let bounds = shared.bounds(&partitions).map_err(|fault| fault.of_input(&shared.settings.input))?;
+    let bounds = shared.bounds(&partitions).map_err(|fault| shared.settings.error(fault))?;
     let mut found = Vec::with_capacity(partitions.len());
     for (partition, (earliest, end)) in partitions.iter().zip(bounds) {
         let probe = |from, to| {

@@ -8,6 +8,9 @@ use std::ops::Range;
 use kafka_protocol::protocol::VersionRange;
 use uuid::Uuid;
 
+pub use crate::kafka::wire::BadAnswer;
+use crate::kafka::wire::Reader;
+
 /// The versions that are read here.
 pub const FETCH_VERSIONS: VersionRange = VersionRange { min: 4, max: 17 };
 /// From here on lengths are varints and structures end in tagged fields.
@@ -18,13 +21,6 @@ pub(super) const BY_TOPIC_ID: i16 = 13;
 /// Tags of a partition's optional fields.
 const DIVERGING_EPOCH: u64 = 0;
 const CURRENT_LEADER: u64 = 1;
-
-/// Why bytes are not an answer to a fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer to a fetch ends within its {part}")]
-pub struct BadAnswer {
-    part: &'static str,
-}
 
 /// An answer. Kept for its allocations: [`FetchAnswer::read`] fills it anew.
 #[derive(Debug, Default)]
@@ -76,7 +72,7 @@ impl FetchAnswer {
     pub fn read(&mut self, answer: &[u8], version: i16) -> Result<(), BadAnswer> {
         self.partitions.clear();
         self.aborted.clear();
-        let mut reader = Reader { bytes: answer, at: 0, flexible: version >= FLEXIBLE };
+        let mut reader = Reader::new(answer, version >= FLEXIBLE);
         self.correlation = reader.i32("correlation id")?;
         reader.tags()?;
         self.throttle_ms = reader.i32("throttle time")?;
@@ -84,12 +80,12 @@ impl FetchAnswer {
             ..7 => (0, 0),
             _ => (reader.i16("error code")?, reader.i32("session id")?),
         };
-        for _ in 0..reader.count("topics")? {
+        for _ in 0..reader.count("topics", 1)? {
             let (topic, topic_id) = match version {
                 ..BY_TOPIC_ID => (reader.string("topic")?, Uuid::nil()),
                 _ => (0..0, Uuid::from_bytes(reader.array("topic id")?)),
             };
-            for _ in 0..reader.count("partitions")? {
+            for _ in 0..reader.count("partitions", 1)? {
                 let partition = self.partition(&mut reader, version, topic.clone(), topic_id)?;
                 self.partitions.push(partition);
             }
@@ -112,12 +108,12 @@ impl FetchAnswer {
             reader.i64("log start")?;
         }
         let first_aborted = self.aborted.len();
-        for _ in 0..reader.count("aborted transactions")? {
+        for _ in 0..reader.count("aborted transactions", 1)? {
             self.aborted.push((reader.i64("producer")?, reader.i64("first offset")?));
             reader.tags()?;
         }
         let preferred_replica = if version >= 11 { reader.i32("preferred replica")? } else { -1 };
-        let records = reader.records()?;
+        let records = reader.blob("records")?;
         let (mut diverging, mut leader) = (None, None);
         reader.each_tag(|tag, field| {
             match tag {
@@ -150,101 +146,6 @@ impl FetchAnswer {
     /// The aborted transactions that overlap a partition's records: (producer, first offset).
     pub fn aborted(&self, partition: &FetchedPartition) -> impl Iterator<Item = (i64, i64)> + use<'_> {
         self.aborted[partition.aborted.clone()].iter().copied()
-    }
-}
-
-/// Reads fields in their order.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    flexible: bool,
-}
-
-impl Reader<'_> {
-    fn take(&mut self, length: usize, part: &'static str) -> Result<Range<usize>, BadAnswer> {
-        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len()).ok_or(BadAnswer { part })?;
-        let start = std::mem::replace(&mut self.at, end);
-        Ok(start..end)
-    }
-
-    fn array<const N: usize>(&mut self, part: &'static str) -> Result<[u8; N], BadAnswer> {
-        let range = self.take(N, part)?;
-        self.bytes[range].try_into().map_err(|_| BadAnswer { part })
-    }
-
-    fn i16(&mut self, part: &'static str) -> Result<i16, BadAnswer> {
-        self.array(part).map(i16::from_be_bytes)
-    }
-
-    fn i32(&mut self, part: &'static str) -> Result<i32, BadAnswer> {
-        self.array(part).map(i32::from_be_bytes)
-    }
-
-    fn i64(&mut self, part: &'static str) -> Result<i64, BadAnswer> {
-        self.array(part).map(i64::from_be_bytes)
-    }
-
-    fn unsigned(&mut self, part: &'static str) -> Result<u64, BadAnswer> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let [byte] = self.array(part)?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(BadAnswer { part })
-    }
-
-    /// A length or a count; none counts as 0.
-    fn length(
-        &mut self,
-        fixed: impl FnOnce(&mut Self) -> Result<i64, BadAnswer>,
-        part: &'static str,
-    ) -> Result<usize, BadAnswer> {
-        let length = if self.flexible {
-            self.unsigned(part)?.saturating_sub(1)
-        } else {
-            u64::try_from(fixed(self)?).unwrap_or(0)
-        };
-        usize::try_from(length).map_err(|_| BadAnswer { part })
-    }
-
-    /// A count of things that take at least a byte each: more of them than bytes are left is a lie.
-    fn count(&mut self, part: &'static str) -> Result<usize, BadAnswer> {
-        let count = self.length(|reader| reader.i32(part).map(i64::from), part)?;
-        if count <= self.bytes.len() - self.at { Ok(count) } else { Err(BadAnswer { part }) }
-    }
-
-    fn string(&mut self, part: &'static str) -> Result<Range<usize>, BadAnswer> {
-        let length = self.length(|reader| reader.i16(part).map(i64::from), part)?;
-        self.take(length, part)
-    }
-
-    fn records(&mut self) -> Result<Range<usize>, BadAnswer> {
-        let length = self.length(|reader| reader.i32("records").map(i64::from), "records")?;
-        self.take(length, "records")
-    }
-
-    fn tags(&mut self) -> Result<(), BadAnswer> {
-        self.each_tag(|_, _| Ok(()))
-    }
-
-    /// Hands over each tagged field, bounded to its bytes.
-    fn each_tag(
-        &mut self,
-        mut each: impl FnMut(u64, &mut Reader<'_>) -> Result<(), BadAnswer>,
-    ) -> Result<(), BadAnswer> {
-        if !self.flexible {
-            return Ok(());
-        }
-        for _ in 0..self.unsigned("tags")? {
-            let (tag, length) = (self.unsigned("tag")?, self.unsigned("tag")?);
-            let length = usize::try_from(length).map_err(|_| BadAnswer { part: "tag" })?;
-            let field = self.take(length, "tag")?;
-            each(tag, &mut Reader { bytes: &self.bytes[field], at: 0, flexible: true })?;
-        }
-        Ok(())
     }
 }
 

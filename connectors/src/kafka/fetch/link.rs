@@ -21,6 +21,7 @@ use tidemill_engine::{Clock, Monotonic};
 
 use super::{
     answer::FetchAnswer,
+    counters::BrokerFetches,
     session::{MAX_WAIT_MS, Session},
 };
 use crate::kafka::{
@@ -80,6 +81,7 @@ pub(super) struct Link {
     /// The broker wants no request before.
     quiet_until: Monotonic,
     buffer: Vec<u8>,
+    counters: Arc<BrokerFetches>,
 }
 
 /// What came of looking at a link.
@@ -93,9 +95,10 @@ pub(super) enum Progress {
 }
 
 impl Link {
-    pub(super) fn new(node: i32) -> Self {
+    pub(super) fn new(node: i32, counters: Arc<BrokerFetches>) -> Self {
         Self {
             node,
+            counters,
             session: Session::default(),
             state: State::Down { retry_at: Monotonic(i64::MIN) },
             asked: None,
@@ -165,10 +168,18 @@ impl Link {
     pub(super) fn fail(&mut self, cause: Cause, now: Monotonic) -> Progress {
         let pause = PAUSES_US.0.saturating_mul(1 << self.failures.min(10)).min(PAUSES_US.1);
         self.failures += 1;
+        self.counters.failed();
         self.state = State::Down { retry_at: Monotonic(now.0.saturating_add(pause)) };
-        self.asked = None;
+        self.drop_request();
         self.session.reset();
         Progress::Broke(cause)
+    }
+
+    /// What was asked will not be answered.
+    fn drop_request(&mut self) {
+        if self.asked.take().is_some() {
+            self.counters.dropped();
+        }
     }
 
     /// Sends a fetch. Only when [`Progress::Ready`].
@@ -177,6 +188,7 @@ impl Link {
         self.correlation = self.correlation.wrapping_add(1);
         up.unsent.extend_from_slice(&frame(request, version, self.correlation)?);
         self.asked = Some(Asked { at: now, correlation: self.correlation, version });
+        self.counters.asked();
         up.send().map_err(|error| cause_of(&error))
     }
 
@@ -197,7 +209,7 @@ impl Link {
 
     /// Reads what is there. Gives a whole answer, without its length, and the request that it is for; the buffer must come
     /// back by [`Link::give_back`].
-    pub(super) fn receive(&mut self) -> Result<Option<(Vec<u8>, Asked)>, Cause> {
+    pub(super) fn receive(&mut self, clock: &dyn Clock) -> Result<Option<(Vec<u8>, Asked)>, Cause> {
         let State::Up(up) = &mut self.state else { return Ok(None) };
         if !up.readable || !up.read_answer(&mut self.buffer)? {
             return Ok(None);
@@ -208,6 +220,7 @@ impl Link {
         self.failures = 0;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.truncate(up.filled);
+        self.counters.answered(up.filled, clock.monotonic().0 - asked.at.0);
         up.filled = 0;
         Ok(Some((buffer, asked)))
     }
@@ -246,6 +259,12 @@ impl Link {
     /// Whether the next request may leave now.
     pub(super) fn may_ask(&self, now: Monotonic) -> bool {
         matches!(self.state, State::Up(_)) && self.asked.is_none() && now >= self.quiet_until
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.drop_request();
     }
 }
 

@@ -9,9 +9,12 @@
 //! on which an idle partition's watermark moves, without a question of its own.
 
 pub mod answer;
+mod counters;
 mod link;
 mod session;
 mod slot;
 mod source;
 
+pub use counters::BrokerFetches;
+pub(super) use counters::FetchTable;
 pub(super) use source::{FetchOptions, FetchSource};

@@ -2,7 +2,7 @@
 //!
 //! Source: KIP-227. A broker that has no room for a session answers with none; then every request is whole.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kafka_protocol::{
     messages::{
@@ -22,7 +22,7 @@ pub(super) const MAX_WAIT_MS: i32 = 100;
 #[derive(Clone, Debug)]
 pub(super) struct Wanted<'t> {
     pub(super) slot: usize,
-    pub(super) topic: &'t str,
+    pub(super) topic: &'t Arc<str>,
     pub(super) topic_id: Uuid,
     pub(super) number: i32,
     pub(super) from: Position,
@@ -53,54 +53,65 @@ pub(super) struct Session {
     /// Of the next request; 0 begins anew.
     epoch: i32,
     /// What the broker knows, by slot.
-    known: BTreeMap<usize, Known>,
+    known: Vec<Option<Known>>,
+    /// Counts requests, for [`Known::wanted_in`].
+    requests: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Known {
-    topic: String,
+    topic: Arc<str>,
     topic_id: Uuid,
     number: i32,
     from: Position,
+    /// The last request that wanted it.
+    wanted_in: u64,
 }
 
 impl Session {
-    /// The request for what is wanted: all of it, or what has changed.
+    /// The request for what is wanted: all of it, or what has changed. A partition that stays as it was costs a comparison.
     pub(super) fn request(&mut self, wanted: &[Wanted<'_>], terms: &FetchTerms, version: i16) -> FetchRequest {
         let whole = self.epoch == 0;
         if whole {
             self.known.clear();
         }
+        self.requests += 1;
         let partition_bytes =
             (terms.max_bytes / i32::try_from(wanted.len().max(1)).unwrap_or(i32::MAX)).max(PARTITION_BYTES_MIN);
-        let mut gone = std::mem::take(&mut self.known);
         let mut topics: Vec<FetchTopic> = Vec::new();
         for want in wanted {
-            let known = gone.remove(&want.slot);
-            if known.as_ref().is_none_or(|known| known.from != want.from || known.topic_id != want.topic_id) {
-                let partition = FetchPartition::default()
-                    .with_partition(want.number)
-                    .with_current_leader_epoch(if version >= 9 { want.from.leader_epoch } else { -1 })
-                    .with_fetch_offset(want.from.offset)
-                    .with_last_fetched_epoch(if version >= 12 { want.from.fetched_epoch } else { -1 })
-                    .with_partition_max_bytes(partition_bytes);
-                let same = |topic: &FetchTopic| match version {
-                    BY_TOPIC_ID.. => topic.topic_id == want.topic_id,
-                    _ => *topic.topic.0 == *want.topic,
-                };
-                match topics.last_mut().filter(|topic| same(topic)) {
-                    Some(topic) => topic.partitions.push(partition),
-                    None => topics.push(named(want.topic, want.topic_id, version).with_partitions(vec![partition])),
-                }
+            if self.known.len() <= want.slot {
+                self.known.resize_with(want.slot + 1, || None);
             }
-            let known = known.filter(|known| known.topic_id == want.topic_id && known.from == want.from);
-            let known = known.unwrap_or_else(|| Known {
-                topic: want.topic.to_owned(),
+            let known = &mut self.known[want.slot];
+            if let Some(known) = known
+                && known.from == want.from
+                && known.topic_id == want.topic_id
+            {
+                known.wanted_in = self.requests;
+                continue;
+            }
+            *known = Some(Known {
+                topic: Arc::clone(want.topic),
                 topic_id: want.topic_id,
                 number: want.number,
                 from: want.from,
+                wanted_in: self.requests,
             });
-            self.known.insert(want.slot, known);
+            let partition = FetchPartition::default()
+                .with_partition(want.number)
+                .with_current_leader_epoch(if version >= 9 { want.from.leader_epoch } else { -1 })
+                .with_fetch_offset(want.from.offset)
+                .with_last_fetched_epoch(if version >= 12 { want.from.fetched_epoch } else { -1 })
+                .with_partition_max_bytes(partition_bytes);
+            let same = |topic: &FetchTopic| match version {
+                BY_TOPIC_ID.. => topic.topic_id == want.topic_id,
+                _ => *topic.topic.0 == **want.topic,
+            };
+            match topics.last_mut().filter(|topic| same(topic)) {
+                Some(topic) => topic.partitions.push(partition),
+                None => topics.push(named(want.topic, want.topic_id, version).with_partitions(vec![partition])),
+            }
         }
         let mut request = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
@@ -109,17 +120,25 @@ impl Session {
             .with_max_bytes(terms.max_bytes)
             .with_isolation_level(i8::from(terms.isolation == Isolation::ReadCommitted))
             .with_topics(topics);
+        let gone = self.forget_unwanted();
         if version >= 7 {
             request = request.with_session_id(self.id).with_session_epoch(self.epoch);
             if !whole {
-                request = request
-                    .with_forgotten_topics_data(gone.into_values().map(|known| forgotten(known, version)).collect());
+                let gone = gone.into_iter().map(|known| forgotten(&known, version)).collect();
+                request = request.with_forgotten_topics_data(gone);
             }
         }
         if version >= 11 {
             request = request.with_rack_id(StrBytes::from_string(terms.rack.clone()));
         }
         request
+    }
+
+    /// Takes out what the request at hand did not want.
+    fn forget_unwanted(&mut self) -> Vec<Known> {
+        let requests = self.requests;
+        let unwanted = |known: &mut Option<Known>| known.take_if(|known| known.wanted_in != requests);
+        self.known.iter_mut().filter_map(unwanted).collect()
     }
 
     /// A request was answered without an error.
@@ -146,7 +165,7 @@ impl Session {
 
     /// The slots that the last request was about.
     pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.known.keys().copied()
+        self.known.iter().enumerate().filter_map(|(slot, known)| known.as_ref().map(|_| slot))
     }
 }
 
@@ -160,16 +179,18 @@ fn named(topic: &str, topic_id: Uuid, version: i16) -> FetchTopic {
     }
 }
 
-fn forgotten(known: Known, version: i16) -> ForgottenTopic {
+fn forgotten(known: &Known, version: i16) -> ForgottenTopic {
     let topic = match version {
         BY_TOPIC_ID.. => ForgottenTopic::default().with_topic_id(known.topic_id),
-        _ => ForgottenTopic::default().with_topic(TopicName(StrBytes::from_string(known.topic))),
+        _ => ForgottenTopic::default().with_topic(TopicName(StrBytes::from_string(known.topic.to_string()))),
     };
     topic.with_partitions(vec![known.number])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn terms() -> FetchTerms {
@@ -177,8 +198,9 @@ mod tests {
     }
 
     fn want(slot: usize, offset: i64) -> Wanted<'static> {
+        static TOPIC: LazyLock<Arc<str>> = LazyLock::new(|| "t".into());
         let from = Position { offset, leader_epoch: 3, fetched_epoch: -1 };
-        Wanted { slot, topic: "t", topic_id: Uuid::from_u128(9), number: i32::try_from(slot).unwrap(), from }
+        Wanted { slot, topic: &TOPIC, topic_id: Uuid::from_u128(9), number: i32::try_from(slot).unwrap(), from }
     }
 
     fn asked(request: &FetchRequest) -> Vec<(i32, i64)> {

@@ -111,6 +111,7 @@ impl Slot {
                 return Ok(Err(bad));
             }
             self.next_offset = next_offset;
+            self.partition.handed_over(run.len());
             buffers.walked = emptied(run);
         }
     }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::kafka::{
     control::{ControlEvent, ControlThread},
-    fault::{Cause, Fault},
+    fault::{Cause, Fault, may_pass},
     input::{Own, Shared},
     records::{AbortedTransactions, BadBatch, Unpacker, batches},
     source::{Join, ReadTerms},
@@ -45,6 +45,8 @@ const PAUSES_US: (i64, i64) = (50_000, 1_000_000);
 const BAD_BATCH_TRIES: u32 = 3;
 /// Sockets that may have news at once.
 const EVENTS: usize = 64;
+/// For messages.
+const DOING: &str = "fetch records";
 
 /// See the module.
 pub(in crate::kafka) struct FetchSource {
@@ -161,7 +163,7 @@ impl FetchSource {
         }
         while let Ok(event) = self.events.try_recv() {
             any = true;
-            if let Some(join) = event.report(&self.shared.settings.input, visit)? {
+            if let Some(join) = event.report(&self.shared.settings, visit)? {
                 self.join(join, visit)?;
             }
         }
@@ -181,7 +183,8 @@ impl FetchSource {
             if slot.topic_id.is_nil() {
                 slot.topic_id = id;
             } else if !id.is_nil() && id != slot.topic_id {
-                return Err(Fault::TopicReplaced { topic: topic.to_string() }.of_input(&self.shared.settings.input));
+                let replaced = Fault::TopicReplaced { topic: topic.to_string() };
+                return Err(self.shared.settings.error(replaced));
             }
             let leader = topology.leader(topic, number);
             let node = leader.map(|leader| leader.node);
@@ -194,7 +197,8 @@ impl FetchSource {
                 slot.fetch_offset = slot.next_offset;
             }
             if let Some(node) = slot.node {
-                self.links.entry(node).or_insert_with(|| Link::new(node));
+                slot.partition.led_by(node);
+                self.links.entry(node).or_insert_with(|| Link::new(node, self.shared.fetches.of(node)));
             }
         }
         for topic in &mut self.topics {
@@ -269,7 +273,7 @@ impl FetchSource {
         let mut any = false;
         for node in nodes {
             let Some(link) = self.links.get_mut(&node) else { continue };
-            match link.receive() {
+            match link.receive(&*self.own.clock) {
                 Ok(None) => {}
                 Ok(Some((buffer, asked))) => {
                     any = true;
@@ -328,10 +332,16 @@ impl FetchSource {
             true => link.session.slots().collect(),
             false => Vec::new(),
         };
-        if ResponseError::try_from_code(answer.error_code).is_some() {
-            link.refused(received); // mostly its session is gone: the next request says everything
-        } else {
-            link.session.answered(answer.session_id);
+        match ResponseError::try_from_code(answer.error_code) {
+            None => link.session.answered(answer.session_id),
+            // Mostly its session is gone: the next request says everything.
+            Some(error) if may_pass(error) => link.refused(received),
+            Some(ResponseError::ClusterAuthorizationFailed) => {
+                return Err(self.error(Fault::not_allowed("the cluster".to_owned())));
+            }
+            Some(error) => {
+                return Err(self.error(Fault::RefusedForGood { doing: DOING, what: "the request".to_owned(), error }));
+            }
         }
         self.turn += 1;
         let found: Vec<Option<usize>> = answer
@@ -404,7 +414,8 @@ impl FetchSource {
             // A follower is nearer. What it says of the log's end is no evidence: the control thread asks the leader.
             (slot.follower, slot.node) = (true, Some(partition.preferred_replica));
             slot.fetch_offset = slot.next_offset;
-            self.links.entry(partition.preferred_replica).or_insert_with(|| Link::new(partition.preferred_replica));
+            let replica = partition.preferred_replica;
+            self.links.entry(replica).or_insert_with(|| Link::new(replica, self.shared.fetches.of(replica)));
         }
         Ok(())
     }
@@ -422,10 +433,11 @@ impl FetchSource {
         let (topic, number) = (Arc::clone(&slot.partition.topic), slot.partition.number);
         tracing::debug!(%topic, number, %error, "a fetch was refused");
         match error {
-            E::TopicAuthorizationFailed => {
-                return Err(self.error(Fault::not_allowed(format!("topic `{topic}`"))));
-            }
             E::OffsetOutOfRange if !slot.follower => self.out_of_range(index)?,
+            // A follower's trouble is not the topic's: the leader is asked next.
+            error if !may_pass(error) && !slot.follower => {
+                return Err(self.error(Fault::request_refused(DOING, &topic, error)));
+            }
             E::NotLeaderOrFollower | E::FencedLeaderEpoch => {
                 if let Some((node, epoch)) = partition.leader {
                     self.own.topology.heard_of(&topic, number, Leader { node, epoch });
@@ -503,6 +515,7 @@ impl FetchSource {
                     let kind = batch.timestamp_kind();
                     let walked = match self.unpacker.records(&batch) {
                         Ok(records) => {
+                            slot.partition.fetched(batch.size(), records.size());
                             slot.hand_over(records, kind, received, &mut live_from, &mut self.buffers, visit)?
                         }
                         Err(bad) => Err(bad),
@@ -556,7 +569,7 @@ impl FetchSource {
     }
 
     fn error(&self, fault: Fault) -> EngineError {
-        fault.of_input(&self.shared.settings.input)
+        self.shared.settings.error(fault)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use flate2::bufread::GzDecoder;
 use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, ResetDirective, get_error_name, get_frame_content_size};
 
-use super::{BadBatch, Batch, Records};
+use super::{BadBatch, Batch, Records, old};
 
 /// Bytes that a batch may unpack to. Brokers take batches of 1 MiB unless told otherwise, which hold less than this by far;
 /// a few KiB that claim to hold gigabytes do not get them.
@@ -28,6 +28,8 @@ const LZ4_DISTANCE: usize = 64 << 10;
 /// Unpacks batches; one for each source.
 pub struct Unpacker {
     buffer: Buffer,
+    /// Old messages as records.
+    rewritten: Vec<u8>,
     snappy: snap::raw::Decoder,
     zstd: DCtx<'static>,
 }
@@ -47,7 +49,7 @@ impl Default for Unpacker {
 impl Unpacker {
     pub(super) fn with_limit(limit: usize) -> Self {
         let buffer = Buffer { bytes: Vec::new(), filled: 0, limit };
-        Self { buffer, snappy: snap::raw::Decoder::new(), zstd: DCtx::create() }
+        Self { buffer, rewritten: Vec::new(), snappy: snap::raw::Decoder::new(), zstd: DCtx::create() }
     }
 
     /// The records of a batch, checked against its CRC32C.
@@ -55,25 +57,45 @@ impl Unpacker {
     /// # Errors
     /// A CRC that does not match, or what is compressed and cannot be unpacked.
     pub fn records<'b>(&'b mut self, batch: &Batch<'b>) -> Result<Records<'b>, BadBatch> {
+        if batch.magic < 2 {
+            return self.old_messages(batch);
+        }
         batch.check()?;
         let packed = batch.body();
+        if batch.codec() == 0 {
+            return Ok(Records::new(batch, packed));
+        }
+        self.unpack(batch.codec(), packed)?;
+        Ok(Records::new(batch, &self.buffer.bytes[..self.buffer.filled]))
+    }
+
+    fn old_messages<'b>(&'b mut self, batch: &Batch<'b>) -> Result<Records<'b>, BadBatch> {
+        let packed = old::packed(batch)?;
+        if let Some(packed) = packed {
+            self.unpack(batch.codec(), packed)?;
+        }
+        let unpacked = packed.map(|_| &self.buffer.bytes[..self.buffer.filled]);
+        let count = old::rewrite(batch, unpacked, &mut self.rewritten)?;
+        Ok(Records::counted(batch, count, &self.rewritten))
+    }
+
+    /// Unpacks into the buffer.
+    fn unpack(&mut self, codec: i16, packed: &[u8]) -> Result<(), BadBatch> {
         self.buffer.filled = 0;
         if self.buffer.bytes.len() > KEPT {
             self.buffer.bytes = Vec::new();
         }
-        let (codec, unpacked) = match batch.codec() {
-            0 => return Ok(Records::new(batch, packed)),
+        let (codec, unpacked) = match codec {
             1 => ("gzip", self.gzip(packed)),
             2 => ("snappy", self.snappy(packed)),
             3 => ("lz4", self.lz4(packed)),
             4 => ("zstd", self.zstd(packed)),
             _ => ("unknown", Err("there is no such codec".into())),
         };
-        match unpacked {
-            Ok(()) => Ok(Records::new(batch, &self.buffer.bytes[..self.buffer.filled])),
-            Err(Refusal::TooLarge) => Err(BadBatch::TooLarge { limit: self.buffer.limit }),
-            Err(Refusal::Malformed(reason)) => Err(BadBatch::Compression { codec, reason }),
-        }
+        unpacked.map_err(|refusal| match refusal {
+            Refusal::TooLarge => BadBatch::TooLarge { limit: self.buffer.limit },
+            Refusal::Malformed(reason) => BadBatch::Compression { codec, reason },
+        })
     }
 
     fn gzip(&mut self, packed: &[u8]) -> Result<(), Refusal> {

@@ -1,4 +1,5 @@
-//! Record batches (message format v2) walked where they lie in a fetch answer. All bytes are untrusted.
+//! Record batches (message format v2) walked where they lie in a fetch answer, and what was written before them ([`old`]). All
+//! bytes are untrusted.
 //!
 //! [`batches`] cuts an answer's bytes of one partition into whole batches; [`Unpacker::records`] checks a batch's CRC32C,
 //! unpacks it into a reused buffer if it is compressed, and walks its records: each is a handful of slices of that memory.
@@ -7,8 +8,9 @@
 
 mod aborted;
 mod compression;
+mod old;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod varint;
 
 use tidemill_engine::source::{Header, TimestampKind};
@@ -26,12 +28,6 @@ const CRC_END: usize = 21;
 /// Why bytes are not a record batch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadBatch {
-    /// A message format before v2 (Kafka before 0.11 wrote it).
-    #[error("message format v{magic}, which only librdkafka reads; set `fetch: rdkafka`")]
-    OldFormat {
-        /// 0 or 1.
-        magic: i8,
-    },
     /// A message format after v2.
     #[error("message format v{magic} is not known")]
     UnknownFormat {
@@ -81,6 +77,8 @@ pub struct Batch<'a> {
     pub leader_epoch: i32,
     /// Of the producer; -1: not idempotent.
     pub producer_id: i64,
+    /// Of the format: 2, or that of an old message.
+    magic: i8,
     attributes: i16,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
@@ -100,6 +98,12 @@ impl<'a> Batch<'a> {
     #[must_use]
     pub fn is_transactional(&self) -> bool {
         self.attributes & 0x10 != 0
+    }
+
+    /// Its bytes as they lie in the answer.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Who stamped its records.
@@ -160,10 +164,14 @@ impl<'a> Iterator for Batches<'a> {
         }
         // The magic byte stands at the same place in every format.
         let magic = i8::from_be_bytes(array(self.rest, 16));
+        if (0..2).contains(&magic) {
+            let read = old::batch(self.rest).transpose()?;
+            self.rest = read.as_ref().map_or(&[], |(_, rest)| rest);
+            return Some(read.map(|(batch, _)| batch));
+        }
         if magic != 2 {
             self.rest = &[];
-            let old = (0..2).contains(&magic);
-            return Some(Err(if old { BadBatch::OldFormat { magic } } else { BadBatch::UnknownFormat { magic } }));
+            return Some(Err(BadBatch::UnknownFormat { magic }));
         }
         let length = i32::from_be_bytes(array(self.rest, 8));
         let Some(length) = usize::try_from(length).ok().filter(|&length| length + LENGTH_END >= HEADER_BYTES) else {
@@ -184,6 +192,7 @@ impl<'a> Iterator for Batches<'a> {
             next_offset,
             leader_epoch: i32::from_be_bytes(array(bytes, 12)),
             producer_id: i64::from_be_bytes(array(bytes, 43)),
+            magic,
             attributes: i16::from_be_bytes(array(bytes, 21)),
             base_timestamp_ms: i64::from_be_bytes(array(bytes, 27)),
             max_timestamp_ms: i64::from_be_bytes(array(bytes, 35)),
@@ -239,14 +248,25 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// Of a batch whose records, unpacked, are `body`.
     fn new(batch: &Batch<'_>, body: &'a [u8]) -> Self {
+        Self::counted(batch, batch.count, body)
+    }
+
+    /// Of so many of them.
+    fn counted(batch: &Batch<'_>, count: i32, body: &'a [u8]) -> Self {
         let log_append = batch.timestamp_kind() == TimestampKind::LogAppend;
         Self {
             cursor: Cursor { rest: body },
-            left: batch.count,
+            left: count,
             base_offset: batch.base_offset,
             base_timestamp_ms: batch.base_timestamp_ms,
             append_timestamp_ms: log_append.then_some(batch.max_timestamp_ms),
         }
+    }
+
+    /// Bytes of the records that are left, unpacked.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.cursor.rest.len()
     }
 
     #[inline]

@@ -5,48 +5,45 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 
 /// A record as it is to come back.
-type Plain = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
-
-fn varint(into: &mut Vec<u8>, value: i64) {
-    let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while left >= 0x80 {
-        into.push((left & 0x7f) as u8 | 0x80);
-        left >>= 7;
-    }
-    into.push(left as u8);
-}
+pub(in crate::kafka) type Plain = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
 fn sized(into: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
-        None => varint(into, -1),
+        None => varint::write(into, -1),
         Some(bytes) => {
-            varint(into, bytes.len() as i64);
+            varint::write(into, bytes.len() as i64);
             into.extend(bytes);
         }
     }
 }
 
-fn body(records: &[Plain]) -> Vec<u8> {
+pub(in crate::kafka) fn body(records: &[Plain]) -> Vec<u8> {
     let mut body = Vec::new();
     for (index, (delta, key, value, headers)) in records.iter().enumerate() {
         let mut record = vec![0];
-        varint(&mut record, *delta);
-        varint(&mut record, index as i64);
+        varint::write(&mut record, *delta);
+        varint::write(&mut record, index as i64);
         sized(&mut record, key.as_deref());
         sized(&mut record, value.as_deref());
-        varint(&mut record, headers.len() as i64);
+        varint::write(&mut record, headers.len() as i64);
         for (name, value) in headers {
             sized(&mut record, Some(name.as_bytes()));
             sized(&mut record, value.as_deref());
         }
-        varint(&mut body, record.len() as i64);
+        varint::write(&mut body, record.len() as i64);
         body.extend(record);
     }
     body
 }
 
 /// A batch at `base_offset` with these attributes around a packed body.
-fn batch(base_offset: i64, attributes: i16, count: usize, producer_id: i64, body: &[u8]) -> Vec<u8> {
+pub(in crate::kafka) fn batch(
+    base_offset: i64,
+    attributes: i16,
+    count: usize,
+    producer_id: i64,
+    body: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(base_offset.to_be_bytes());
     bytes.extend(((HEADER_BYTES - LENGTH_END + body.len()) as i32).to_be_bytes());
@@ -157,7 +154,7 @@ fn blocks_that_refer_to_the_block_before_are_unpacked() {
     sized(&mut record, Some(&text));
     record.push(0);
     let mut whole = Vec::new();
-    varint(&mut whole, record.len() as i64);
+    varint::write(&mut whole, record.len() as i64);
     let head = [whole, record].concat();
     // The record's head comes before the text: pack it as a stored block in front.
     let (front, _) = head.split_at(head.len() - text.len() - 1);
@@ -205,11 +202,78 @@ fn a_flipped_bit_is_found() {
     assert!(matches!(refused, Err(BadBatch::Checksum { base_offset: 5, .. })), "{refused:?}");
 }
 
+/// A message of an old format.
+pub(in crate::kafka) fn old_message(
+    magic: i8,
+    offset: i64,
+    attributes: u8,
+    timestamp_ms: i64,
+    value: &[u8],
+) -> Vec<u8> {
+    let mut message = vec![magic as u8, attributes];
+    if magic > 0 {
+        message.extend(timestamp_ms.to_be_bytes());
+    }
+    message.extend(1i32.to_be_bytes());
+    message.push(b'k');
+    message.extend((value.len() as i32).to_be_bytes());
+    message.extend(value);
+    let mut crc = flate2::Crc::new();
+    crc.update(&message);
+    let size = (message.len() + 4) as i32;
+    [&offset.to_be_bytes()[..], &size.to_be_bytes(), &crc.sum().to_be_bytes(), &message].concat()
+}
+
 #[test]
-fn old_formats_are_named() {
+fn old_messages_come_back_from_every_codec() {
+    const LOG_APPEND: u8 = 0x08;
+    let walked = |bytes: &[u8]| {
+        let (mut unpacker, mut seen) = (Unpacker::default(), Vec::new());
+        for batch in batches(bytes) {
+            let batch = batch?;
+            for record in unpacker.records(&batch)? {
+                let WalkedRecord { offset, timestamp_ms, key, value, .. } = record?;
+                assert_eq!(key, Some(&b"k"[..]));
+                seen.push((offset, timestamp_ms, value.unwrap().to_vec(), batch.timestamp_kind()));
+            }
+            assert_eq!(seen.last().map(|(offset, ..)| offset + 1), Some(batch.next_offset));
+        }
+        Ok::<_, BadBatch>(seen)
+    };
+    for magic in [0i8, 1] {
+        let at = |ms: i64| if magic == 0 { -1 } else { ms };
+        for codec in 0..=3_u8 {
+            let value = |n: i64| format!("value {n}").into_bytes();
+            // Offsets 40 to 42 in one message that holds three, then 43 alone.
+            let inner = |n: i64| old_message(magic, if magic == 0 { n } else { n - 40 }, 0, n * 10, &value(n));
+            let packed = pack(i16::from(codec), &(40..43).flat_map(inner).collect::<Vec<_>>());
+            let first = match codec {
+                0 => (40..43).flat_map(|n| old_message(magic, n, 0, n * 10, &value(n))).collect(),
+                _ => old_message(magic, 42, codec, 420, &packed),
+            };
+            let bytes = [first, old_message(magic, 43, 0, 430, &value(43))].concat();
+            let expected: Vec<_> = (40..44).map(|n| (n, at(n * 10), value(n), TimestampKind::Create)).collect();
+            assert_eq!(walked(&bytes), Ok(expected), "format {magic}, codec {codec}");
+            for cut in 0..bytes.len() {
+                let _ = walked(&bytes[..cut]); // a result or a refusal; never a panic
+            }
+        }
+    }
+    // The broker's stamp of the whole is that of all in it.
+    let inner: Vec<u8> = (0..2).flat_map(|n| old_message(1, n, 0, n, b"x")).collect();
+    let stamped = old_message(1, 8, 1 | LOG_APPEND, 5_000, &pack(1, &inner));
+    let x = |offset| (offset, 5_000, b"x".to_vec(), TimestampKind::LogAppend);
+    assert_eq!(walked(&stamped), Ok(vec![x(7), x(8)]));
+    let mut flipped = old_message(0, 1, 0, 0, b"payload");
+    *flipped.last_mut().unwrap() ^= 1;
+    assert!(matches!(walked(&flipped), Err(BadBatch::Checksum { base_offset: 1, .. })));
+}
+
+#[test]
+fn formats_to_come_are_named() {
     let mut bytes = batch(0, 0, 0, -1, &[]);
-    bytes[16] = 1;
-    assert_eq!(read(&bytes, &mut Unpacker::default()), Err(BadBatch::OldFormat { magic: 1 }));
+    bytes[16] = 3;
+    assert_eq!(read(&bytes, &mut Unpacker::default()), Err(BadBatch::UnknownFormat { magic: 3 }));
 }
 
 #[test]

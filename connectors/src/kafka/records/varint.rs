@@ -30,6 +30,16 @@ fn long(bytes: &[u8]) -> Option<(i64, &[u8])> {
     None
 }
 
+/// Appends an integer.
+pub(super) fn write(into: &mut Vec<u8>, value: i64) {
+    let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while left >= 0x80 {
+        into.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    into.push(left as u8);
+}
+
 #[inline]
 fn zigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
@@ -39,22 +49,12 @@ fn zigzag(value: u64) -> i64 {
 mod tests {
     use super::*;
 
-    fn write(value: i64) -> Vec<u8> {
-        let mut left = ((value << 1) ^ (value >> 63)).cast_unsigned();
-        let mut bytes = Vec::new();
-        while left >= 0x80 {
-            bytes.push((left & 0x7f) as u8 | 0x80);
-            left >>= 7;
-        }
-        bytes.push(left as u8);
-        bytes
-    }
-
     #[test]
     fn integers_of_every_length_come_back() {
         let powers = (0..63).flat_map(|bit| [1i64 << bit, -(1 << bit), (1 << bit) - 1]);
         for value in powers.chain([0, i64::MAX, i64::MIN]) {
-            let mut bytes = write(value);
+            let mut bytes = Vec::new();
+            write(&mut bytes, value);
             bytes.push(0xaa);
             assert_eq!(read(&bytes), Some((value, &[0xaa][..])), "{value}");
             bytes.truncate(bytes.len() - 2);

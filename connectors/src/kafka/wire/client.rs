@@ -17,15 +17,15 @@ use kafka_protocol::{
         list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
         metadata_request::MetadataRequestTopic,
     },
-    protocol::{Request, StrBytes},
+    protocol::StrBytes,
 };
 use tidemill_engine::{Clock, Monotonic};
 
-use super::{Address, Connection, Protection, Topology};
+use super::{Address, Connection, Protection, Topology, measure::Measured};
 use crate::kafka::{
     client::Brokers,
     config::Isolation,
-    fault::{Cause, Fault},
+    fault::{Cause, Fault, may_pass},
     range::deadline,
 };
 
@@ -93,7 +93,13 @@ impl Client {
         };
         let topics = topics.map(|topics| topics.iter().map(named).collect());
         let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(false);
-        let answer = self.ask_any("read the topic's partitions", &request, within)?;
+        let doing = "read the topic's partitions";
+        let answer = self.ask_any(doing, &request, within)?;
+        match ResponseError::try_from_code(answer.error_code) {
+            None => {}
+            Some(error) if may_pass(error) => return Err(Fault::Request { doing, cause: Cause::Answered(error) }),
+            Some(error) => return Err(Fault::RefusedForGood { doing, what: "the request".to_owned(), error }),
+        }
         self.topology.update(&answer);
         Ok(answer)
     }
@@ -176,7 +182,7 @@ impl Client {
         Ok(topics.iter().map(value).collect())
     }
 
-    fn ask_any<R: Request>(
+    fn ask_any<R: Measured>(
         &mut self,
         doing: &'static str,
         request: &R,
@@ -207,7 +213,7 @@ impl Client {
         Err(failure)
     }
 
-    fn ask_at<R: Request>(
+    fn ask_at<R: Measured>(
         &mut self,
         doing: &'static str,
         address: &Address,
@@ -226,7 +232,7 @@ impl Client {
         })
     }
 
-    fn try_at<R: Request>(
+    fn try_at<R: Measured>(
         &mut self,
         kept: Option<Connection>,
         address: &Address,

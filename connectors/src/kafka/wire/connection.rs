@@ -12,12 +12,18 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
+    error::ResponseError,
     messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, FetchRequest, RequestHeader, ResponseHeader},
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange},
 };
 use tidemill_engine::{Clock, Monotonic};
 
-use super::{Address, Protection, Transport, sasl, transport::cause_of};
+use super::{
+    Address, Protection, Transport,
+    measure::{self, Measured},
+    sasl,
+    transport::cause_of,
+};
 use crate::kafka::{answer::FETCH_VERSIONS, fault::Cause};
 
 /// Our name in the brokers' logs and quotas.
@@ -116,13 +122,13 @@ impl Connection {
     ///
     /// # Errors
     /// The cause by name; the connection is of no use afterwards.
-    pub(in crate::kafka) fn ask<R: Request>(&mut self, request: &R) -> Result<R::Response, Cause> {
+    pub(super) fn ask<R: Measured>(&mut self, request: &R) -> Result<R::Response, Cause> {
         // A question that cannot be asked is no fault of the connection.
         let version = self.versions.of::<R>(R::VERSIONS).map_err(malformed)?;
         self.ask_in(request, version)
     }
 
-    fn ask_in<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response, Cause> {
+    fn ask_in<R: Measured>(&mut self, request: &R, version: i16) -> Result<R::Response, Cause> {
         self.correlation = self.correlation.wrapping_add(1);
         let frame = frame(request, version, self.correlation)?;
         self.transport.wait_at_most(time_left(self.clock.as_ref(), self.deadline))?;
@@ -140,6 +146,7 @@ impl Connection {
         if header.correlation_id != self.correlation {
             return Err(Cause::Unnamed("it answered another question than the one asked".to_owned()));
         }
+        measure::check::<R>(&answer, version).map_err(malformed)?;
         R::Response::decode(&mut answer, version).map_err(malformed)
     }
 
@@ -172,6 +179,9 @@ impl Connection {
             Ok(_) | Err(Cause::Unnamed(_)) => self.ask_in(&ApiVersionsRequest::default(), FIRST_VERSION)?,
             Err(cause) => return Err(cause),
         };
+        if let Some(error) = ResponseError::try_from_code(answer.error_code) {
+            return Err(Cause::Answered(error));
+        }
         self.versions = versions(&answer);
         Ok(())
     }

@@ -71,12 +71,14 @@ pub(super) fn authenticate(connection: &mut Connection, credentials: &Credential
     let mechanism = credentials.mechanism();
     let handshake = SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
     let answer = connection.ask(&handshake)?;
-    if ResponseError::try_from_code(answer.error_code) == Some(ResponseError::IllegalSaslState) {
-        return Err(Cause::NoSasl);
-    }
-    if answer.error_code != 0 {
-        let offered = answer.mechanisms.iter().map(|name| name.to_string()).collect();
-        return Err(Cause::MechanismRefused { mechanism: mechanism.to_owned(), offered });
+    match ResponseError::try_from_code(answer.error_code) {
+        None => {}
+        Some(ResponseError::IllegalSaslState) => return Err(Cause::NoSasl),
+        Some(ResponseError::UnsupportedSaslMechanism) => {
+            let offered = answer.mechanisms.iter().map(|name| name.to_string()).collect();
+            return Err(Cause::MechanismRefused { mechanism: mechanism.to_owned(), offered });
+        }
+        Some(other) => return Err(Cause::Answered(other)),
     }
     let name = Mechname::parse(mechanism.as_bytes()).map_err(|error| sasl(&error))?;
     let client = SASLClient::new(credentials.config()?);
@@ -94,7 +96,7 @@ pub(super) fn authenticate(connection: &mut Connection, credentials: &Credential
         match ResponseError::try_from_code(answer.error_code) {
             None => {}
             Some(ResponseError::SaslAuthenticationFailed) => return Err(Cause::WrongCredentials),
-            Some(other) => return Err(sasl(&other)),
+            Some(other) => return Err(Cause::Answered(other)),
         }
         lifetime_ms = answer.session_lifetime_ms;
         // To a good token the server has nothing to say.
