@@ -225,8 +225,13 @@ mod tests {
     use super::*;
 
     fn status(elapsed_us: i64, records: u64, bad: &[(BadClass, u64)], bounded: bool) -> Status {
-        let partition =
-            |number, lag, watermark| PartitionStatus { topic: "t".into(), number, lag: Some(lag), watermark };
+        let partition = |number, lag, watermark| PartitionStatus {
+            topic: "t".into(),
+            number,
+            lag: Some(lag),
+            watermark,
+            fetched: None,
+        };
         let at = EventTime(1_700_000_000_000_000);
         let partitions = vec![partition(0, 1_500, at.minus_micros(65_000_000)), partition(1, 9, EventTime::MAX)];
         let input = InputStatus {
@@ -238,6 +243,8 @@ mod tests {
             stepped_back: 4,
             bad: bad.iter().copied().collect(),
             partitions,
+            path: None,
+            fetches: vec![],
         };
         let outputs = vec![OutputStatus { name: "screen".into(), rows: 1_234 }];
         Status {

@@ -8,14 +8,16 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, thread};
 use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeMetric, text::encode},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::Registry,
 };
 use tidemill_engine::{Clock, EventTime};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use crate::run::{Certificate, EpochStatus, InputStatus, PartitionStatus, SecretsStatus, Stats, Status};
+use crate::run::{
+    Certificate, EpochStatus, FetchStatus, Fetched, InputStatus, PartitionStatus, SecretsStatus, Stats, Status,
+};
 
 /// The media type of OpenMetrics text, which Prometheus asks for and everyone can read.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -93,7 +95,9 @@ impl fmt::Debug for RunCollector {
 
 impl Collector for RunCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encode_status(&self.stats.status(self.clock.as_ref(), false), &mut encoder)?;
+        let status = self.stats.status(self.clock.as_ref(), false);
+        encode_status(&status, &mut encoder)?;
+        encode_fetches(&status.inputs, &mut encoder)?;
         encode_certificates(&self.stats.certificates(), self.clock.wall(), &mut encoder)?;
         encode_secrets(&self.stats.secrets(), &mut encoder)
     }
@@ -154,6 +158,47 @@ fn encode_secrets(secrets: &SecretsStatus, encoder: &mut DescriptorEncoder<'_>) 
     gauge(encoder, "tidemill_secret_rotation_pause_seconds", help, [(vec![], pause_us as f64 / 1e6)])
 }
 
+/// What came from Kafka: by broker what our own fetch requests brought, by partition what was in it.
+fn encode_fetches(inputs: &[InputStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let paths = inputs.iter().filter_map(|input| {
+        let path = input.path.as_ref()?.name().to_owned();
+        Some((vec![("input", input.name.clone()), ("path", path)], 1.0))
+    });
+    gauge(encoder, "tidemill_fetch_path", "1 for the way by which records come, own or rdkafka", paths)?;
+
+    let brokers = || inputs.iter().flat_map(|input| input.fetches.iter().map(move |fetches| (input, fetches)));
+    let labels = |input: &InputStatus, fetches: &FetchStatus| {
+        vec![("input", input.name.clone()), ("broker", fetches.broker.to_string())]
+    };
+    let by_broker = |count: fn(&FetchStatus) -> u64| {
+        brokers().map(move |(input, fetches)| (labels(input, fetches), count(fetches)))
+    };
+    counter(encoder, "tidemill_fetch_answers", "Answers to fetches", by_broker(|fetches| fetches.answers))?;
+    counter(encoder, "tidemill_fetch_bytes", "Bytes of these answers", by_broker(|fetches| fetches.bytes))?;
+    let broken = by_broker(|fetches| fetches.failures);
+    counter(encoder, "tidemill_fetch_failures", "Connections for fetches that broke or were not made", broken)?;
+    let waited = brokers().map(|(input, fetches)| (labels(input, fetches), fetches.waited_us as f64 / 1e6));
+    let help = "Time between fetches and their answers; a broker without news answers after 0.1 s";
+    counter(encoder, "tidemill_fetch_seconds", help, waited)?;
+    let in_flight = brokers().map(|(input, fetches)| (labels(input, fetches), fetches.in_flight as f64));
+    gauge(encoder, "tidemill_fetches_in_flight", "Fetches that were not answered yet", in_flight)?;
+
+    let by_partition = |count: fn(&Fetched) -> u64| {
+        let partitions = inputs.iter().flat_map(|input| input.partitions.iter().map(move |p| (input, p)));
+        partitions.filter_map(move |(input, p)| Some((partition_labels(input, p), count(p.fetched.as_ref()?))))
+    };
+    let records = by_partition(|fetched| fetched.records);
+    counter(encoder, "tidemill_fetched_records", "Records that came of a partition", records)?;
+    let batches = by_partition(|fetched| fetched.batches);
+    counter(encoder, "tidemill_fetched_batches", "Their batches, where our own path reads", batches)?;
+    let packed = by_partition(|fetched| fetched.batch_bytes);
+    counter(encoder, "tidemill_fetched_batch_bytes", "Bytes of these batches as they came", packed)?;
+    let unpacked = by_partition(|fetched| fetched.unpacked_bytes);
+    counter(encoder, "tidemill_unpacked_bytes", "Bytes of the records in them, unpacked", unpacked)?;
+    let changes = by_partition(|fetched| fetched.leader_changes);
+    counter(encoder, "tidemill_leader_changes", "How often a partition came from another broker than before", changes)
+}
+
 fn encode_certificates(
     certificates: &[Certificate],
     now: EventTime,
@@ -172,11 +217,11 @@ fn partition_labels(input: &InputStatus, partition: &PartitionStatus) -> Labels 
 }
 
 /// The encoder puts `_total` behind the name.
-fn counter(
+fn counter<N: EncodeCounterValue>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    samples: impl IntoIterator<Item = (Labels, u64)>,
+    samples: impl IntoIterator<Item = (Labels, N)>,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, value) in samples {

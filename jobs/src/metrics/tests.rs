@@ -4,6 +4,7 @@ use std::{
 };
 
 use tidemill_certs::{Expiry, Part};
+use tidemill_connectors::kafka::{Fetch, ReadPath};
 use tidemill_engine::{Monotonic, decoder::BadClass};
 
 use super::*;
@@ -26,14 +27,18 @@ struct Fixed(Status);
 
 impl Collector for Fixed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        encode_status(&self.0, &mut encoder)
+        encode_status(&self.0, &mut encoder)?;
+        encode_fetches(&self.0.inputs, &mut encoder)
     }
 }
 
 #[test]
 fn names_and_labels_follow_the_conventions() {
     let at = EventTime(1_700_000_010_500_000);
-    let partition = |number, lag, watermark| PartitionStatus { topic: "c\"l".into(), number, lag, watermark };
+    let partition =
+        |number, lag, watermark| PartitionStatus { topic: "c\"l".into(), number, lag, watermark, fetched: None };
+    let fetched = Fetched { records: 120, batches: 5, batch_bytes: 900, unpacked_bytes: 5_000, leader_changes: 1 };
+    let first = partition(0, Some(7), EventTime(1_700_000_000_000_000));
     let input = InputStatus {
         name: "clicks".into(),
         records: 120,
@@ -42,7 +47,9 @@ fn names_and_labels_follow_the_conventions() {
         adjusted: 3,
         stepped_back: 4,
         bad: [(BadClass::Malformed, 2), (BadClass::Late, 3)].into(),
-        partitions: vec![partition(0, Some(7), EventTime(1_700_000_000_000_000)), partition(1, None, EventTime::MAX)],
+        partitions: vec![PartitionStatus { fetched: Some(fetched), ..first }, partition(1, None, EventTime::MAX)],
+        path: Some(ReadPath::planned(Fetch::Auto, false)),
+        fetches: vec![FetchStatus { broker: 2, answers: 3, bytes: 950, waited_us: 250_000, failures: 1, in_flight: 1 }],
     };
     let outputs = vec![OutputStatus { name: "screen".into(), rows: 9 }];
     let status = Status {
@@ -80,6 +87,17 @@ fn names_and_labels_follow_the_conventions() {
             r#"tidemill_partition_lag{input="clicks",topic="c\"l",partition="0"} 7.0"#,
             r#"tidemill_watermark_seconds{input="clicks",topic="c\"l",partition="0"} 1700000000.0"#,
             r#"tidemill_watermark_delay_seconds{} 10.5"#,
+            r#"tidemill_fetch_path{input="clicks",path="own"} 1.0"#,
+            r#"tidemill_fetch_answers_total{input="clicks",broker="2"} 3"#,
+            r#"tidemill_fetch_bytes_total{input="clicks",broker="2"} 950"#,
+            r#"tidemill_fetch_failures_total{input="clicks",broker="2"} 1"#,
+            r#"tidemill_fetch_seconds_total{input="clicks",broker="2"} 0.25"#,
+            r#"tidemill_fetches_in_flight{input="clicks",broker="2"} 1.0"#,
+            r#"tidemill_fetched_records_total{input="clicks",topic="c\"l",partition="0"} 120"#,
+            r#"tidemill_fetched_batches_total{input="clicks",topic="c\"l",partition="0"} 5"#,
+            r#"tidemill_fetched_batch_bytes_total{input="clicks",topic="c\"l",partition="0"} 900"#,
+            r#"tidemill_unpacked_bytes_total{input="clicks",topic="c\"l",partition="0"} 5000"#,
+            r#"tidemill_leader_changes_total{input="clicks",topic="c\"l",partition="0"} 1"#,
         ]
     );
 }

@@ -64,7 +64,10 @@ use reference::References;
 use resume::Begin;
 use rotation::Rotation;
 use security::Secrets;
-pub use status::{Certificate, EpochStatus, InputStatus, OutputStatus, PartitionStatus, SecretsStatus, Stats, Status};
+pub use status::{
+    Certificate, EpochStatus, FetchStatus, Fetched, InputStatus, OutputStatus, PartitionStatus, SecretsStatus, Stats,
+    Status,
+};
 pub use verify::{Period, Verdict, Verified, verify};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tidemill_certs::{Expiry, UnixTime};
-use tidemill_connectors::kafka::KafkaInput;
+use tidemill_connectors::kafka::{BrokerFetches, KafkaInput, Partition, ReadPath};
 use tidemill_engine::{Clock, EventTime, Monotonic, decoder::BadClass, intake::InputCounters};
 use tidemill_queries::UserFunctions;
 
@@ -73,7 +73,7 @@ pub struct Certificate {
 struct InputStats {
     name: String,
     counters: Arc<InputCounters>,
-    /// Log ends by topic and partition, as last heard.
+    /// Where its log ends, and what came of it, are asked for.
     kafka: Option<KafkaInput>,
 }
 
@@ -130,6 +130,27 @@ pub struct InputStatus {
     pub bad: BTreeMap<BadClass, u64>,
     /// Its partitions.
     pub partitions: Vec<PartitionStatus>,
+    /// The way by which its records come; `None` for a file.
+    pub path: Option<ReadPath>,
+    /// What our own fetch requests brought, by broker.
+    pub fetches: Vec<FetchStatus>,
+}
+
+/// Fetches of one broker so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchStatus {
+    /// Its node number.
+    pub broker: i32,
+    /// Answers.
+    pub answers: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Microseconds between requests and answers, all together.
+    pub waited_us: u64,
+    /// Connections that broke or could not be opened.
+    pub failures: u64,
+    /// Requests under way.
+    pub in_flight: u64,
 }
 
 /// A partition at one instant.
@@ -143,6 +164,23 @@ pub struct PartitionStatus {
     pub lag: Option<u64>,
     /// No later row is below it; `MIN` before anything is known, `MAX` at the end.
     pub watermark: EventTime,
+    /// What came from Kafka; `None` for a file.
+    pub fetched: Option<Fetched>,
+}
+
+/// What came of a partition so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Records.
+    pub records: u64,
+    /// Batches; 0, as the two below, where librdkafka reads.
+    pub batches: u64,
+    /// Bytes of the batches as they came.
+    pub batch_bytes: u64,
+    /// Bytes of their records, unpacked.
+    pub unpacked_bytes: u64,
+    /// How often it came from another broker than before.
+    pub leader_changes: u64,
 }
 
 /// An output at one instant.
@@ -269,19 +307,19 @@ impl Stats {
 
 impl InputStats {
     fn status(&self) -> InputStatus {
-        let ends: BTreeMap<(String, i32), i64> = match &self.kafka {
-            Some(kafka) => kafka.partitions().iter().map(|p| ((p.topic.to_string(), p.number), p.log_end())).collect(),
-            None => BTreeMap::new(),
-        };
+        let known = self.kafka.as_ref().map(KafkaInput::partitions).unwrap_or_default();
+        let known: BTreeMap<(&str, i32), &Partition> = known.iter().map(|p| ((&*p.topic, p.number), &**p)).collect();
         let partitions = self.counters.partition_views().into_iter().map(|view| {
-            let end = ends.get(&(view.topic.clone(), view.number));
+            let partition = known.get(&(view.topic.as_str(), view.number)).copied();
             PartitionStatus {
-                lag: end.map(|end| u64::try_from(end - view.next_offset).unwrap_or(0)),
+                lag: partition.map(|partition| u64::try_from(partition.log_end() - view.next_offset).unwrap_or(0)),
+                fetched: partition.map(Fetched::of),
                 topic: view.topic,
                 number: view.number,
                 watermark: view.watermark,
             }
         });
+        let fetches = self.kafka.as_ref().map(KafkaInput::fetches).unwrap_or_default();
         InputStatus {
             name: self.name.clone(),
             records: self.counters.records.load(Relaxed),
@@ -291,6 +329,33 @@ impl InputStats {
             stepped_back: self.counters.stepped_back.load(Relaxed),
             bad: self.counters.bad_records(),
             partitions: partitions.collect(),
+            path: self.kafka.as_ref().map(|kafka| kafka.path().clone()),
+            fetches: fetches.into_iter().map(|(broker, fetches)| FetchStatus::of(broker, &fetches)).collect(),
+        }
+    }
+}
+
+impl FetchStatus {
+    fn of(broker: i32, fetches: &BrokerFetches) -> Self {
+        Self {
+            broker,
+            answers: fetches.answers(),
+            bytes: fetches.bytes(),
+            waited_us: fetches.waited_us(),
+            failures: fetches.failures(),
+            in_flight: fetches.in_flight(),
+        }
+    }
+}
+
+impl Fetched {
+    fn of(partition: &Partition) -> Self {
+        Self {
+            records: partition.records(),
+            batches: partition.batches(),
+            batch_bytes: partition.batch_bytes(),
+            unpacked_bytes: partition.unpacked_bytes(),
+            leader_changes: partition.leader_changes(),
         }
     }
 }
