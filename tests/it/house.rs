@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tidemill-connectors", &["tidemill-engine", "tidemill-certs"]),
     ("tidemill-engine", &[]),
     ("tidemill-certs", &[]),
+    ("own-consume", &["tidemill-connectors", "tidemill-engine"]),
     ("raw-consume", &[]),
     ("xtask", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs"]),
 ];

@@ -27,9 +27,11 @@ use tidemill_engine::{
     sink::Sink,
     source::{Source, SourceEvent, TimestampKind},
 };
-use xtask::kafka::{Broker, BrokerOptions, Record, shared};
-
-use crate::clock::machine_clock;
+use xtask::{
+    clock::machine_clock,
+    kafka::{Broker, BrokerOptions, Record, shared},
+    paths::on_both,
+};
 
 /// Far longer than any of this takes; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,29 +64,6 @@ fn connect(settings: SourceSettings) -> Result<KafkaInput, EngineError> {
 
 fn numbered(partition: i32, range: std::ops::Range<i64>) -> impl Iterator<Item = Record> {
     range.map(move |n| Record::new(partition, n.to_string()))
-}
-
-/// Every test of the source runs on both implementations.
-macro_rules! on_both_paths {
-    ($($test:ident,)*) => {
-        mod own {
-            $(#[test] fn $test() { super::$test(super::Fetch::Own); })*
-        }
-        mod librdkafka {
-            $(#[test] fn $test() { super::$test(super::Fetch::Librdkafka); })*
-        }
-    };
-}
-
-on_both_paths! {
-    every_compression_is_read_with_the_brokers_timestamps,
-    a_create_time_topic_is_refused_with_the_command_that_fixes_it,
-    records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste,
-    a_start_by_time_is_the_first_record_then_or_later,
-    positions_count_past_control_and_aborted_records,
-    a_new_partition_is_read_from_its_beginning,
-    a_deleted_topic_stops_the_job_by_name,
-    a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it,
 }
 
 /// What a source reported, without its topologies.
@@ -149,70 +128,82 @@ fn message(error: &EngineError) -> (ErrorKind, &str) {
     }
 }
 
-fn every_compression_is_read_with_the_brokers_timestamps(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-codecs");
-    kafka.create_topic(topic, 1, &[]).unwrap();
-    for (index, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().enumerate() {
-        let first = index as i64 * 100;
-        let records = numbered(0, first..first + 100);
-        kafka.produce_with(&[("compression.type", codec)], topic, records).unwrap();
-    }
-    let input = connect(settings(fetch, kafka, topic)).unwrap();
-    let expected: Vec<_> = (0..500).map(|n| Seen::Record(0, n, n.to_string())).collect();
-    assert_eq!(read_bounded(&input, &[0]).unwrap(), expected);
+#[test]
+fn every_compression_is_read_with_the_brokers_timestamps() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-codecs");
+        kafka.create_topic(topic, 1, &[]).unwrap();
+        for (index, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().enumerate() {
+            let first = index as i64 * 100;
+            let records = numbered(0, first..first + 100);
+            kafka.produce_with(&[("compression.type", codec)], topic, records).unwrap();
+        }
+        let input = connect(settings(fetch, kafka, topic)).unwrap();
+        let expected: Vec<_> = (0..500).map(|n| Seen::Record(0, n, n.to_string())).collect();
+        assert_eq!(read_bounded(&input, &[0]).unwrap(), expected);
+    });
 }
 
-fn a_create_time_topic_is_refused_with_the_command_that_fixes_it(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-create-time");
-    kafka.create_topic(topic, 1, &[("message.timestamp.type", "CreateTime")]).unwrap();
-    let refused = connect(settings(fetch, kafka, topic)).unwrap_err();
-    let text = format!(
-        "topic `{topic}` carries the producers' timestamps (CreateTime); let the broker stamp its records \
+#[test]
+fn a_create_time_topic_is_refused_with_the_command_that_fixes_it() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-create-time");
+        kafka.create_topic(topic, 1, &[("message.timestamp.type", "CreateTime")]).unwrap();
+        let refused = connect(settings(fetch, kafka, topic)).unwrap_err();
+        let text = format!(
+            "topic `{topic}` carries the producers' timestamps (CreateTime); let the broker stamp its records \
          with: kafka-configs --bootstrap-server {} --alter --entity-type topics --entity-name {topic} \
          --add-config message.timestamp.type=LogAppendTime; or accept them with `timestamp: create_time`",
-        kafka.bootstrap()
-    );
-    assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
-    connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
+            kafka.bootstrap()
+        );
+        assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
+        connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
+    });
 }
 
-fn records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-switched");
-    kafka.create_topic(topic, 3, &[("message.timestamp.type", "CreateTime")]).unwrap();
-    kafka.produce(topic, numbered(0, 0..137).chain(numbered(1, 0..9))).unwrap();
-    kafka.configure_topic(topic, &[("message.timestamp.type", "LogAppendTime")]).unwrap();
-    kafka.produce(topic, numbered(0, 137..300).chain(numbered(2, 0..5))).unwrap();
-    let input = connect(settings(fetch, kafka, topic)).unwrap();
-    let refused = read_bounded(&input, &[100, 9, 0]).unwrap_err();
-    let text = format!(
-        "record 100 of topic `{topic}` partition 0 carries its producer's timestamp (CreateTime): it is \
+#[test]
+fn records_from_before_the_switch_stop_the_job_with_the_offsets_to_paste() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-switched");
+        kafka.create_topic(topic, 3, &[("message.timestamp.type", "CreateTime")]).unwrap();
+        kafka.produce(topic, numbered(0, 0..137).chain(numbered(1, 0..9))).unwrap();
+        kafka.configure_topic(topic, &[("message.timestamp.type", "LogAppendTime")]).unwrap();
+        kafka.produce(topic, numbered(0, 137..300).chain(numbered(2, 0..5))).unwrap();
+        let input = connect(settings(fetch, kafka, topic)).unwrap();
+        let refused = read_bounded(&input, &[100, 9, 0]).unwrap_err();
+        let text = format!(
+            "record 100 of topic `{topic}` partition 0 carries its producer's timestamp (CreateTime): it is \
          older than the topic's switch to LogAppendTime; the first LogAppendTime offset is 137: begin there with \
          `start: {{offsets: {{0: 137, 1: 9, 2: 0}}}}`"
-    );
-    assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
-    let pasted = Start::Offsets([(0, 137), (1, 9), (2, 0)].into());
-    let starts = input.resolve_start(&pasted, &BTreeMap::new()).unwrap();
-    assert_eq!(read_bounded(&input, &starts).unwrap().len(), 163 + 5);
+        );
+        assert_eq!(message(&refused), (ErrorKind::User, &text[..]));
+        let pasted = Start::Offsets([(0, 137), (1, 9), (2, 0)].into());
+        let starts = input.resolve_start(&pasted, &BTreeMap::new()).unwrap();
+        assert_eq!(read_bounded(&input, &starts).unwrap().len(), 163 + 5);
+    });
 }
 
-fn a_start_by_time_is_the_first_record_then_or_later(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-time");
-    kafka.create_topic(topic, 2, &[("message.timestamp.type", "CreateTime")]).unwrap();
-    let at = |n: i64| Record { timestamp_ms: Some(1_700_000_000_000 + n * 1_000), ..Record::new(0, n.to_string()) };
-    kafka.produce(topic, (0..10).map(at)).unwrap();
-    let input = connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
-    let start = |micros: i64| {
-        let time = Start::Time(EventTime(1_700_000_000_000_000 + micros));
-        input.resolve_start(&time, &BTreeMap::new()).unwrap()
-    };
-    assert_eq!(start(4_000_000), [4, 0]);
-    assert_eq!(start(4_000_001), [5, 0]);
-    assert_eq!(start(-1_000_000), [0, 0]);
-    assert_eq!(start(9_000_001), [10, 0], "none is so late: the partition's end");
+#[test]
+fn a_start_by_time_is_the_first_record_then_or_later() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-time");
+        kafka.create_topic(topic, 2, &[("message.timestamp.type", "CreateTime")]).unwrap();
+        let at = |n: i64| Record { timestamp_ms: Some(1_700_000_000_000 + n * 1_000), ..Record::new(0, n.to_string()) };
+        kafka.produce(topic, (0..10).map(at)).unwrap();
+        let input = connect(SourceSettings { accept_create_time: true, ..settings(fetch, kafka, topic) }).unwrap();
+        let start = |micros: i64| {
+            let time = Start::Time(EventTime(1_700_000_000_000_000 + micros));
+            input.resolve_start(&time, &BTreeMap::new()).unwrap()
+        };
+        assert_eq!(start(4_000_000), [4, 0]);
+        assert_eq!(start(4_000_001), [5, 0]);
+        assert_eq!(start(-1_000_000), [0, 0]);
+        assert_eq!(start(9_000_001), [10, 0], "none is so late: the partition's end");
+    });
 }
 
 fn transaction(kafka: &Broker, id: &str) -> BaseProducer {
@@ -227,123 +218,140 @@ fn send(producer: &BaseProducer, topic: &str, value: &str) {
     producer.flush(PATIENCE).unwrap();
 }
 
-fn positions_count_past_control_and_aborted_records(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-transactions");
-    kafka.create_topic(topic, 1, &[]).unwrap();
-    let producer = transaction(kafka, topic);
-    let commit = |value: &str| {
+#[test]
+fn positions_count_past_control_and_aborted_records() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-transactions");
+        kafka.create_topic(topic, 1, &[]).unwrap();
+        let producer = transaction(kafka, topic);
+        let commit = |value: &str| {
+            producer.begin_transaction().unwrap();
+            send(&producer, topic, value);
+            producer.commit_transaction(PATIENCE).unwrap();
+        };
+        commit("a"); // offset 0, its marker at 1
         producer.begin_transaction().unwrap();
-        send(&producer, topic, value);
-        producer.commit_transaction(PATIENCE).unwrap();
-    };
-    commit("a"); // offset 0, its marker at 1
-    producer.begin_transaction().unwrap();
-    send(&producer, topic, "aborted"); // offset 2
-    producer.abort_transaction(PATIENCE).unwrap(); // marker at 3
-    commit("b"); // offset 4, marker at 5
-    let committed = [Seen::Record(0, 0, "a".into()), Seen::Record(0, 4, "b".into())];
-    let input = connect(settings(fetch, kafka, topic)).unwrap();
-    assert_eq!(input.end_offsets().unwrap(), [6]);
-    assert_eq!(read_bounded(&input, &[0]).unwrap(), committed);
-    // Unbounded: the position stands behind the last marker, where the leader attests the end.
-    let unbounded = connect(settings(fetch, kafka, topic)).unwrap();
-    let mut sources = unbounded.open(1, &[0], None, false).unwrap();
-    poll_until(&mut sources, |seen| seen.contains(&Seen::Position(0, 6)) && seen.contains(&Seen::End(0, 6))).unwrap();
-    // An open transaction: a bounded read ends before it, and the evidence is the high watermark behind it.
-    producer.begin_transaction().unwrap();
-    send(&producer, topic, "open"); // offset 6
-    assert_eq!(input.end_offsets().unwrap(), [6]);
-    assert_eq!(read_bounded(&input, &[0]).unwrap(), committed);
-    let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 7))).unwrap();
-    assert!(!seen.iter().any(|event| matches!(event, Seen::Record(..) | Seen::Position(_, 7..))), "{seen:?}");
-    producer.commit_transaction(PATIENCE).unwrap(); // marker at 7
-    let open = Seen::Record(0, 6, "open".into());
-    poll_until(&mut sources, |seen| {
-        [&open, &Seen::Position(0, 8), &Seen::End(0, 8)].into_iter().all(|wanted| seen.contains(wanted))
-    })
-    .unwrap();
-    // All records are there for those who want them.
-    let all =
-        connect(SourceSettings { isolation: Isolation::ReadUncommitted, ..settings(fetch, kafka, topic) }).unwrap();
-    assert_eq!(read_bounded(&all, &[0]).unwrap().len(), 4);
-}
-
-fn a_new_partition_is_read_from_its_beginning(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-grows");
-    kafka.create_topic(topic, 1, &[]).unwrap();
-    kafka.produce(topic, numbered(0, 0..5)).unwrap();
-    let input = connect(settings(fetch, kafka, topic)).unwrap();
-    let starts = input.resolve_start(&Start::Latest, &BTreeMap::new()).unwrap();
-    let mut sources = input.open(2, &starts, None, false).unwrap();
-    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 5))).unwrap();
-    kafka.grow_topic(topic, 3).unwrap();
-    kafka.produce(topic, numbered(1, 0..7).chain(numbered(2, 0..8))).unwrap();
-    let seen = poll_until(&mut sources, |seen| {
-        [Seen::Position(1, 7), Seen::Position(2, 8)].iter().all(|wanted| seen.contains(wanted))
-    })
-    .unwrap();
-    for (id, count) in [(1, 7), (2, 8)] {
-        let joined = seen.iter().position(|event| *event == Seen::Joined(id, 0)).unwrap();
-        let records: Vec<_> = (0..count).map(|n| Seen::Record(id, n, n.to_string())).collect();
-        let read: Vec<_> = seen[joined..].iter().filter(|e| matches!(e, Seen::Record(p, ..) if *p == id)).collect();
-        assert_eq!(read, records.iter().collect::<Vec<_>>());
-    }
-    let partitions = input.partitions();
-    assert_eq!(partitions.iter().map(|p| (p.id.0, p.number)).collect::<Vec<_>>(), [(0, 0), (1, 1), (2, 2)]);
-}
-
-fn a_deleted_topic_stops_the_job_by_name(fetch: Fetch) {
-    let kafka = shared();
-    let topic = &topic_of(fetch, "source-deleted");
-    kafka.create_topic(topic, 1, &[]).unwrap();
-    let input = connect(settings(fetch, kafka, topic)).unwrap();
-    let mut sources = input.open(1, &[0], None, false).unwrap();
-    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 0))).unwrap();
-    kafka.delete_topic(topic).unwrap();
-    let gone = poll_until(&mut sources, |_| false).unwrap_err();
-    assert_eq!(message(&gone), (ErrorKind::User, &format!("topic `{topic}` was deleted while the job ran")[..]));
-}
-
-/// Polls until nothing came for `quiet`, then gives what had come.
-fn poll_until_quiet(source: &mut dyn Source, quiet: Duration) -> usize {
-    let (mut events, mut last) = (0, Instant::now());
-    while last.elapsed() < quiet {
-        let before = events;
-        source
-            .poll(Duration::from_millis(20), &mut |_| {
-                events += 1;
-                Ok(())
-            })
+        send(&producer, topic, "aborted"); // offset 2
+        producer.abort_transaction(PATIENCE).unwrap(); // marker at 3
+        commit("b"); // offset 4, marker at 5
+        let committed = [Seen::Record(0, 0, "a".into()), Seen::Record(0, 4, "b".into())];
+        let input = connect(settings(fetch, kafka, topic)).unwrap();
+        assert_eq!(input.end_offsets().unwrap(), [6]);
+        assert_eq!(read_bounded(&input, &[0]).unwrap(), committed);
+        // Unbounded: the position stands behind the last marker, where the leader attests the end.
+        let unbounded = connect(settings(fetch, kafka, topic)).unwrap();
+        let mut sources = unbounded.open(1, &[0], None, false).unwrap();
+        poll_until(&mut sources, |seen| seen.contains(&Seen::Position(0, 6)) && seen.contains(&Seen::End(0, 6)))
             .unwrap();
-        if events > before {
-            last = Instant::now();
-        }
-    }
-    events
+        // An open transaction: a bounded read ends before it, and the evidence is the high watermark behind it.
+        producer.begin_transaction().unwrap();
+        send(&producer, topic, "open"); // offset 6
+        assert_eq!(input.end_offsets().unwrap(), [6]);
+        assert_eq!(read_bounded(&input, &[0]).unwrap(), committed);
+        let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 7))).unwrap();
+        assert!(!seen.iter().any(|event| matches!(event, Seen::Record(..) | Seen::Position(_, 7..))), "{seen:?}");
+        producer.commit_transaction(PATIENCE).unwrap(); // marker at 7
+        let open = Seen::Record(0, 6, "open".into());
+        poll_until(&mut sources, |seen| {
+            [&open, &Seen::Position(0, 8), &Seen::End(0, 8)].into_iter().all(|wanted| seen.contains(wanted))
+        })
+        .unwrap();
+        // All records are there for those who want them.
+        let all =
+            connect(SourceSettings { isolation: Isolation::ReadUncommitted, ..settings(fetch, kafka, topic) }).unwrap();
+        assert_eq!(read_bounded(&all, &[0]).unwrap().len(), 4);
+    });
 }
 
-fn a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it(fetch: Fetch) {
-    let kafka = Broker::start(BrokerOptions::default()).unwrap();
+#[test]
+fn a_new_partition_is_read_from_its_beginning() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-grows");
+        kafka.create_topic(topic, 1, &[]).unwrap();
+        kafka.produce(topic, numbered(0, 0..5)).unwrap();
+        let input = connect(settings(fetch, kafka, topic)).unwrap();
+        let starts = input.resolve_start(&Start::Latest, &BTreeMap::new()).unwrap();
+        let mut sources = input.open(2, &starts, None, false).unwrap();
+        poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 5))).unwrap();
+        kafka.grow_topic(topic, 3).unwrap();
+        kafka.produce(topic, numbered(1, 0..7).chain(numbered(2, 0..8))).unwrap();
+        let seen = poll_until(&mut sources, |seen| {
+            [Seen::Position(1, 7), Seen::Position(2, 8)].iter().all(|wanted| seen.contains(wanted))
+        })
+        .unwrap();
+        for (id, count) in [(1, 7), (2, 8)] {
+            let joined = seen.iter().position(|event| *event == Seen::Joined(id, 0)).unwrap();
+            let records: Vec<_> = (0..count).map(|n| Seen::Record(id, n, n.to_string())).collect();
+            let read: Vec<_> = seen[joined..].iter().filter(|e| matches!(e, Seen::Record(p, ..) if *p == id)).collect();
+            assert_eq!(read, records.iter().collect::<Vec<_>>());
+        }
+        let partitions = input.partitions();
+        assert_eq!(partitions.iter().map(|p| (p.id.0, p.number)).collect::<Vec<_>>(), [(0, 0), (1, 1), (2, 2)]);
+    });
+}
+
+#[test]
+fn a_deleted_topic_stops_the_job_by_name() {
+    on_both(|fetch| {
+        let kafka = shared();
+        let topic = &topic_of(fetch, "source-deleted");
+        kafka.create_topic(topic, 1, &[]).unwrap();
+        let input = connect(settings(fetch, kafka, topic)).unwrap();
+        let mut sources = input.open(1, &[0], None, false).unwrap();
+        poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 0))).unwrap();
+        kafka.delete_topic(topic).unwrap();
+        let gone = poll_until(&mut sources, |_| false).unwrap_err();
+        assert_eq!(message(&gone), (ErrorKind::User, &format!("topic `{topic}` was deleted while the job ran")[..]));
+    });
+}
+
+/// The sources of an input.
+type Reader = Vec<Box<dyn Source>>;
+
+/// Polls until nothing came for `quiet`.
+fn poll_until_quiet(source: &mut dyn Source, quiet: Duration) {
+    let mut last = Instant::now();
+    while last.elapsed() < quiet {
+        let visit = &mut |_: SourceEvent<'_>| {
+            last = Instant::now();
+            Ok(())
+        };
+        source.poll(Duration::from_millis(20), visit).unwrap();
+    }
+}
+
+#[test]
+fn a_paused_or_killed_broker_attests_nothing_and_reading_goes_on_behind_it() {
+    const QUIET: Duration = Duration::from_secs(2); // longer than three ticks: without the pause, each attests the end
+    let kafka = Broker::start(BrokerOptions { secured: false, ..BrokerOptions::default() }).unwrap();
     kafka.create_topic("t", 1, &[]).unwrap();
     kafka.produce("t", numbered(0, 0..3)).unwrap();
-    let input = connect(settings(fetch, &kafka, "t")).unwrap();
-    let mut sources = input.open(1, &[0], None, false).unwrap();
-    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 3))).unwrap();
-    // Quiet for longer than three ticks: without the pause, each tick attests the end.
+    let mut readers = [Fetch::Own, Fetch::Librdkafka].map(|fetch| {
+        let input = connect(settings(fetch, &kafka, "t")).unwrap();
+        input.open(1, &[0], None, false).unwrap()
+    });
+    let mut each = |read: &mut dyn FnMut(&mut Reader)| readers.iter_mut().for_each(read);
+    let ends_at_3 = &mut |reader: &mut Reader| {
+        poll_until(reader, |seen| seen.contains(&Seen::End(0, 3))).unwrap();
+    };
+    let falls_quiet = &mut |reader: &mut Reader| poll_until_quiet(reader[0].as_mut(), QUIET);
+    each(ends_at_3);
     kafka.pause().unwrap();
-    poll_until_quiet(sources[0].as_mut(), Duration::from_secs(2));
+    each(falls_quiet);
     kafka.resume().unwrap();
-    poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 3))).unwrap();
+    each(ends_at_3);
     kafka.kill().unwrap();
-    poll_until_quiet(sources[0].as_mut(), Duration::from_secs(2));
+    each(falls_quiet);
     kafka.restart().unwrap();
     kafka.produce("t", numbered(0, 3..5)).unwrap();
-    let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::End(0, 5))).unwrap();
-    let expected: Vec<_> = (3..5).map(|n| Seen::Record(0, n, n.to_string())).collect();
-    let read: Vec<_> = seen.into_iter().filter(|event| matches!(event, Seen::Record(..))).collect();
-    assert_eq!(read, expected);
+    each(&mut |reader| {
+        let seen = poll_until(reader, |seen| seen.contains(&Seen::End(0, 5))).unwrap();
+        let expected: Vec<_> = (3..5).map(|n| Seen::Record(0, n, n.to_string())).collect();
+        let read: Vec<_> = seen.into_iter().filter(|event| matches!(event, Seen::Record(..))).collect();
+        assert_eq!(read, expected);
+    });
 }
 
 #[test]

@@ -6,7 +6,6 @@
 )]
 
 mod cli;
-mod clock;
 mod epochs;
 mod explain;
 mod fetch_paths;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tidemill_jobs::sql::{Session, SessionOptions, Source};
 use xtask::kafka::{Broker, Record, shared};
 
-use crate::clock::machine_clock;
+use xtask::clock::machine_clock;
 
 const QUESTIONS: usize = 200;
 const SEED: u64 = 0x5eed_0011;

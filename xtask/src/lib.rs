@@ -5,15 +5,20 @@
 //! - [`conformance`]: worked examples of the languages against our planner and engine
 //! - [`torture`]: a job that is killed again and again, against an undisturbed one
 //! - [`bench`]: what jobs cost on a real Kafka, against a consumer that decodes nothing
+//! - [`paths`]: the two ways to read a topic, against each other
+//! - [`faults`]: brokers that are killed, frozen, cut off
 //!
 //! Nothing here is part of the product: it may use the wall clock, the environment and stdout.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "developer commands, see above")]
 
 pub mod bench;
+pub mod clock;
 pub mod conformance;
+pub mod faults;
 pub mod kafka;
 pub mod memory;
+pub mod paths;
 mod repository;
 pub mod test;
 pub mod torture;

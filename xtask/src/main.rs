@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use xtask::{bench, conformance, kafka, test, torture};
+use xtask::{bench, conformance, faults, kafka, paths, test, torture};
 
 /// tidemill's developer commands.
 #[derive(Parser)]
@@ -66,6 +66,10 @@ enum Command {
         #[arg(long)]
         one_broker: bool,
     },
+    /// Read topics of every shape by our own path and by librdkafka's, on a real Kafka, and compare.
+    Paths(paths::Options),
+    /// Kill, freeze and cut off brokers of a real cluster of three under a reader of our own path.
+    Faults(faults::Options),
     /// Start a real Apache Kafka on free ports, print its address, and keep it until this command ends.
     Kafka,
 }
@@ -173,6 +177,8 @@ fn run(command: Command) -> Result<bool> {
             println!("{outcome}");
             Ok(outcome.ok())
         }
+        Command::Paths(options) => paths::run(&options),
+        Command::Faults(options) => faults::run(&options),
         Command::Kafka => kafka::serve().map(|()| true),
     }
 }

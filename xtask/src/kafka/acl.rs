@@ -1,12 +1,10 @@
 //! Rights of users, given over the wire: rdkafka has no call for it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
+use kafka_protocol::messages::{CreateAclsRequest, create_acls_request::AclCreation};
+use kafka_protocol::protocol::StrBytes;
 
-use super::Broker;
+use super::{Broker, wire::ask};
 
 /// What a right is about; the numbers are those of the protocol.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +38,6 @@ impl Broker {
     /// # Errors
     /// When the broker refuses it.
     pub fn allow(&self, user: &str, operation: Operation, resource: Resource<'_>) -> Result<()> {
-        const CREATE_ACLS: i16 = 30;
         const LITERAL: i8 = 3;
         const ALLOW: i8 = 3;
         let (kind, name): (i8, &str) = match resource {
@@ -48,35 +45,17 @@ impl Broker {
             Resource::Group(name) => (3, name),
             Resource::TransactionalId(name) => (5, name),
         };
-        let mut request = vec![];
-        request.extend(CREATE_ACLS.to_be_bytes());
-        request.extend(1i16.to_be_bytes()); // version
-        request.extend(7i32.to_be_bytes()); // correlation id
-        text(&mut request, "xtask")?;
-        request.extend(1i32.to_be_bytes());
-        request.extend(kind.to_be_bytes());
-        text(&mut request, name)?;
-        request.extend(LITERAL.to_be_bytes());
-        text(&mut request, &format!("User:{user}"))?;
-        text(&mut request, "*")?;
-        request.extend((operation as i8).to_be_bytes());
-        request.extend(ALLOW.to_be_bytes());
-
-        let mut socket = TcpStream::connect(self.bootstrap())?;
-        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
-        socket.write_all(&i32::try_from(request.len())?.to_be_bytes())?;
-        socket.write_all(&request)?;
-        // Size, correlation id, throttle time, number of results, error code of the first.
-        let mut answer = [0; 18];
-        socket.read_exact(&mut answer)?;
-        let code = i16::from_be_bytes([answer[16], answer[17]]);
-        ensure!(code == 0, "the broker refused the right: code {code}");
+        let right = AclCreation::default()
+            .with_resource_type(kind)
+            .with_resource_name(StrBytes::from_string(name.to_owned()))
+            .with_resource_pattern_type(LITERAL)
+            .with_principal(StrBytes::from_string(format!("User:{user}")))
+            .with_host(StrBytes::from_static_str("*"))
+            .with_operation(operation as i8)
+            .with_permission_type(ALLOW);
+        let answer = ask(self.bootstrap(), &CreateAclsRequest::default().with_creations(vec![right]), 1)?;
+        let code = answer.results.first().map(|result| result.error_code);
+        ensure!(code == Some(0), "the broker refused the right: code {code:?}");
         Ok(())
     }
-}
-
-fn text(request: &mut Vec<u8>, text: &str) -> Result<()> {
-    request.extend(i16::try_from(text.len())?.to_be_bytes());
-    request.extend(text.as_bytes());
-    Ok(())
 }

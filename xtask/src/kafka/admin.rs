@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rdkafka::TopicPartitionList;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::Broker;
 
@@ -23,15 +23,36 @@ impl Broker {
     /// # Errors
     /// When the topic exists or the broker refuses it.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> Result<()> {
-        let topic = NewTopic {
-            name,
-            num_partitions: partitions,
-            replication: TopicReplication::Fixed(1),
-            config: config.to_vec(),
-        };
+        self.create(name, partitions, TopicReplication::Fixed(1), config)
+    }
+
+    /// As [`Broker::create_topic`], with the nodes that each partition lies on, its leader first.
+    pub(super) fn create_topic_on(&self, name: &str, replicas: &[&[i32]], config: &[(&str, &str)]) -> Result<()> {
+        self.create(name, i32::try_from(replicas.len())?, TopicReplication::Variable(replicas), config)
+    }
+
+    fn create(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication: TopicReplication<'_>,
+        config: &[(&str, &str)],
+    ) -> Result<()> {
+        let topic = NewTopic { name, num_partitions: partitions, replication, config: config.to_vec() };
         let created = block_on(self.admin()?.create_topics([&topic], &options()))??;
         created.into_iter().try_for_each(|topic| topic.map(drop).map_err(refused))?;
         self.wait_for_partitions(name, partitions)
+    }
+
+    /// Deletes the records of a partition below `offset`, as retention does.
+    ///
+    /// # Errors
+    /// When the broker refuses it.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> Result<()> {
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        let deleted = block_on(self.admin()?.delete_records(&before, &options()))??;
+        deleted.elements().iter().try_for_each(|element| Ok(element.error()?))
     }
 
     /// Gives a topic more partitions, `partitions` in all, and waits until each has a leader.
@@ -126,12 +147,12 @@ fn refused((topic, code): (String, rdkafka::types::RDKafkaErrorCode)) -> anyhow:
 }
 
 /// The admin client answers by futures, from a thread of its own; all here is synchronous.
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().build()?.block_on(future))
 }
 
 /// Asks until the answer is yes.
-fn wait(what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn wait(what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_done()? {
         ensure!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");

@@ -6,31 +6,56 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Of the broker; `pom.xml` and `./x` name it too.
-const VERSION: &str = "4.1.0";
+/// A release of Apache Kafka.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Version {
+    /// The newest.
+    #[default]
+    #[value(name = "4.1")]
+    V4_1,
+    /// The last that could do without KRaft.
+    #[value(name = "3.9")]
+    V3_9,
+    /// The oldest that still runs on this Java, on a ZooKeeper; it writes the old message formats where a topic says so.
+    #[value(name = "2.8")]
+    V2_8,
+}
+
+impl Version {
+    /// In full, as Maven Central has it; `./x` names them too.
+    fn number(self) -> &'static str {
+        match self {
+            Self::V4_1 => "4.1.0",
+            Self::V3_9 => "3.9.1",
+            Self::V2_8 => "2.8.2",
+        }
+    }
+}
 
 /// Downloads break; more than this many in a row is no accident.
 const ATTEMPTS: usize = 3;
 
-/// The directory of Kafka's jars: `TIDEMILL_KAFKA_LIBS`, or the user's cache, filled by maven when it is not there.
+/// The directory of a release's jars: `TIDEMILL_KAFKA_LIBS` for the newest, or the user's cache, filled by maven when it is not
+/// there.
 ///
 /// # Errors
 /// When the named directory does not exist, maven is missing or fails, or the cache cannot be written.
-pub(super) fn directory() -> Result<PathBuf> {
-    if let Some(libs) = std::env::var_os("TIDEMILL_KAFKA_LIBS") {
+pub(super) fn directory(version: Version) -> Result<PathBuf> {
+    if let Some(libs) = std::env::var_os("TIDEMILL_KAFKA_LIBS").filter(|_| version == Version::default()) {
         let libs = PathBuf::from(libs);
         ensure!(libs.is_dir(), "`TIDEMILL_KAFKA_LIBS` names `{}`, which is no directory", libs.display());
         return Ok(libs);
     }
     let cache = cache()?;
-    let libs = cache.join(format!("kafka-{VERSION}"));
+    let number = version.number();
+    let libs = cache.join(format!("kafka-{number}"));
     if !libs.is_dir() {
         fs::create_dir_all(&cache)?;
         // Held until the end of this scope, so that of two processes only one fetches.
         let lock = File::create(cache.join("kafka.lock"))?;
         lock.lock()?;
         if !libs.is_dir() {
-            fetch(&cache, &libs).with_context(|| format!("cannot fetch Apache Kafka {VERSION}"))?;
+            fetch(number, &cache, &libs).with_context(|| format!("cannot fetch Apache Kafka {number}"))?;
         }
     }
     Ok(libs)
@@ -47,11 +72,11 @@ fn cache() -> Result<PathBuf> {
 }
 
 /// Has maven copy the jars next to `libs`, then puts them in place at once: `libs` is whole or is not there.
-fn fetch(cache: &Path, libs: &Path) -> Result<()> {
-    eprintln!("fetching Apache Kafka {VERSION} through maven, once (54 MB) ...");
+fn fetch(number: &str, cache: &Path, libs: &Path) -> Result<()> {
+    eprintln!("fetching Apache Kafka {number} through maven, once (some 55 MB) ...");
     let download = tempfile::Builder::new().prefix("kafka-download-").tempdir_in(cache)?;
     let pom = download.path().join("pom.xml");
-    fs::write(&pom, include_str!("pom.xml"))?;
+    fs::write(&pom, include_str!("pom.xml").replace("KAFKA-VERSION", number))?;
     let jars = download.path().join("libs");
 
     let mut failure = String::new();

@@ -1,4 +1,5 @@
-//! A real Apache Kafka for tests and benches: one node in KRaft mode, one JVM, on free ports of the loopback.
+//! A real Apache Kafka for tests and benches: one node in KRaft mode, one JVM, on free ports of the loopback; or three of them,
+//! [`Cluster`].
 //!
 //! Its jars come from Maven Central, once, into the user's cache (`TIDEMILL_KAFKA_LIBS` names another directory that
 //! holds them). It takes some 5 s to start and 500 MB, so a test process shares one, [`shared`], and each test makes
@@ -20,11 +21,14 @@
 
 mod acl;
 mod admin;
+mod cluster;
 mod jars;
 mod listeners;
+mod proxy;
 mod records;
 mod security;
 mod server;
+mod wire;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -32,10 +36,13 @@ use anyhow::Result;
 use rdkafka::ClientConfig;
 
 pub use self::acl::{Operation, Resource};
+pub use self::cluster::Cluster;
+pub use self::jars::Version;
 pub use self::listeners::Listener;
+pub use self::proxy::Proxy;
 pub use self::records::Record;
 pub use self::security::{Certificates, PASSWORD, unsigned_token};
-use self::server::Server;
+use self::server::{Node, Server};
 
 /// How a broker differs from the usual one.
 #[derive(Clone, Debug)]
@@ -43,13 +50,28 @@ pub struct BrokerOptions {
     /// Whether the broker stamps records itself, unless a topic says otherwise. Kafka's own default is CreateTime;
     /// here it is LogAppendTime, as tidemill wants it.
     pub log_append_time: bool,
+    /// Which release.
+    pub version: Version,
+    /// Whether it has all listeners; otherwise, and before 3.0, only the one without security.
+    pub secured: bool,
+    /// MiB that its JVM may take for objects.
+    pub heap_mib: u32,
+    /// Whether its JVM optimises for a long run. Tests are over before that pays, and need the cores themselves.
+    pub long_run: bool,
     /// Further lines of `server.properties`; they win over ours.
     pub properties: Vec<(String, String)>,
 }
 
 impl Default for BrokerOptions {
     fn default() -> Self {
-        Self { log_append_time: true, properties: Vec::new() }
+        Self {
+            log_append_time: true,
+            version: Version::default(),
+            secured: true,
+            heap_mib: 512,
+            long_run: false,
+            properties: Vec::new(),
+        }
     }
 }
 
@@ -88,10 +110,13 @@ impl Broker {
     /// When Java or the jars are missing and cannot be had, or the broker ends or does not answer within a minute; with
     /// the end of its log.
     pub fn start(options: BrokerOptions) -> Result<Self> {
-        let server = Server::start(&options)?;
-        let broker = Self { bootstrap: server.address(Listener::Plaintext), server: Mutex::new(server) };
+        let broker = Self::of(Server::start(options, Node::alone()?)?);
         broker.wait_until_ready()?;
         Ok(broker)
+    }
+
+    fn of(server: Server) -> Self {
+        Self { bootstrap: server.address(Listener::Plaintext), server: Mutex::new(server) }
     }
 
     /// `host:port` of its listener without security.
@@ -102,6 +127,11 @@ impl Broker {
     /// `host:port` of a listener.
     pub fn address(&self, listener: Listener) -> String {
         self.server().address(listener)
+    }
+
+    /// Whether it has all listeners, or only the one without security.
+    pub fn is_secured(&self) -> bool {
+        self.server().is_secured()
     }
 
     /// The certificates and keys of its listeners and their clients.

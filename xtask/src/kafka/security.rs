@@ -102,13 +102,17 @@ pub(super) fn scram_users() -> Vec<String> {
     USERS.iter().flat_map(|name| [user(name, 256), user(name, 512)]).collect()
 }
 
-/// The part of `server.properties` about listeners, users and rights.
-pub(super) fn properties(dir: &Path) -> String {
+/// The part of `server.properties` that says which listener speaks what.
+pub(super) fn listener_properties() -> String {
     let protocols: Vec<_> =
         Listener::ALL.iter().map(|listener| format!("{}:{}", listener.name(), listener.protocol())).collect();
+    format!("listener.security.protocol.map=CONTROLLER:PLAINTEXT,{}\n", protocols.join(","))
+}
+
+/// The part of `server.properties` about certificates, users and rights.
+pub(super) fn properties(dir: &Path) -> String {
     let mut text = format!(
-        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
-ssl.keystore.type=PEM
+        "ssl.keystore.type=PEM
 ssl.keystore.location={keystore}
 ssl.truststore.type=PEM
 ssl.truststore.location={truststore}
@@ -121,7 +125,6 @@ listener.name.expired.sasl.enabled.mechanisms=PLAIN
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:alice;User:CN=client
 ",
-        protocols = protocols.join(","),
         keystore = dir.join("broker.pem").display(),
         truststore = dir.join("ca.pem").display(),
         expired = dir.join("expired.pem").display(),

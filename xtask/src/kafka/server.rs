@@ -11,9 +11,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{BrokerOptions, jars, listeners::Listener, security};
+use super::{BrokerOptions, Version, jars, listeners::Listener, security};
 
-/// Any constant does: a cluster of one that nobody joins.
+/// Any constant does: nobody else joins.
 const CLUSTER_ID: &str = "dGlkZW1pbGwta2Fma2EtMQ";
 
 /// Runs the broker, prints its process id, and ends with it. When stdin closes, which the kernel sees to however our
@@ -30,36 +30,72 @@ kill $watch
 [ ! -e "$dir/orphaned" ] || rm -rf "$dir"
 "#;
 
+/// The name of its settings in its directory.
+const SETTINGS: &str = "server.properties";
+
+/// A broker's place in its cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// Its number, from 1.
+    pub(super) id: u32,
+    /// Of each listener.
+    pub(super) ports: [u16; Listener::ALL.len()],
+    /// Node 1 is the controller too, and listens to the others here; before KRaft that is ZooKeeper's.
+    pub(super) controller_port: u16,
+}
+
+impl Node {
+    /// The only one.
+    pub(super) fn alone() -> Result<Self> {
+        let [controller_port] = free_ports()?;
+        Ok(Self { id: 1, ports: free_ports()?, controller_port })
+    }
+
+    /// One of as many that have the first as their controller.
+    pub(super) fn several(count: u32) -> Result<Vec<Self>> {
+        let [controller_port] = free_ports()?;
+        (1..=count).map(|id| Ok(Self { id, ports: free_ports()?, controller_port })).collect()
+    }
+
+    fn is_controller(&self) -> bool {
+        self.id == 1
+    }
+}
+
 /// One broker: its directory (settings, records, log) and the process that runs on it.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Of each listener.
-    ports: [u16; Listener::ALL.len()],
-    // Before `dir`: fields are dropped in this order, and the process goes before its directory.
+    options: BrokerOptions,
+    node: Node,
+    // Before `dir`: fields are dropped in this order, and the processes go before their directory.
     process: Process,
+    _zookeeper: Option<Process>,
     dir: TempDir,
 }
 
 impl Server {
     /// Writes the settings, formats the storage and starts the process; it does not answer yet.
-    pub(super) fn start(options: &BrokerOptions) -> Result<Self> {
+    pub(super) fn start(options: BrokerOptions, node: Node) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("tidemill-kafka-").tempdir()?;
-        let [controller_port] = free_ports()?;
-        let ports = free_ports()?;
         security::write_certificates(dir.path())?;
-        fs::write(dir.path().join("server.properties"), properties(options, &ports, controller_port, dir.path())?)?;
-        let format = java(dir.path())?
-            .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"])
-            .args(security::scram_users().iter().flat_map(|user| ["--add-scram", user]))
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run `java` (Debian package `default-jre-headless`)")?;
-        ensure!(format.status.success(), "cannot format the storage:\n{}", String::from_utf8_lossy(&format.stderr));
-        Ok(Self { ports, process: Process::start(dir.path())?, dir })
+        fs::write(dir.path().join(SETTINGS), properties(&options, &node, dir.path())?)?;
+        let zookeeper = match options.version {
+            Version::V2_8 => Some(start_zookeeper(dir.path(), &options, &node)?),
+            Version::V4_1 | Version::V3_9 => {
+                format_storage(dir.path(), &options)?;
+                None
+            }
+        };
+        let process = Process::start(dir.path(), &options, ["kafka.Kafka", SETTINGS])?;
+        Ok(Self { options, node, process, _zookeeper: zookeeper, dir })
     }
 
     pub(super) fn address(&self, listener: Listener) -> String {
-        format!("127.0.0.1:{}", self.ports[listener as usize])
+        format!("127.0.0.1:{}", self.node.ports[listener as usize])
+    }
+
+    pub(super) fn is_secured(&self) -> bool {
+        is_secured(&self.options)
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -84,7 +120,7 @@ impl Server {
         if self.process.keeper.try_wait()?.is_none() {
             self.kill()?;
         }
-        self.process = Process::start(self.dir.path())?;
+        self.process = Process::start(self.dir.path(), &self.options, ["kafka.Kafka", SETTINGS])?;
         Ok(())
     }
 
@@ -116,14 +152,14 @@ struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path) -> Result<Self> {
-        let java = java(dir)?;
+    fn start(dir: &Path, options: &BrokerOptions, program: [&str; 2]) -> Result<Self> {
+        let java = java(dir, options)?;
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "kafka-keeper"])
             .arg(dir)
             .arg(java.get_program())
             .args(java.get_args())
-            .args(["kafka.Kafka", "server.properties"])
+            .args(program)
             .current_dir(dir)
             // Not in the terminal's group: a Ctrl-C is for our process, which then takes the broker along.
             .process_group(0)
@@ -147,10 +183,37 @@ impl Drop for Process {
 }
 
 /// `java` on Kafka's jars, in the broker's directory.
-fn java(dir: &Path) -> Result<Command> {
+fn java(dir: &Path, options: &BrokerOptions) -> Result<Command> {
     let mut command = Command::new("java");
-    command.arg("-Xmx512m").arg("-cp").arg(jars::directory()?.join("*")).current_dir(dir);
+    command.arg(format!("-Xmx{}m", options.heap_mib)).arg("-XX:+UseSerialGC");
+    if !options.long_run {
+        command.arg("-XX:TieredStopAtLevel=1");
+    }
+    command.arg("-cp").arg(jars::directory(options.version)?.join("*")).current_dir(dir);
     Ok(command)
+}
+
+/// Makes the directory of records one that KRaft takes, with the users of SCRAM.
+fn format_storage(dir: &Path, options: &BrokerOptions) -> Result<()> {
+    let format = java(dir, options)?
+        .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", SETTINGS])
+        .args(security::scram_users().iter().flat_map(|user| ["--add-scram", user]))
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run `java` (Debian package `default-jre-headless`)")?;
+    ensure!(format.status.success(), "cannot format the storage:\n{}", String::from_utf8_lossy(&format.stderr));
+    Ok(())
+}
+
+fn start_zookeeper(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<Process> {
+    const ZOOKEEPER_SETTINGS: &str = "zookeeper.properties";
+    let text = format!(
+        "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n",
+        dir.join("zookeeper").display(),
+        node.controller_port
+    );
+    fs::write(dir.join(ZOOKEEPER_SETTINGS), text)?;
+    Process::start(dir, options, ["org.apache.zookeeper.server.quorum.QuorumPeerMain", ZOOKEEPER_SETTINGS])
 }
 
 /// Ports that were free a moment ago; held together, so that they differ.
@@ -165,20 +228,33 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-/// `server.properties` of a single node that is broker and controller.
-fn properties(options: &BrokerOptions, ports: &[u16], controller_port: u16, dir: &Path) -> Result<String> {
+fn is_secured(options: &BrokerOptions) -> bool {
+    options.secured && options.version != Version::V2_8
+}
+
+/// `server.properties` of a node.
+fn properties(options: &BrokerOptions, node: &Node, dir: &Path) -> Result<String> {
+    let &Node { id, ports, controller_port } = node;
     let timestamp_type = if options.log_append_time { "LogAppendTime" } else { "CreateTime" };
-    let listeners: Vec<_> = Listener::ALL
-        .iter()
-        .zip(ports)
-        .map(|(listener, port)| format!("{}://127.0.0.1:{port}", listener.name()))
-        .collect();
-    let mut text = format!(
-        "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners={},CONTROLLER://127.0.0.1:{controller_port}
-controller.listener.names=CONTROLLER
+    let secured = is_secured(options);
+    let offered = if secured { &Listener::ALL[..] } else { &[Listener::Plaintext] };
+    let mut listeners: Vec<_> =
+        offered.iter().zip(ports).map(|(listener, port)| format!("{}://127.0.0.1:{port}", listener.name())).collect();
+    let mut text = String::new();
+    if options.version == Version::V2_8 {
+        writeln!(text, "broker.id={id}\nzookeeper.connect=127.0.0.1:{controller_port}")?;
+    } else {
+        let roles = if node.is_controller() { "broker,controller" } else { "broker" };
+        writeln!(text, "process.roles={roles}\nnode.id={id}\ncontroller.listener.names=CONTROLLER")?;
+        writeln!(text, "controller.quorum.voters=1@127.0.0.1:{controller_port}")?;
+        if node.is_controller() {
+            listeners.push(format!("CONTROLLER://127.0.0.1:{controller_port}"));
+        }
+        text += &security::listener_properties();
+    }
+    write!(
+        text,
+        "listeners={}
 inter.broker.listener.name=PLAINTEXT
 log.dirs={}
 log.message.timestamp.type={timestamp_type}
@@ -194,8 +270,10 @@ share.coordinator.state.topic.min.isr=1
 ",
         listeners.join(","),
         dir.join("records").display()
-    );
-    text += &security::properties(dir);
+    )?;
+    if secured {
+        text += &security::properties(dir);
+    }
     for (name, value) in &options.properties {
         writeln!(text, "{name}={value}")?;
     }

@@ -1,4 +1,4 @@
-//! The machine's clock, for what the tests drive by themselves.
+//! The machine's clock, for what tests and commands drive by themselves.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use tidemill_engine::{Clock, EventTime, Monotonic};
 struct MachineClock(Instant);
 
 /// A clock that begins now.
-pub(crate) fn machine_clock() -> Arc<dyn Clock> {
+pub fn machine_clock() -> Arc<dyn Clock> {
     Arc::new(MachineClock(Instant::now()))
 }
 
@@ -20,6 +20,7 @@ impl Clock for MachineClock {
     }
 
     fn wall(&self) -> EventTime {
-        EventTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64)
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is not before 1970");
+        EventTime(since.as_micros() as i64)
     }
 }
