@@ -10,8 +10,17 @@ const KEYS: u64 = 10_000;
 const PAGES: [&str; 4] = ["/", "/catalogue/winter/boots", "/basket", "/checkout/payment"];
 const COUNTRIES: [&str; 8] = ["FR", "DE", "US", "JP", "BR", "IN", "ZA", "NO"];
 
-/// `count` events; each goes to the partition of its user.
-pub(super) fn generate(count: u64, partitions: i32) -> impl Iterator<Item = Record> {
+/// How events go over partitions.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spread {
+    /// Each to the partition of its user.
+    ByUser,
+    /// So many to one partition, then as many to the next.
+    Runs(u64),
+}
+
+/// `count` events.
+pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iterator<Item = Record> {
     let mut random = SplitMix(1);
     (0..count).map(move |i| {
         let user = random.below(KEYS);
@@ -30,7 +39,11 @@ pub(super) fn generate(count: u64, partitions: i32) -> impl Iterator<Item = Reco
             random.below(2) == 0,
         )
         .expect("memory takes all");
-        Record::new((user % partitions as u64) as i32, event)
+        let place = match spread {
+            Spread::ByUser => user,
+            Spread::Runs(run) => i / run,
+        };
+        Record::new((place % partitions as u64) as i32, event)
     })
 }
 
@@ -56,12 +69,12 @@ mod tests {
 
     #[test]
     fn events_are_json_of_about_200_bytes_and_always_the_same() {
-        let events: Vec<_> = generate(1_000, 4).map(|record| record.value.unwrap()).collect();
+        let events: Vec<_> = generate(1_000, 4, Spread::ByUser).map(|record| record.value.unwrap()).collect();
         let mean = events.iter().map(Vec::len).sum::<usize>() / events.len();
         assert!((190..=215).contains(&mean), "{mean} bytes");
         for event in &events {
             serde_json::from_slice::<serde_json::Value>(event).unwrap();
         }
-        assert!(generate(1_000, 4).map(|record| record.value.unwrap()).eq(events));
+        assert!(generate(1_000, 4, Spread::ByUser).map(|record| record.value.unwrap()).eq(events));
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
-//! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release.
+//! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
+//! same for the ways to read.
 
 mod events;
+mod fetch;
 mod process;
+mod programs;
 mod report;
 mod snapshot;
 
@@ -19,16 +22,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use self::events::Spread;
 use self::process::Usage;
+use self::programs::Programs;
 use self::report::Measure;
 use crate::kafka::{Broker, BrokerOptions};
-use crate::repository::{cargo, root};
+use crate::repository::root;
 
 /// How often each is run.
 const ROUNDS: usize = 3;
 
-/// The name of the baseline in the report.
+/// The name of the baseline in the report, and its program.
 const RAW: &str = "raw";
+const RAW_CONSUME: &str = "raw-consume";
 
 const TOPIC: &str = "events";
 const PARTITIONS: i32 = 4;
@@ -54,6 +60,8 @@ pub enum Job {
     Formats,
     /// No job's cost, but what epochs, snapshots and a restart take. Only where it is asked for.
     Snapshot,
+    /// Reading by our own path against librdkafka's: plain, compressed, under TLS, many partitions. Only where it is asked for.
+    Fetch,
 }
 
 impl Job {
@@ -68,6 +76,7 @@ impl Job {
             Self::FirstRow => "first_row",
             Self::Formats => "formats",
             Self::Snapshot => "snapshot",
+            Self::Fetch => "fetch",
         }
     }
 
@@ -76,7 +85,7 @@ impl Job {
         match self {
             Self::Stateless => Some(2.0),
             Self::Tumbling => Some(2.5),
-            Self::Hopping | Self::FirstRow | Self::Formats | Self::Snapshot => None,
+            Self::Hopping | Self::FirstRow | Self::Formats | Self::Snapshot | Self::Fetch => None,
         }
     }
 }
@@ -92,6 +101,9 @@ pub struct Options {
     /// Exit 1 when a limit is missed.
     #[arg(long)]
     check: bool,
+    /// Measure debug builds: their figures say nothing, but that the bench itself works.
+    #[arg(long)]
+    debug: bool,
 }
 
 /// Measures, prints a table and one JSON object a measure. False when a limit is missed and that was to be checked.
@@ -99,88 +111,81 @@ pub struct Options {
 /// # Errors
 /// When something cannot be built, started or loaded, or a run fails.
 pub fn run(options: &Options) -> Result<bool> {
-    let decoders_hold = !options.jobs.contains(&Job::Formats) || formats()?;
+    let decoders_hold = !options.jobs.contains(&Job::Formats) || formats(options)?;
+    let mut measures = vec![];
+    if options.jobs.contains(&Job::Fetch) {
+        measures.extend(fetch::run(options)?);
+    }
+    if options.jobs.contains(&Job::Snapshot) {
+        measures.extend(snapshot::run(options)?);
+    }
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
-        named => named.iter().copied().filter(|job| !matches!(job, Job::Formats | Job::Snapshot)).collect(),
+        named => {
+            named.iter().copied().filter(|job| !matches!(job, Job::Formats | Job::Snapshot | Job::Fetch)).collect()
+        }
     };
-    let tidemill = build("tidemill")?;
-    let snapshots_hold = !options.jobs.contains(&Job::Snapshot) || snapshot::run(&tidemill, options.events)?;
-    let apart_hold = decoders_hold && snapshots_hold;
-    if jobs.is_empty() {
-        return Ok(apart_hold || !options.check);
+    if !jobs.is_empty() {
+        measures.extend(run_jobs(&jobs, options)?);
     }
-    let raw_consume = build("raw-consume")?;
+    measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
+    Ok(!options.check || (decoders_hold && measures.iter().all(Measure::ok)))
+}
 
-    let kafka = Broker::start(BrokerOptions::default())?;
+/// The jobs against the baseline.
+fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
+    let programs = Programs::build(options, &["tidemill", RAW_CONSUME])?;
+    let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
     kafka.create_topic(TOPIC, PARTITIONS, &[])?;
     eprintln!("loading {} events ...", options.events);
-    kafka.produce(TOPIC, events::generate(options.events, PARTITIONS))?;
+    kafka.produce(TOPIC, events::generate(options.events, PARTITIONS, Spread::ByUser))?;
 
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
-    let mut runs: BTreeMap<&str, Vec<Usage>> = BTreeMap::new();
     let costs: Vec<Job> = jobs.iter().copied().filter(|job| *job != Job::FirstRow).collect();
+    let mut runs = vec![Run::new(RAW, || programs.consume(RAW_CONSUME, &kafka, TOPIC, options.events))];
+    for job in &costs {
+        let (programs, spec) = (&programs, spec(*job, &kafka, dir.path())?);
+        runs.push(Run::new(job.name(), move || programs.bounded(&spec, options.events)));
+    }
+    let medians = in_turns(&runs)?;
+    let first_row = jobs.contains(&Job::FirstRow);
+    let first_row = first_row.then(|| first_row_after(&programs, &kafka, dir.path())).transpose()?;
+    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
+    report::print_table(&names, &medians, options.events);
+    Ok(measures(&costs, &medians, first_row))
+}
+
+/// Something to measure.
+struct Run<'a> {
+    name: &'static str,
+    once: Box<dyn Fn() -> Result<Usage> + 'a>,
+}
+
+impl<'a> Run<'a> {
+    fn new(name: &'static str, once: impl Fn() -> Result<Usage> + 'a) -> Self {
+        Self { name, once: Box::new(once) }
+    }
+}
+
+/// Runs all in turns, [`ROUNDS`] times; the median of each, by name.
+fn in_turns(runs: &[Run<'_>]) -> Result<BTreeMap<&'static str, Usage>> {
+    let mut usages: BTreeMap<&str, Vec<Usage>> = BTreeMap::new();
     for round in 1..=ROUNDS {
-        let usage = raw(&raw_consume, &kafka, options.events)?;
-        eprintln!("round {round}: {RAW} {usage}");
-        runs.entry(RAW).or_default().push(usage);
-        for job in &costs {
-            let usage = bounded(&tidemill, &spec(*job, &kafka, dir.path())?, options.events)?;
-            eprintln!("round {round}: {} {usage}", job.name());
-            runs.entry(job.name()).or_default().push(usage);
+        for Run { name, once } in runs {
+            let usage = once()?;
+            eprintln!("round {round}: {name} {usage}");
+            usages.entry(name).or_default().push(usage);
         }
     }
-    let first_row = jobs.contains(&Job::FirstRow).then(|| first_row(&tidemill, &kafka, dir.path())).transpose()?;
-
-    let medians: BTreeMap<&str, Usage> = runs.into_iter().map(|(name, runs)| (name, Usage::median(&runs))).collect();
-    let names: Vec<&str> = [RAW].into_iter().chain(costs.iter().map(|job| job.name())).collect();
-    report::print_table(&names, &medians, options.events);
-    let measures = measures(&costs, &medians, first_row);
-    measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
-    Ok(!options.check || (apart_hold && measures.iter().all(Measure::ok)))
+    Ok(usages.into_iter().map(|(name, usages)| (name, Usage::median(&usages))).collect())
 }
 
 /// Measures the decoders; whether all limits hold.
-fn formats() -> Result<bool> {
-    let program = build("bench-formats")?;
-    let status = Command::new(&program).status()?;
+fn formats(options: &Options) -> Result<bool> {
+    let programs = Programs::build(options, &["bench-formats"])?;
+    let status = Command::new(programs.path("bench-formats")?).status()?;
     ensure!(status.code().is_some_and(|code| code <= 1), "`bench-formats` failed");
     Ok(status.success())
-}
-
-/// Builds a package in release and says where its program is.
-fn build(package: &str) -> Result<PathBuf> {
-    eprintln!("building {package} in release ...");
-    let mut cargo = cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--workspace",
-        "--bin",
-        package,
-        "--message-format=json-render-diagnostics",
-    ]);
-    let output = cargo.stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "`{package}` does not build");
-    let messages = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
-    let programs = messages.filter_map(|message| Some(message.ok()?.get("executable")?.as_str()?.into()));
-    programs.last().with_context(|| format!("`{package}` has no program"))
-}
-
-/// One run of the baseline, which must have seen every event.
-fn raw(program: &Path, kafka: &Broker, events: u64) -> Result<Usage> {
-    let run = process::measure(Command::new(program).args([kafka.bootstrap(), TOPIC]))?;
-    let seen: u64 = run.stdout.trim().parse().context("`raw-consume` prints a number")?;
-    ensure!(seen == events, "`raw-consume` saw {seen} of {events} events");
-    Ok(run.usage)
-}
-
-/// One bounded run of a job, which must have read every event.
-fn bounded(tidemill: &Path, spec: &Path, events: u64) -> Result<Usage> {
-    let run = process::measure(Command::new(tidemill).arg("run").arg(spec).args(["--bounded", "--workers", "1"]))?;
-    let read_all = run.stderr.contains(&format!(" records={events} "));
-    ensure!(read_all, "`tidemill run` does not say that it read {events} records:\n{}", run.stderr);
-    Ok(run.usage)
 }
 
 /// The spec of a job for this broker, written to `dir`.
@@ -193,12 +198,12 @@ fn spec(job: Job, kafka: &Broker, dir: &Path) -> Result<PathBuf> {
 }
 
 /// From the start of the process to its first row on stdout, the median of [`ROUNDS`].
-fn first_row(tidemill: &Path, kafka: &Broker, dir: &Path) -> Result<Duration> {
+fn first_row_after(programs: &Programs, kafka: &Broker, dir: &Path) -> Result<Duration> {
     let spec = spec(Job::FirstRow, kafka, dir)?;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let mut child = Command::new(tidemill)
+        let mut child = Command::new(programs.path("tidemill")?)
             .args(["run", "--from-start"])
             .arg(&spec)
             .stdin(Stdio::null())

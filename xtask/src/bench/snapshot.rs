@@ -11,9 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
-use super::{PARTITIONS, ROUNDS, TOPIC, events, process, report::Measure};
+use super::{
+    Options, PARTITIONS, ROUNDS, TOPIC,
+    events::{self, Spread},
+    process,
+    programs::Programs,
+    report::Measure,
+};
 use crate::{
     kafka::{Broker, BrokerOptions, Record},
     repository::root,
@@ -38,14 +43,15 @@ const COST_LIMIT: f64 = 1.0 / 0.9;
 const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Measures and prints; whether all limits hold.
-pub(super) fn run(tidemill: &Path, events: u64) -> Result<bool> {
-    let kafka = Broker::start(BrokerOptions::default())?;
+/// Measures.
+pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
+    let programs = Programs::build(options, &["tidemill"])?;
+    let tidemill = programs.path("tidemill")?;
+    let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
     let folder = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
     let mut measures = open_window(tidemill, &kafka, folder.path())?;
-    measures.push(throughput(tidemill, &kafka, folder.path(), events)?);
-    measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
-    Ok(measures.iter().all(Measure::ok))
+    measures.push(throughput(tidemill, &kafka, folder.path(), options.events)?);
+    Ok(measures)
 }
 
 /// A snapshot of [`KEYS`] keys, and a restart on it.
@@ -110,7 +116,7 @@ fn open_window(tidemill: &Path, kafka: &Broker, folder: &Path) -> Result<Vec<Mea
 fn throughput(tidemill: &Path, kafka: &Broker, folder: &Path, events: u64) -> Result<Measure> {
     kafka.create_topic(TOPIC, PARTITIONS, &[])?;
     eprintln!("loading {events} events ...");
-    kafka.produce(TOPIC, events::generate(events, PARTITIONS))?;
+    kafka.produce(TOPIC, events::generate(events, PARTITIONS, Spread::ByUser))?;
     let mut with = vec![];
     let mut without = vec![];
     for round in 1..=ROUNDS {

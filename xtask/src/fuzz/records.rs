@@ -12,6 +12,8 @@ use super::Target;
 /// Where a batch says its length, its CRC, and where what the CRC covers begins.
 const LENGTH: std::ops::Range<usize> = 8..12;
 const CRC: std::ops::Range<usize> = 17..21;
+/// The CRC of an old message, behind which its format stands.
+const OLD_CRC: std::ops::Range<usize> = 12..16;
 
 #[derive(Default)]
 pub(crate) struct Records {
@@ -35,8 +37,14 @@ impl Target for Records {
             && let Ok(length) = i32::try_from(mended.len() - LENGTH.end)
         {
             mended[LENGTH].copy_from_slice(&length.to_be_bytes());
-            let crc = crc32c::crc32c(&mended[CRC.end..]);
-            mended[CRC].copy_from_slice(&crc.to_be_bytes());
+            if mended[OLD_CRC.end] < 2 {
+                let mut crc = flate2::Crc::new();
+                crc.update(&mended[OLD_CRC.end..]);
+                mended[OLD_CRC].copy_from_slice(&crc.sum().to_be_bytes());
+            } else {
+                let crc = crc32c::crc32c(&mended[CRC.end..]);
+                mended[CRC].copy_from_slice(&crc.to_be_bytes());
+            }
         }
         walk(&mended, &mut self.unpacker)
     }
