@@ -107,6 +107,11 @@ pub(crate) enum Command {
     ///
     /// Samples about 1,000 records; prints their format and columns as YAML, with what was seen of each column.
     Infer(InferArgs),
+    /// Run pipelines by the clock.
+    ///
+    /// A job with a `schedule` is run again and again, each time over the records that came in since the time before: each record in
+    /// exactly one run, whose files are there as a whole or not at all.
+    Schedule(ScheduleArgs),
     /// Ask topics a question in SQL.
     ///
     /// Topics are tables: the columns of their payloads, and those of every record. Rows are a table on a terminal, JSON lines in a pipe.
@@ -258,6 +263,75 @@ pub(crate) struct InferArgs {
     /// How long to wait for the first answer of a broker.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    #[command(subcommand)]
+    pub(crate) command: ScheduleCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Run pipelines as their ranges come due, until Ctrl-C.
+    ///
+    /// A run that fails is tried again, after a pause that grows up to 5 minutes.
+    Run {
+        /// The jobs' YAML files.
+        #[arg(value_name = "SPEC", required = true)]
+        specs: Vec<PathBuf>,
+        /// Pipelines that run at the same time, at most.
+        #[arg(long, value_name = "N", default_value = "2")]
+        parallel: NonZeroUsize,
+        /// How long to wait for the first answer of a broker.
+        #[arg(long, value_name = "DURATION", default_value = "15s")]
+        wait: Duration,
+    },
+    /// Run every range that is due, and exit: for a timer.
+    Once {
+        /// The jobs' YAML files.
+        #[arg(value_name = "SPEC", required = true)]
+        specs: Vec<PathBuf>,
+        /// How long to wait for the first answer of a broker.
+        #[arg(long, value_name = "DURATION", default_value = "15s")]
+        wait: Duration,
+    },
+    /// Show the last run of pipelines, and when they run next.
+    List {
+        /// The jobs' YAML files.
+        #[arg(value_name = "SPEC", required = true)]
+        specs: Vec<PathBuf>,
+        /// For a reader, or one JSON object a line on stdout.
+        #[arg(long, value_enum, default_value_t)]
+        format: ReportFormat,
+    },
+    /// Run the ranges of a period that were not run; those that were stay as they are.
+    Backfill {
+        /// The job's YAML file.
+        #[arg(value_name = "SPEC")]
+        spec: PathBuf,
+        /// Begin of the period (RFC 3339).
+        #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
+        from: chrono::DateTime<chrono::FixedOffset>,
+        /// End of the period (RFC 3339).
+        #[arg(long, value_name = "T", value_parser = chrono::DateTime::parse_from_rfc3339)]
+        to: chrono::DateTime<chrono::FixedOffset>,
+        /// How long to wait for the first answer of a broker.
+        #[arg(long, value_name = "DURATION", default_value = "15s")]
+        wait: Duration,
+    },
+    /// Let a pipeline rest; a run that is under way ends as it would.
+    Pause {
+        /// The job's YAML file.
+        #[arg(value_name = "SPEC")]
+        spec: PathBuf,
+    },
+    /// Let a pipeline go on, with what was missed meanwhile as its `catch_up` says.
+    Resume {
+        /// The job's YAML file.
+        #[arg(value_name = "SPEC")]
+        spec: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! How a command fails: what is said about it, once, on stderr, and the exit code.
 
-use std::{error::Error, panic, process::ExitCode, thread};
+use std::{error::Error, panic, path::Path, process::ExitCode, thread};
 
 use tidemill_jobs::spec::{Problem, Query, SpecErrors};
 use tidemill_queries::QueryErrors;
@@ -85,6 +85,13 @@ pub(crate) fn in_file(query: &Query, errors: &QueryErrors) -> SpecErrors {
         }
     };
     SpecErrors { problems: errors.errors().iter().map(problem).collect() }
+}
+
+/// A mistake of a file as a whole.
+pub(crate) fn of_file(path: &Path, message: &str) -> Failure {
+    let (file, message) = (path.display().to_string(), message.to_owned());
+    let problem = Problem { file, position: None, path: String::new(), message, source_line: None };
+    Failure::Invalid(SpecErrors { problems: vec![problem] })
 }
 
 /// Keeps panics to a line. Those of a run's threads are caught and reported by the run; their place goes to the log.

@@ -6,6 +6,7 @@ mod epoch;
 pub mod infer;
 pub mod metrics;
 pub mod run;
+pub mod schedule;
 pub mod simulate;
 pub mod spec;
 pub mod sql;

@@ -68,6 +68,7 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         discard_state: false,
         ephemeral: false,
         reinfer: false,
+        stretches: None,
         replay: None,
         workers: None,
         wait: Duration::from_secs(15),

@@ -24,6 +24,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
         discard_state: false,
         ephemeral: false,
         reinfer: false,
+        stretches: None,
         replay: None,
         workers: None,
         wait: args.wait.get(),

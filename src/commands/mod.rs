@@ -8,6 +8,7 @@ mod explain;
 mod infer;
 mod replay;
 mod run;
+mod schedule;
 mod schema;
 mod sql;
 mod validate;
@@ -29,6 +30,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
         Command::Replay(args) => replay::replay(&args),
         Command::Verify(args) => verify::verify(&args),
         Command::Sql(args) => sql::sql(&args),
+        Command::Schedule(args) => schedule::schedule(&args),
         Command::Schema => schema::schema(),
         Command::Completions { shell } => completions::completions(shell),
         Command::Demo(args) => demo::demo(&args),

@@ -31,6 +31,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         discard_state: false,
         ephemeral: false,
         reinfer: false,
+        stretches: None,
         replay: Some(Arc::new(replay.records)),
         workers: Some(1),
         wait: args.wait.get(),

@@ -21,12 +21,16 @@ use crate::{
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     logging::init(args.log_format);
     let job = spec::load(&args.job)?;
+    if job.schedule.is_some() {
+        return Err(failure::of_file(&args.job, "it has a `schedule`; run it with `tidemill schedule run`, or `once`"));
+    }
     let options = RunOptions {
         bounded: args.bounded,
         from_start: args.from_start,
         discard_state: args.discard_state,
         ephemeral: false,
         reinfer: args.reinfer,
+        stretches: None,
         replay: None,
         workers: args.workers.map(Into::into),
         wait: args.wait.get(),

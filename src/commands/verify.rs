@@ -26,6 +26,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         discard_state: false,
         ephemeral: false,
         reinfer: false,
+        stretches: None,
         replay: None,
         workers: None,
         wait: args.wait.get(),

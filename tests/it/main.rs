@@ -15,6 +15,7 @@ mod jobs;
 mod kafka_source;
 mod reference;
 mod replay;
+mod schedule;
 mod security;
 mod sql;
 mod sql_differential;

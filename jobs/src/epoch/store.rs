@@ -6,6 +6,7 @@
 //! | `manifests/<epoch>-<generation>.json` | a snapshot that is whole |
 //! | `snapshots/<epoch>-<generation>/<operator>.arrow` | the state of an operator |
 //! | `<input>.schema.arrow` | an inferred schema |
+//! | `runs/`, `boundaries/`, `paused` | of a pipeline (`crate::schedule`) |
 //!
 //! Invariants: a run claims the next slot of the log before it looks at anything, and writes only slots of its own line behind
 //! it; a run that finds its next slot taken has been replaced and stops. So of two runs of a job at most one commits, whatever
@@ -241,7 +242,7 @@ impl Store {
     }
 
     /// Removes an object; one that is not there is removed.
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.runtime.block_on(self.objects.delete(&self.path(name))) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed(name, error)),
@@ -249,7 +250,7 @@ impl Store {
     }
 
     /// The names of the objects directly in a folder, without it, sorted.
-    fn names(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+    pub(crate) fn names(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let path = self.path(folder);
         let listed = self.runtime.block_on(self.objects.list_with_delimiter(Some(&path)));
         let listed = match listed {
@@ -264,9 +265,24 @@ impl Store {
     }
 
     /// Puts a document with a checksum before it.
-    fn put_document(&self, name: &str, document: &impl Serialize) -> Result<(), StoreError> {
+    pub(crate) fn put_document(&self, name: &str, document: &impl Serialize) -> Result<(), StoreError> {
+        self.put(name, self.with_checksum(name, document)?)
+    }
+
+    /// Puts a document that must not exist yet; whether it is ours.
+    pub(crate) fn put_new_document(&self, name: &str, document: &impl Serialize) -> Result<bool, StoreError> {
+        self.put_new(name, &self.with_checksum(name, document)?)
+    }
+
+    fn with_checksum(&self, name: &str, document: &impl Serialize) -> Result<Vec<u8>, StoreError> {
         let json = serde_json::to_vec(document).map_err(|error| self.failed(name, error))?;
-        self.put(name, [checksum_line(&json).as_bytes(), &json].concat())
+        Ok([checksum_line(&json).as_bytes(), &json].concat())
+    }
+
+    /// A document; `None` when there is none of this name.
+    pub(crate) fn read_document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let read = |bytes: Vec<u8>| Self::document(&bytes).map_err(|why| self.failed(name, why));
+        self.get(name)?.map(read).transpose()
     }
 
     /// A document; an error says why it is none.

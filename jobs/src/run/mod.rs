@@ -89,6 +89,8 @@ pub struct RunOptions {
     pub reinfer: bool,
     /// In the place of all inputs: by input, kept records that are read once more. The run is bounded then.
     pub replay: Option<Arc<BTreeMap<String, Vec<KeptRecord>>>>,
+    /// In the place of `start` and of the logs' ends: the offsets that are read, by input, topic and partition. The run is bounded then.
+    pub stretches: Option<Arc<Stretches>>,
     /// Worker threads, above the spec's.
     pub workers: Option<usize>,
     /// How long to wait for the first contact with a broker.
@@ -100,6 +102,9 @@ pub struct RunOptions {
     /// What is shown of the run.
     pub stats: Arc<Stats>,
 }
+
+/// By input, topic and partition the first offset to be read and the one behind the last. Partitions that are not named are not read.
+pub type Stretches = BTreeMap<String, BTreeMap<String, BTreeMap<i32, (i64, i64)>>>;
 
 /// What a run did.
 #[derive(Clone, Debug)]
@@ -343,7 +348,10 @@ fn from_start(
 ) -> Result<Ready, RunError> {
     let contacts = outputs::contact(job, &[], false, secrets, options)?;
     let outputs = outputs::open(job, &contacts, &Naming::Run(run_id), secrets, options, letters)?;
-    let begin = resume::begin_at_start(connected, dataflow, None, options)?;
+    let mut begin = resume::begin_at_start(connected, dataflow, None, options)?;
+    if let Some(stretches) = &options.stretches {
+        begin.read(stretches, connected);
+    }
     Ok(Ready { begin, outputs, commit: pipeline::flush_only(), need: Arc::default(), abort: Arc::default() })
 }
 

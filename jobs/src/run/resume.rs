@@ -15,7 +15,7 @@ use tidemill_engine::{
 };
 
 use super::{
-    RunOptions, before,
+    RunOptions, Stretches, before,
     error::RunError,
     inputs::{ConnectedInput, Transport},
     outputs::Contacts,
@@ -52,6 +52,17 @@ pub(super) struct Begin {
 }
 
 impl Begin {
+    /// Reads these offsets alone.
+    pub(super) fn read(&mut self, stretches: &Stretches, connected: &[ConnectedInput]) {
+        let offsets = connected.iter().map(|input| {
+            let Transport::Kafka { input: kafka, .. } = &input.transport else { return (vec![], vec![]) };
+            let of = |topic: &str, number: i32| stretches.get(&input.spec.name)?.get(topic)?.get(&number).copied();
+            kafka.partitions().iter().map(|p| of(&p.topic, p.number).unwrap_or_default()).unzip()
+        });
+        let (offsets, ends) = offsets.unzip();
+        (self.offsets, self.ends) = (offsets, Some(ends));
+    }
+
     /// Where the partitions of Kafka inputs begin, by name.
     pub(super) fn kafka_partitions<'b>(
         &'b self,

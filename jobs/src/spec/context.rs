@@ -107,6 +107,7 @@ impl Context {
             workers: self.workers,
             memory: self.memory,
             compatibility: Compatibility::default(),
+            schedule: None,
             query: Query { text, script, file: "question".to_owned(), start, lines: lines.collect() },
         })
     }

@@ -21,6 +21,7 @@ use super::{
     problem::Position,
     units::{ByteSize, Duration},
 };
+use crate::schedule::Pipeline;
 
 /// A job.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct Job {
     pub memory: ByteSize,
     /// The level of compatibility that the query was written for.
     pub compatibility: Compatibility,
+    /// When it is run, where that is not for the user to say.
+    pub schedule: Option<Pipeline>,
     /// The query.
     pub query: Query,
 }

@@ -25,6 +25,7 @@ mod problem;
 mod query;
 mod raw;
 mod reference;
+mod schedule;
 mod security;
 mod syntax;
 mod transport;

@@ -16,26 +16,10 @@ pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
     for (name, output) in job.outputs.iter() {
         refuse_output(output, &root.key("outputs").key(name), check);
     }
-    let mut fields = vec![
-        (job.schedule.is_some(), root.key("schedule"), "`schedule`", "start the job with `tidemill run`"),
-        (
-            job.range.is_some(),
-            root.key("range"),
-            "`range`",
-            "`start` and `tidemill run --bounded` read a finished topic",
-        ),
-    ];
-    if let Some(dead_letters) = &job.dead_letters {
+    if let Some(output) = job.dead_letters.as_ref().and_then(|dead_letters| dead_letters.kafka.as_ref()) {
         let kafka = root.key("dead_letters").key("kafka");
-        fields.push((dead_letters.kafka.is_some(), kafka.clone(), "`kafka` for dead letters", "write to a `file`"));
-        if let Some(output) = &dead_letters.kafka {
-            refuse_kafka_output(output, &kafka, check);
-        }
-    }
-    for (given, path, what, instead) in fields {
-        if given {
-            refuse_one(check, &path, what, instead);
-        }
+        refuse_one(check, &kafka, "`kafka` for dead letters", "write to a `file`");
+        refuse_kafka_output(output, &kafka, check);
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     named::Named,
     units::{ByteSize, Duration},
 };
+use crate::schedule::CatchUp;
 
 pub(super) use format::{
     AvroCodec, AvroFraming, IdFraming, ProtobufFraming, RawAvro, RawCompression, RawCsv, RawFormat, RawJson,
@@ -61,9 +62,9 @@ pub(super) struct RawJob {
     /// The budget for queues, decode buffers and state; at the limit partitions are paused.
     #[serde(default = "memory")]
     pub(super) memory: ByteSize,
-    /// When the job is run by the scheduler. Not built yet.
+    /// When `tidemill schedule` runs the job: each time over the records that came in since the time before.
     pub(super) schedule: Option<RawSchedule>,
-    /// The range of time that a scheduled run reads. Not built yet.
+    /// The range of time that a scheduled run reads; `[previous, now)` is the only one.
     pub(super) range: Option<String>,
     /// The level of Azure Stream Analytics' compatibility that the query was written for, in quotes: below "1.2" booleans of
     /// payloads are 0 and 1, and by "1.0" the columns of outputs are named in lower case.
@@ -472,11 +473,10 @@ pub(super) enum RawIdentity {
     ResourceId(String),
 }
 
-/// When the job runs: one of `cron`, `every`. Not built yet.
+/// When the job runs: one of `cron`, `every`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map of fields")]
 #[schemars(rename = "Schedule")]
-#[allow(dead_code, reason = "understood, and refused as a whole until it is built")]
 pub(super) struct RawSchedule {
     /// Five fields: minute, hour, day, month, day of the week.
     pub(super) cron: Option<String>,
@@ -484,6 +484,9 @@ pub(super) struct RawSchedule {
     pub(super) every: Option<Duration>,
     /// The zone of `cron`, `Europe/Paris`. Default: UTC.
     pub(super) zone: Option<String>,
+    /// What becomes of runs that were missed.
+    #[serde(default)]
+    pub(super) catch_up: CatchUp,
 }
 
 fn kerberos_service() -> String {

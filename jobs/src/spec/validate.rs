@@ -12,7 +12,7 @@ use super::{
     problem::Path,
     query,
     raw::{RawFunction, RawJavaScript, RawJob},
-    read_text, security, syntax, transport,
+    read_text, schedule, security, syntax, transport,
 };
 
 /// Checks all of it.
@@ -36,6 +36,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
     if raw.memory.bytes() == 0 {
         check.problem(&root.key("memory"), "expected a size above zero");
     }
+    let schedule = schedule::schedule(check, &root, raw, inputs.as_deref(), outputs.as_deref());
     let query = query::query(check, &root, raw);
     Some(Job {
         name: name?,
@@ -50,6 +51,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
         workers: workers?,
         memory: raw.memory,
         compatibility: raw.compatibility,
+        schedule: schedule?,
         query: query?,
     })
 }

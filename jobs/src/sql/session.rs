@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use arrow::record_batch::RecordBatch;
+use arrow::{
+    datatypes::FieldRef,
+    record_batch::RecordBatch,
+    util::display::{ArrayFormatter, FormatOptions},
+};
 use serde_json::json;
 use tidemill_connectors::{
     files::{self, list_files},
@@ -17,7 +21,7 @@ use tidemill_connectors::{
 use tidemill_engine::{Clock, EngineError, ErrorKind};
 use tidemill_queries::{
     Script,
-    bounded::{Executor, ExecutorOptions, LogTable, Plan, Question, Reading, Rows},
+    bounded::{AnswerError, Executor, ExecutorOptions, LogTable, Plan, Question, Reading, Rows},
 };
 
 use super::{
@@ -125,7 +129,7 @@ impl Session {
         }
         match self.executor.plan(&question, &tables, parameters) {
             Ok(_) => Ok(()),
-            Err(super::AnswerError::Question(errors)) => Err(SqlError::Question(errors)),
+            Err(AnswerError::Question(errors)) => Err(SqlError::Question(errors)),
             Err(error) => Err(error.into()),
         }
     }
@@ -142,7 +146,7 @@ impl Session {
             let Some(topic) = self.topic(name)? else {
                 let names = self.tables()?;
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                return Err(super::AnswerError::Question(question.unknown_table(name, &names)).into());
+                return Err(AnswerError::Question(question.unknown_table(name, &names)).into());
             };
             tables.push((name.clone(), Arc::new(TopicTable::new(topic, Arc::clone(&progress)))));
         }
@@ -192,6 +196,7 @@ impl Session {
             ephemeral: true,
             reinfer: false,
             replay: None,
+            stretches: None,
             workers: Some(self.workers),
             wait: self.options.wait,
             clock: Arc::clone(&self.options.clock),
@@ -236,12 +241,12 @@ impl Session {
             else {
                 return vec![];
             };
-            let format = arrow::util::display::FormatOptions::new().with_null("NULL");
-            let Ok(values) = arrow::util::display::ArrayFormatter::try_new(column, &format) else { return vec![] };
+            let format = FormatOptions::new().with_null("NULL");
+            let Ok(values) = ArrayFormatter::try_new(column, &format) else { return vec![] };
             (0..column.len()).map(|row| values.value(row).to_string()).collect()
         };
         let fields = topic.columns.schema.fields().iter();
-        let column = |field: &arrow::datatypes::FieldRef| ColumnDescription {
+        let column = |field: &FieldRef| ColumnDescription {
             name: field.name().clone(),
             data_type: infer::type_name(field.data_type()),
             samples: shown(field.name()),
@@ -259,14 +264,15 @@ impl Session {
         (columns, self.executor.functions())
     }
 
-    /// The table of this name, letter by letter or else in any case.
+    /// The table of this name, letter by letter or else in any case. One that was not there is looked for again.
     fn topic(&mut self, name: &str) -> Result<Option<Arc<Topic>>, SqlError> {
-        let names = self.tables()?;
-        let mut alike = names.iter().filter(|other| other.eq_ignore_ascii_case(name));
-        let exact = names.iter().find(|other| *other == name);
-        let Some(name) = exact.or_else(|| alike.next().filter(|_| alike.next().is_none())).cloned() else {
-            return Ok(None);
-        };
+        let were_known = self.names.is_some();
+        let mut found = named(&self.tables()?, name);
+        if found.is_none() && were_known {
+            self.names = None;
+            found = named(&self.tables()?, name);
+        }
+        let Some(name) = found else { return Ok(None) };
         if let Some(topic) = self.topics.get(&name) {
             return Ok(Some(Arc::clone(topic)));
         }
@@ -332,6 +338,13 @@ impl Session {
     fn queue_kib(&self) -> u64 {
         (self.memory / QUEUE_SHARE / 1024 / self.workers as u64).min(QUEUE_KIB_MAX)
     }
+}
+
+/// Of some names the one that is meant: letter by letter, or else in any case when there is only one such.
+fn named(names: &[String], name: &str) -> Option<String> {
+    let mut alike = names.iter().filter(|other| other.eq_ignore_ascii_case(name));
+    let exact = names.iter().find(|other| *other == name);
+    exact.or_else(|| alike.next().filter(|_| alike.next().is_none())).cloned()
 }
 
 /// The context of one topic that is read as it is.

@@ -18,7 +18,7 @@ use tidemill_engine::{
     Clock, EngineError, ErrorKind, Result,
     source::{PartitionId, Source, TimestampKind},
 };
-use tidemill_queries::bounded::{LogPartition, LogTable, Scan, Stretch, Stretches, Wanted};
+use tidemill_queries::bounded::{Interval, LogPartition, LogTable, Scan, Stretch, Stretches, Wanted};
 
 use super::{
     columns::Columns,
@@ -188,7 +188,7 @@ impl TopicTable {
             })
             .collect();
         let mut notes = vec![];
-        if wanted.times != tidemill_queries::bounded::Interval::ALL {
+        if wanted.times != Interval::ALL {
             match self.topic.log_append {
                 true => self.narrow_by_time(input, wanted, bounds, &mut ranges, &mut notes)?,
                 false => notes.push(

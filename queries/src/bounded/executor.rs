@@ -14,6 +14,7 @@ use datafusion::{
     prelude::SessionConfig,
     sql::parser::Statement as AnyStatement,
 };
+use sqlparser::tokenizer::Span;
 use tokio::runtime::{self, Runtime};
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
     newest::NewestFirst,
     question::Question,
     rows::Rows,
-    scan::{Table, scans_of},
+    scan::{LogScan, Table, scans_of},
 };
 use crate::error::{QueryError, QueryErrors};
 
@@ -96,21 +97,14 @@ impl Executor {
                 .map_err(|error| AnswerError::of_plan(&error))?;
         }
         let state = context.state();
-        let physical = self.runtime.block_on(async {
-            let logical = state.statement_to_plan(AnyStatement::Statement(Box::new(statement))).await?;
-            let names = logical.get_parameter_names()?;
-            check_parameters(&names.into_iter().collect::<Vec<_>>(), parameters)
-                .map_err(|errors| DataFusionError::External(Box::new(errors)))?;
-            let values = parameters.iter().map(|(name, value)| (name.clone(), ScalarAndMetadata::from(scalar(value))));
-            let logical = logical.with_param_values(ParamValues::Map(values.collect()))?;
-            state.create_physical_plan(&logical).await
-        });
-        let physical = physical.map_err(|error| match error {
-            DataFusionError::External(inner) if inner.is::<QueryErrors>() => {
-                AnswerError::Question(*inner.downcast().expect("it was just looked at"))
-            }
-            error => AnswerError::of_plan(&error),
-        })?;
+        let of_plan = |error: DataFusionError| AnswerError::of_plan(&error);
+        let statement = AnyStatement::Statement(Box::new(statement));
+        let logical = self.runtime.block_on(state.statement_to_plan(statement)).map_err(of_plan)?;
+        let names: Vec<String> = logical.get_parameter_names().map_err(of_plan)?.into_iter().collect();
+        check_parameters(&names, parameters)?;
+        let values = parameters.iter().map(|(name, value)| (name.clone(), ScalarAndMetadata::from(scalar(value))));
+        let logical = logical.with_param_values(ParamValues::Map(values.collect())).map_err(of_plan)?;
+        let physical = self.runtime.block_on(state.create_physical_plan(&logical)).map_err(of_plan)?;
         Ok(Plan::new(physical, context.task_ctx(), question.explain, Arc::clone(&self.runtime)))
     }
 
@@ -156,8 +150,7 @@ fn check_parameters(used: &[String], given: &[(String, String)]) -> Result<(), Q
         return Err(error.help(format!("give it one: --param {name}=VALUE")).into());
     }
     if let Some((name, _)) = given.iter().find(|(name, _)| !used.contains(&name.as_str())) {
-        let span = sqlparser::tokenizer::Span::empty();
-        return Err(QueryError::unknown(span, "parameter", name, &used).into());
+        return Err(QueryError::unknown(Span::empty(), "parameter", name, &used).into());
     }
     Ok(())
 }
@@ -196,7 +189,7 @@ impl Plan {
     fn new(physical: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>, explain: bool, runtime: Arc<Runtime>) -> Self {
         let mut scans = vec![];
         scans_of(&physical, &mut scans);
-        let reading = |scan: &super::scan::LogScan| {
+        let reading = |scan: &LogScan| {
             let (records, bytes) = scan.size();
             Reading {
                 table: scan.log.name().to_owned(),

@@ -1,0 +1,137 @@
+//! Which ranges are due, and the steps of one run in their order.
+
+use std::collections::BTreeMap;
+
+use tidemill_engine::EventTime;
+
+use super::{
+    ledger::{Boundary, Ledger, Outcome, RunRecord},
+    timing::{CatchUp, Pipeline, Timing},
+};
+use crate::run::{RunError, Stretches};
+
+/// From an instant to before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) from: EventTime,
+    pub(super) to: EventTime,
+}
+
+/// The ranges that are to be run at `now`, the oldest first. Without any run before it is the last one alone.
+pub(super) fn due(last_done: Option<EventTime>, now: EventTime, pipeline: &Pipeline) -> Vec<Range> {
+    let timing = &pipeline.timing;
+    let from = match last_done {
+        Some(last) => Some(last),
+        None => timing.at_or_before(now).and_then(|end| timing.at_or_before(EventTime(end.0 - 1))),
+    };
+    let Some(from) = from else { return vec![] };
+    let mut ranges = from_on(from, now, timing);
+    let kept = match pipeline.catch_up {
+        CatchUp::All => ranges.len(),
+        CatchUp::Latest => 2,
+        CatchUp::None => 1,
+    };
+    ranges.split_off(ranges.len().saturating_sub(kept))
+}
+
+/// The ranges between the instants at or behind `from` and up to `to`.
+pub(super) fn ranges_within(from: EventTime, to: EventTime, timing: &Timing) -> Vec<Range> {
+    timing.after(EventTime(from.0 - 1)).map_or(vec![], |begin| from_on(begin, to, timing))
+}
+
+/// From `begin` on, from instant to instant, up to `to`.
+fn from_on(mut begin: EventTime, to: EventTime, timing: &Timing) -> Vec<Range> {
+    let mut ranges = vec![];
+    while let Some(end) = timing.after(begin).filter(|end| *end <= to) {
+        ranges.push(Range { from: begin, to: end });
+        begin = end;
+    }
+    ranges
+}
+
+/// What a run is made of.
+pub(super) trait Steps {
+    /// Where an instant cuts the topics; `None` while records of before it may come in.
+    fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError>;
+
+    /// Puts the rows of all records between two boundaries in the place of what was there of the range, all at once.
+    fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError>;
+
+    /// Holds that nobody else runs the pipeline.
+    fn check(&mut self) -> Result<(), RunError>;
+}
+
+/// What a run has read and written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+    pub(super) rows: u64,
+}
+
+/// What came of a range.
+pub(super) enum Progress {
+    Ran(RunRecord),
+    RanBefore,
+    NotClosed,
+}
+
+/// Runs a range unless it was run. A failure is noted; its range is as if it had not been run.
+pub(super) fn run_range(
+    ledger: &Ledger,
+    steps: &mut dyn Steps,
+    range: Range,
+    now: &dyn Fn() -> EventTime,
+) -> Result<Progress, RunError> {
+    if ledger.run(range.to)?.is_some_and(|record| record.is_done()) {
+        return Ok(Progress::RanBefore);
+    }
+    let attempts = ledger.attempts(range)? + 1;
+    let (mut from, mut to) = (Boundary::new(), Boundary::new());
+    let outcome = (|| -> Result<Option<Written>, RunError> {
+        for (at, boundary) in [(range.from, &mut from), (range.to, &mut to)] {
+            *boundary = match ledger.boundary(at)? {
+                Some(fixed) => fixed,
+                None => match steps.boundary(at)? {
+                    Some(found) => ledger.fix_boundary(at, found)?,
+                    None => return Ok(None),
+                },
+            };
+        }
+        steps.check()?;
+        steps.write(range, &from, &to).map(Some)
+    })();
+    let (outcome, written, error) = match outcome {
+        Ok(None) => return Ok(Progress::NotClosed),
+        Ok(Some(written)) => (Outcome::Done, written, None),
+        Err(error) => (Outcome::Failed(error.to_string()), Written::default(), Some(error)),
+    };
+    let Written { records, bytes, rows } = written;
+    let (offsets, ended) = (between(&from, &to), now().0);
+    let record =
+        RunRecord { from: range.from.0, to: range.to.0, outcome, attempts, records, bytes, rows, offsets, ended };
+    match error {
+        None => {
+            steps.check()?;
+            ledger.put_run(&record)?;
+            Ok(Progress::Ran(record))
+        }
+        Some(error) => {
+            // Why it failed is worth more than why that cannot be noted.
+            let _ = ledger.put_run(&record);
+            Err(error)
+        }
+    }
+}
+
+/// Of each partition where it begins and ends; one that is new begins at 0.
+pub(super) fn between(from: &Boundary, to: &Boundary) -> Stretches {
+    let of_input = |input: &String, topics: &BTreeMap<String, BTreeMap<i32, i64>>| {
+        let of_topic = |topic: &String, partitions: &BTreeMap<i32, i64>| {
+            let begin = |partition: i32| from.get(input)?.get(topic)?.get(&partition).copied();
+            partitions.iter().map(|(&number, &end)| (number, (begin(number).unwrap_or(0).min(end), end))).collect()
+        };
+        topics.iter().map(|(topic, partitions)| (topic.clone(), of_topic(topic, partitions))).collect()
+    };
+    to.iter().map(|(input, topics)| (input.clone(), of_input(input, topics))).collect()
+}

@@ -1,0 +1,154 @@
+//! What was run, in the job's state store.
+//!
+//! | object | what |
+//! |---|---|
+//! | `runs/<end>.json` | the last attempt of the range that ends then, in microseconds since 1970 |
+//! | `boundaries/<instant>.json` | where an instant cuts the topics; put once |
+//! | `paused` | there while the pipeline is paused |
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tidemill_engine::EventTime;
+
+use super::advance::Range;
+use crate::{
+    epoch::store::{Store, StoreError},
+    run::Stretches,
+};
+
+/// Where an instant cuts the topics: by input, topic and partition the first offset of what comes behind.
+pub(super) type Boundary = BTreeMap<String, BTreeMap<String, BTreeMap<i32, i64>>>;
+
+/// An attempt to run a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Begin of the range, in microseconds since 1970.
+    pub from: i64,
+    /// End of the range, which does not belong to it.
+    pub to: i64,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Records that were read.
+    pub records: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Rows that were written.
+    pub rows: u64,
+    /// Where it began and where it ended in each partition, by input and topic.
+    pub offsets: Stretches,
+    /// When it ended.
+    pub ended: i64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its files are there.
+    Done,
+    /// None of its files are there.
+    Failed(String),
+}
+
+impl RunRecord {
+    /// Whether its files are there.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.outcome == Outcome::Done
+    }
+}
+
+/// The ledger of one pipeline.
+pub(super) struct Ledger {
+    store: Arc<Store>,
+}
+
+const PAUSED: &str = "paused";
+
+fn name(folder: &str, at: EventTime) -> String {
+    format!("{folder}/{:020}.json", at.0)
+}
+
+impl Ledger {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    fn times(&self, folder: &str) -> Result<Vec<EventTime>, StoreError> {
+        let names = self.store.names(folder)?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).map(EventTime).collect())
+    }
+
+    /// The attempt of the range that ends at `to`.
+    pub(super) fn run(&self, to: EventTime) -> Result<Option<RunRecord>, StoreError> {
+        self.store.read_document(&name("runs", to))
+    }
+
+    pub(super) fn put_run(&self, record: &RunRecord) -> Result<(), StoreError> {
+        self.store.put_document(&name("runs", EventTime(record.to)), record)
+    }
+
+    /// The last attempt.
+    pub(super) fn last(&self) -> Result<Option<RunRecord>, StoreError> {
+        self.times("runs")?.last().map_or(Ok(None), |to| self.run(*to))
+    }
+
+    /// The end of the last range that was run.
+    pub(super) fn last_done(&self) -> Result<Option<EventTime>, StoreError> {
+        for to in self.times("runs")?.into_iter().rev() {
+            if self.run(to)?.is_some_and(|record| record.is_done()) {
+                return Ok(Some(to));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn boundary(&self, at: EventTime) -> Result<Option<Boundary>, StoreError> {
+        self.store.read_document(&name("boundaries", at))
+    }
+
+    /// Fixes a boundary, between its neighbours; whoever came first has fixed it.
+    pub(super) fn fix_boundary(&self, at: EventTime, found: Boundary) -> Result<Boundary, StoreError> {
+        let times = self.times("boundaries")?;
+        let before =
+            times.iter().rev().find(|time| **time < at).map(|time| self.boundary(*time)).transpose()?.flatten();
+        let behind = times.iter().find(|time| **time > at).map(|time| self.boundary(*time)).transpose()?.flatten();
+        let mut fixed = found;
+        for (input, topics) in &mut fixed {
+            for (topic, partitions) in topics {
+                for (partition, offset) in partitions {
+                    let of = |boundary: &Boundary| boundary.get(input)?.get(topic)?.get(partition).copied();
+                    if let Some(least) = before.as_ref().and_then(of) {
+                        *offset = least.max(*offset);
+                    }
+                    if let Some(most) = behind.as_ref().and_then(of) {
+                        *offset = most.min(*offset);
+                    }
+                }
+            }
+        }
+        if self.store.put_new_document(&name("boundaries", at), &fixed)? {
+            return Ok(fixed);
+        }
+        Ok(self.boundary(at)?.unwrap_or(fixed))
+    }
+
+    /// How often a range was tried.
+    pub(super) fn attempts(&self, range: Range) -> Result<u32, StoreError> {
+        Ok(self.run(range.to)?.map_or(0, |record| record.attempts))
+    }
+
+    pub(super) fn is_paused(&self) -> Result<bool, StoreError> {
+        Ok(self.store.get(PAUSED)?.is_some())
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
+        match paused {
+            true => self.store.put(PAUSED, vec![]),
+            false => self.store.delete(PAUSED),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Pipelines under a clock of the test's: runs that die at any point, a store in memory, logs that grow.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::DateTime;
+use chrono_tz::Tz;
+use object_store::memory::InMemory;
+use tidemill_engine::{EngineError, ErrorKind, EventTime};
+
+use super::{
+    advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range},
+    ledger::{Boundary, Ledger},
+    timing::{CatchUp, Pipeline, Timing},
+};
+use crate::{epoch::store::Store, run::RunError, spec::Duration};
+
+/// A linear congruential generator: the same numbers everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// How long after an instant its range is closed.
+const CLOSED_AFTER_US: i64 = 7_000_000;
+
+/// Topics and files as far as runs see them.
+struct World {
+    now: EventTime,
+    /// Timestamps of the records of each partition.
+    logs: Vec<Vec<i64>>,
+    /// By range: the records of its files.
+    files: BTreeMap<i64, Vec<(usize, usize)>>,
+    random: Random,
+    /// One step in so many dies.
+    dies_one_in: u64,
+    deaths: u32,
+}
+
+impl World {
+    /// Time passes, records come in; now and then a partition's clock steps back a little.
+    fn pass(&mut self, micros: i64) {
+        for log in &mut self.logs {
+            for _ in 0..self.random.below(4) {
+                let at = self.now.0 + self.random.below(micros.unsigned_abs()) as i64;
+                let at = log.last().map_or(at, |last| at.max(*last));
+                log.push(if self.random.below(200) == 0 { at - 1_500_000 } else { at });
+            }
+        }
+        self.now.0 += micros;
+    }
+
+    fn may_die(&mut self) -> Result<(), RunError> {
+        if self.random.below(self.dies_one_in) > 0 {
+            return Ok(());
+        }
+        self.deaths += 1;
+        let message = "killed".to_owned();
+        Err(RunError::Engine(EngineError::Source { input: "t".to_owned(), kind: ErrorKind::Unavailable, message }))
+    }
+}
+
+impl Steps for World {
+    fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
+        self.may_die()?;
+        if self.now.0 < at.0 + CLOSED_AFTER_US {
+            return Ok(None);
+        }
+        let cut = |log: &Vec<i64>| log.iter().position(|stamp| *stamp >= at.0).unwrap_or(log.len());
+        let cuts = self.logs.iter().enumerate().map(|(number, log)| (number as i32, cut(log) as i64));
+        let topic = BTreeMap::from([("t".to_owned(), cuts.collect())]);
+        self.may_die()?;
+        Ok(Some(BTreeMap::from([("t".to_owned(), topic)])))
+    }
+
+    fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
+        self.may_die()?;
+        let stretches = between(from, to);
+        let records: Vec<_> = stretches["t"]["t"]
+            .iter()
+            .flat_map(|(&number, &(from, to))| {
+                (from as usize..to as usize).map(move |offset| (number as usize, offset))
+            })
+            .collect();
+        let written = Written { records: records.len() as u64, ..Written::default() };
+        self.files.insert(range.from.0, records); // in the place of what was there
+        self.may_die()?; // before the ledger knows of it
+        Ok(written)
+    }
+
+    fn check(&mut self) -> Result<(), RunError> {
+        self.may_die()
+    }
+}
+
+fn world(start: &str, dies_one_in: u64) -> World {
+    World { now: at(start), logs: vec![vec![]; 3], files: BTreeMap::new(), random: Random(11), dies_one_in, deaths: 0 }
+}
+
+fn at(text: &str) -> EventTime {
+    EventTime(DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros())
+}
+
+fn ledger(objects: &Arc<InMemory>) -> Ledger {
+    Ledger::new(Arc::new(Store::over(Arc::clone(objects) as _, "job").unwrap()))
+}
+
+/// One process: it runs what is due until it dies or nothing is left. Returns the runs that it finished.
+fn process(world: &mut World, objects: &Arc<InMemory>, pipeline: &Pipeline) -> u32 {
+    let ledger = ledger(objects);
+    let mut ran = 0;
+    for range in due(ledger.last_done().unwrap(), world.now, pipeline) {
+        let now = world.now;
+        match run_range(&ledger, world, range, &|| now) {
+            Ok(Progress::Ran(_)) => ran += 1,
+            Ok(Progress::RanBefore) => {}
+            Ok(Progress::NotClosed) | Err(_) => break,
+        }
+    }
+    ran
+}
+
+/// Every record below the last boundary is in one file, of the range that its stamp lies in unless its clock had stepped back.
+fn assert_exactly_once(world: &World, pipeline: &Pipeline) {
+    let mut seen = BTreeMap::new();
+    for (&from, records) in &world.files {
+        let to = pipeline.timing.after(EventTime(from)).unwrap().0;
+        for &(partition, offset) in records {
+            assert_eq!(seen.insert((partition, offset), from), None, "twice: partition {partition} offset {offset}");
+            let log = &world.logs[partition];
+            let earlier = log[..offset].iter().max().copied().unwrap_or(i64::MIN);
+            let stamp = log[offset].max(earlier); // a step back counts as no progress
+            assert!(
+                (from..to).contains(&stamp),
+                "partition {partition} offset {offset} at {stamp} is not of {from}..{to}"
+            );
+        }
+    }
+    for (partition, log) in world.logs.iter().enumerate() {
+        let offsets: Vec<_> = (0..log.len()).filter(|offset| seen.contains_key(&(partition, *offset))).collect();
+        let gap = offsets.windows(2).find(|pair| pair[1] != pair[0] + 1);
+        assert_eq!(gap, None, "partition {partition} has a gap");
+    }
+}
+
+#[test]
+fn a_thousand_runs_with_deaths_anywhere_and_daylight_saving_put_each_record_into_one_file() {
+    // Half past two: skipped in March, repeated in October.
+    let timing = Timing::cron("30 2,8,20 * * *", Tz::Europe__Paris).unwrap();
+    let pipeline = Pipeline { timing, catch_up: CatchUp::All };
+    let mut world = world("2026-01-15T02:00:00Z", 8);
+    let objects = Arc::new(InMemory::new());
+    let mut ran = 0;
+    while ran < 1_000 {
+        let hours = 1 + world.random.below(9) as i64;
+        world.pass(hours * 3_600_000_000);
+        ran += process(&mut world, &objects, &pipeline);
+    }
+    assert!(world.deaths > 100, "{} deaths", world.deaths);
+    assert_eq!(world.files.len(), 1_000);
+    assert_exactly_once(&world, &pipeline);
+    let records: usize = world.files.values().map(Vec::len).sum();
+    assert!(records > 3_000, "{records} records");
+}
+
+#[test]
+fn a_backfill_beside_the_schedule_doubles_nothing_and_one_of_what_was_done_changes_nothing() {
+    let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All };
+    let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
+    let objects = Arc::new(InMemory::new());
+    for _ in 0..100 {
+        world.pass(60_000_000);
+    }
+    let until = world.now;
+    process(&mut world, &objects, &pipeline); // the last range alone
+    for _ in 0..30 {
+        world.pass(60_000_000);
+        process(&mut world, &objects, &pipeline);
+    }
+    let before = world.files.clone();
+    let backfill = |world: &mut World, to: EventTime| {
+        let ledger = ledger(&objects);
+        for range in ranges_within(at("2026-01-15T00:05:00Z"), to, &pipeline.timing) {
+            let now = world.now;
+            run_range(&ledger, world, range, &|| now).unwrap();
+        }
+    };
+    backfill(&mut world, until);
+    assert!(world.files.len() > before.len());
+    assert!(before.iter().all(|(range, records)| world.files[range] == *records));
+    assert_exactly_once(&world, &pipeline);
+    let all = world.files.clone();
+    let now = world.now;
+    backfill(&mut world, now);
+    assert_eq!(world.files, all);
+}
+
+#[test]
+fn what_was_missed_is_caught_up_as_the_job_says() {
+    let now = at("2026-01-15T10:00:30Z");
+    let last = at("2026-01-15T09:55:00Z");
+    let minutes = |catch_up| {
+        let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up };
+        let ranges = due(Some(last), now, &pipeline);
+        ranges.iter().map(|range| (range.to.0 - last.0) / 60_000_000).collect::<Vec<_>>()
+    };
+    assert_eq!(minutes(CatchUp::All), [1, 2, 3, 4, 5]);
+    assert_eq!(minutes(CatchUp::Latest), [4, 5]);
+    assert_eq!(minutes(CatchUp::None), [5]);
+    let first = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up: CatchUp::All };
+    assert_eq!(due(None, now, &first).len(), 1);
+    assert!(due(Some(at("2026-01-15T10:00:00Z")), now, &first).is_empty());
+}

@@ -1,0 +1,95 @@
+//! The schedule of a pipeline, and what a job must be like to be run by one.
+
+use chrono_tz::Tz;
+
+use super::{
+    check::Check,
+    job::{Input, InputTransport, Output, OutputTransport, Start, Timestamp},
+    problem::Path,
+    raw::{RawJob, RawSchedule},
+};
+use crate::schedule::{Pipeline, Timing};
+
+/// The only range that a run can have.
+const RANGE: &str = "[previous, now)";
+
+/// `Some(None)` without a schedule.
+pub(super) fn schedule(
+    check: &mut Check<'_>,
+    root: &Path,
+    raw: &RawJob,
+    inputs: Option<&[Input]>,
+    outputs: Option<&[Output]>,
+) -> Option<Option<Pipeline>> {
+    if let Some(range) = raw.range.as_ref().filter(|range| *range != RANGE) {
+        check.problem(&root.key("range"), format!("expected `\"{RANGE}\"`, found `{range}`"));
+    }
+    let Some(schedule) = &raw.schedule else {
+        if raw.range.is_some() {
+            check.problem(&root.key("range"), "`range` has no effect without `schedule`");
+        }
+        return Some(None);
+    };
+    inputs.into_iter().flatten().for_each(|input| check_input(check, &root.key("inputs"), input));
+    outputs.into_iter().flatten().for_each(|output| check_output(check, &root.key("outputs"), output));
+    let path = root.key("schedule");
+    let timing = timing(check, &path, schedule)?;
+    Some(Some(Pipeline { timing, catch_up: schedule.catch_up }))
+}
+
+fn timing(check: &mut Check<'_>, path: &Path, raw: &RawSchedule) -> Option<Timing> {
+    check.exactly_one(path, &[("cron", raw.cron.is_some()), ("every", raw.every.is_some())]);
+    match (&raw.cron, raw.every) {
+        (Some(cron), None) => {
+            let zone = raw.zone.as_deref().unwrap_or("UTC");
+            let zone =
+                zone.parse::<Tz>().map_err(|_| format!("expected a time zone such as `Europe/Paris`, found `{zone}`"));
+            let zone = check.holds_value(&path.key("zone"), zone)?;
+            check.holds_value(&path.key("cron"), Timing::cron(cron, zone))
+        }
+        (None, Some(every)) => {
+            if raw.zone.is_some() {
+                check.problem(&path.key("zone"), "`zone` has no effect without `cron`");
+            }
+            if every.micros() < 1_000_000 {
+                check.problem(&path.key("every"), "expected a second at least");
+                return None;
+            }
+            Some(Timing::Every(every))
+        }
+        _ => None,
+    }
+}
+
+/// A run reads the records whose LogAppendTime lies in its range.
+fn check_input(check: &mut Check<'_>, inputs: &Path, input: &Input) {
+    if input.reference.is_some() {
+        return;
+    }
+    let path = inputs.key(&input.name);
+    match &input.transport {
+        InputTransport::File(_) => {
+            check.problem(&path, "a scheduled pipeline reads topics; files are for `reference: true`")
+        }
+        InputTransport::Kafka(kafka) => {
+            if matches!(kafka.timestamp, Timestamp::CreateTime { .. }) {
+                let message = "a scheduled pipeline needs the broker's timestamps: they say which records a range has";
+                check.problem(&path.key("timestamp"), message);
+            }
+            if kafka.start != Start::Earliest {
+                check.problem(&path.key("kafka").key("start"), "`start` has no effect beside `schedule`");
+            }
+        }
+    }
+}
+
+/// A run's output is there as a whole or not at all.
+fn check_output(check: &mut Check<'_>, outputs: &Path, output: &Output) {
+    let path = outputs.key(&output.name);
+    let what = match output.transport {
+        OutputTransport::File(_) | OutputTransport::Discard => return,
+        OutputTransport::Kafka(_) => "`kafka`",
+        OutputTransport::Stdout => "`stdout`",
+    };
+    check.problem(&path, format!("{what} beside `schedule` is not built yet; available: file, discard"));
+}
