@@ -120,7 +120,7 @@ fn the_schema_is_the_committed_one() {
 fn every_example_is_valid() {
     let clouds =
         ["aiven.yaml", "confluent-cloud.yaml", "event-hubs.yaml", "key-vault.yaml", "msk.yaml", "redpanda.yaml"];
-    for example in ["demo.yaml", "clicks-per-minute.yaml", "files.yaml"].iter().chain(&clouds) {
+    for example in ["demo.yaml", "clicks-per-minute.yaml", "files.yaml", "hourly-archive.yaml"].iter().chain(&clouds) {
         let (code, stdout, stderr) = run(&["validate", &format!("examples/{example}")]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{example}");
         assert!(stdout.starts_with("ok: "), "{stdout}");

@@ -56,9 +56,6 @@ pub(super) trait Steps {
 
     /// Puts the rows of all records between two boundaries in the place of what was there of the range, all at once.
     fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError>;
-
-    /// Holds that nobody else runs the pipeline.
-    fn check(&mut self) -> Result<(), RunError>;
 }
 
 /// What a run has read and written.
@@ -98,7 +95,6 @@ pub(super) fn run_range(
                 },
             };
         }
-        steps.check()?;
         steps.write(range, &from, &to).map(Some)
     })();
     let (outcome, written, error) = match outcome {
@@ -112,13 +108,14 @@ pub(super) fn run_range(
         RunRecord { from: range.from.0, to: range.to.0, outcome, attempts, records, bytes, rows, offsets, ended };
     match error {
         None => {
-            steps.check()?;
             ledger.put_run(&record)?;
             Ok(Progress::Ran(record))
         }
         Some(error) => {
-            // Why it failed is worth more than why that cannot be noted.
-            let _ = ledger.put_run(&record);
+            // Why it failed is worth more than why that cannot be noted; and somebody else may have run the range.
+            if ledger.run(range.to).is_ok_and(|other| other.is_none_or(|other| !other.is_done())) {
+                let _ = ledger.put_run(&record);
+            }
             Err(error)
         }
     }

@@ -1,7 +1,7 @@
 //! A run's steps on real topics and files.
 //!
-//! Files are written into a folder beside their final one and come to be there by a rename of the folder, so that a range has all of its files or
-//! none; another run of the range takes their place. The folder is named by the range's begin.
+//! Files are written into a hidden folder of this run and come to be seen by a rename of the folder, so that a range has all of its files or none;
+//! another run of the range takes their place. The folder is named by the range's begin.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,6 @@ use super::{
     ledger::Boundary,
 };
 use crate::{
-    epoch::store::Log,
     run::{
         self, RunError, RunOptions, Stats,
         inputs::{QUEUE_KIB_MAX, kafka_settings},
@@ -28,46 +27,62 @@ use crate::{
     spec::{InputTransport, Job, OutputTransport},
 };
 
+/// What the hidden folders of runs end with.
+const PART: &str = ".part";
+
 /// A pipeline that is connected.
 pub(super) struct Ingest<'a> {
     job: &'a Job,
     options: &'a RunOptions,
-    claim: &'a Log,
-    topics: Vec<Topic>,
+    /// Input and topics.
+    topics: Vec<(String, KafkaInput)>,
 }
 
-/// An input, and how long after an instant nothing of before it comes in any more, in microseconds.
-struct Topic {
-    input: String,
-    kafka: KafkaInput,
-    closed_after_us: i64,
+/// How long after an instant nothing of before it comes in any more, in microseconds: brokers' clocks may be behind ours by
+/// `clock_uncertainty`, and replicas by `idle_margin`.
+pub(super) fn closed_after_us(job: &Job) -> i64 {
+    let margins = job.inputs.iter().filter_map(|input| match &input.transport {
+        InputTransport::Kafka(kafka) => Some(kafka.idle_margin.micros()),
+        InputTransport::File(_) => None,
+    });
+    margins.max().unwrap_or(0) + job.clock_uncertainty.micros()
 }
 
 impl<'a> Ingest<'a> {
-    pub(super) fn connect(job: &'a Job, options: &'a RunOptions, claim: &'a Log) -> Result<Self, RunError> {
+    pub(super) fn connect(job: &'a Job, options: &'a RunOptions) -> Result<Self, RunError> {
         let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
         let mut topics = vec![];
         for input in job.inputs.iter().filter(|input| input.reference.is_none()) {
             let InputTransport::Kafka(kafka) = &input.transport else { continue };
             let settings = kafka_settings(input, kafka, QUEUE_KIB_MAX, &secrets, options)?;
-            topics.push(Topic {
-                input: input.name.clone(),
-                kafka: KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?,
-                closed_after_us: kafka.idle_margin.micros() + job.clock_uncertainty.micros(),
-            });
+            let contact = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
+            topics.push((input.name.clone(), contact));
         }
-        Ok(Self { job, options, claim, topics })
+        Ok(Self { job, options, topics })
     }
 
-    /// The folders of a range, for each output the one that is written and the one that is seen.
-    fn folders(&self, range: Range) -> Vec<(PathBuf, PathBuf)> {
+    /// The folders of a range, for each output the one that is written by this run and the one that is seen. Those that dead runs have left
+    /// are removed; a run that was not dead fails, and has a successor.
+    fn folders(&self, range: Range) -> Result<Vec<(PathBuf, PathBuf)>, RunError> {
         let begin = DateTime::from_timestamp_micros(range.from.0).unwrap_or_default();
         let name = begin.format("%Y%m%dT%H%M%SZ").to_string();
+        let run = format!(".{name}.{}-{}{PART}", self.options.clock.wall().0, std::process::id());
         let files = self.job.outputs.iter().filter_map(|output| match &output.transport {
             OutputTransport::File(file) => Some(&file.path),
             _ => None,
         });
-        files.map(|path| (path.join(format!(".{name}.part")), path.join(&name))).collect()
+        let mut folders = vec![];
+        for path in files {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                let left = entry.file_name();
+                let left = left.to_string_lossy();
+                if left.starts_with(&format!(".{name}.")) && left.ends_with(PART) {
+                    remove(&entry.path())?;
+                }
+            }
+            folders.push((path.join(&run), path.join(&name)));
+        }
+        Ok(folders)
     }
 }
 
@@ -75,10 +90,10 @@ impl Steps for Ingest<'_> {
     fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
         let first_ms = at.0.div_euclid(1_000) + i64::from(at.0.rem_euclid(1_000) > 0);
         let mut boundary = Boundary::new();
-        for Topic { input, kafka, closed_after_us } in &self.topics {
-            if self.options.clock.wall().0 < at.0.saturating_add(*closed_after_us) {
-                return Ok(None);
-            }
+        if self.options.clock.wall().0 < at.0.saturating_add(closed_after_us(self.job)) {
+            return Ok(None);
+        }
+        for (input, kafka) in &self.topics {
             // The ends before the question for the instant: what comes in between is of behind it.
             let bounds = kafka.bounds()?;
             let found = kafka.offsets_at(first_ms)?;
@@ -92,12 +107,11 @@ impl Steps for Ingest<'_> {
     }
 
     fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
-        let folders = self.folders(range);
+        let folders = self.folders(range)?;
         let mut job = self.job.clone();
         let mut aside = folders.iter().map(|(aside, _)| aside);
         for output in &mut job.outputs {
             if let (OutputTransport::File(file), Some(aside)) = (&mut output.transport, aside.next()) {
-                remove(aside)?;
                 file.path.clone_from(aside);
             }
         }
@@ -122,7 +136,6 @@ impl Steps for Ingest<'_> {
                 return Err(error);
             }
         };
-        self.check()?;
         for (aside, seen) in &folders {
             remove(seen)?;
             // An output without rows makes no folder of its own.
@@ -137,10 +150,6 @@ impl Steps for Ingest<'_> {
             bytes: status.inputs.iter().map(|input| input.bytes).sum(),
             rows: status.outputs.iter().map(|output| output.rows).sum(),
         })
-    }
-
-    fn check(&mut self) -> Result<(), RunError> {
-        Ok(self.claim.check()?)
     }
 }
 

@@ -28,7 +28,7 @@ pub use ledger::{Outcome, RunRecord};
 pub use timing::{CatchUp, Pipeline, Timing};
 
 use crate::{
-    epoch::store::{Log, Store},
+    epoch::store::Store,
     run::{RunError, RunOptions},
     spec::Job,
 };
@@ -96,19 +96,19 @@ pub fn set_paused(job: &Job, paused: bool) -> Result<(), RunError> {
     Ok(Ledger::new(store(job)?).set_paused(paused)?)
 }
 
-/// Runs every range that is due, in order; `each` is told of each run. Of two callers at a time the first stops.
+/// Runs every range that is due, in order; `each` is told of each run. Several callers at a time do no harm: a range has the same rows,
+/// whoever runs it.
 ///
 /// # Errors
 /// Of the first run that fails, which is noted in the ledger; its range is due again.
 pub fn run_due(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&RunRecord)) -> Result<Attempt, RunError> {
     let pipeline = pipeline(job)?;
-    let store = store(job)?;
-    let ledger = Ledger::new(Arc::clone(&store));
+    let ledger = Ledger::new(store(job)?);
     if ledger.is_paused()? {
         return Ok(Attempt::Paused);
     }
     let now = options.clock.wall();
-    run_ranges(job, &due(ledger.last_done()?, now, pipeline), (&store, &ledger), options, each)
+    run_ranges(job, due(ledger.last_done()?, now, pipeline), &ledger, options, each)
 }
 
 /// Runs the ranges of the schedule that lie in a period and were not run; those that were stay as they are.
@@ -122,29 +122,33 @@ pub fn backfill(
     each: &mut dyn FnMut(&RunRecord),
 ) -> Result<Attempt, RunError> {
     let pipeline = pipeline(job)?;
-    let store = store(job)?;
-    let ledger = Ledger::new(Arc::clone(&store));
+    let ledger = Ledger::new(store(job)?);
     let ranges = ranges_within(from, to.min(options.clock.wall()), &pipeline.timing);
-    run_ranges(job, &ranges, (&store, &ledger), options, each)
+    run_ranges(job, ranges, &ledger, options, each)
 }
 
 fn run_ranges(
     job: &Job,
-    ranges: &[Range],
-    (store, ledger): (&Arc<Store>, &Ledger),
+    mut ranges: Vec<Range>,
+    ledger: &Ledger,
     options: &RunOptions,
     each: &mut dyn FnMut(&RunRecord),
 ) -> Result<Attempt, RunError> {
     if ranges.is_empty() {
         return Ok(Attempt::Idle);
     }
-    let (claim, _) = Log::claim(store, &format!("{}_{}", options.clock.wall().0, std::process::id()))?;
-    let mut ingest = Ingest::connect(job, options, &claim)?;
+    // A contact for what cannot be run yet would be made for nothing.
+    let closed_before = options.clock.wall().0 - ingest::closed_after_us(job);
+    ranges.retain(|range| range.to.0 <= closed_before);
+    if ranges.is_empty() {
+        return Ok(Attempt::NotClosed);
+    }
+    let mut ingest = Ingest::connect(job, options)?;
     for range in ranges {
         if options.stop.load(Ordering::Relaxed) {
             return Ok(Attempt::NotClosed);
         }
-        match run_range(ledger, &mut ingest, *range, &|| options.clock.wall())? {
+        match run_range(ledger, &mut ingest, range, &|| options.clock.wall())? {
             Progress::Ran(record) => each(&record),
             Progress::RanBefore => {}
             Progress::NotClosed => return Ok(Attempt::NotClosed),

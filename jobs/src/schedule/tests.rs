@@ -90,10 +90,6 @@ impl Steps for World {
         self.may_die()?; // before the ledger knows of it
         Ok(written)
     }
-
-    fn check(&mut self) -> Result<(), RunError> {
-        self.may_die()
-    }
 }
 
 fn world(start: &str, dies_one_in: u64) -> World {
