@@ -11,7 +11,6 @@ use std::{
 };
 
 use chrono::DateTime;
-use tidemill_certs::SecretStore;
 use tidemill_connectors::kafka::KafkaInput;
 use tidemill_engine::{EngineError, ErrorKind, EventTime};
 
@@ -23,6 +22,7 @@ use crate::{
     run::{
         self, RunError, RunOptions, Stats,
         inputs::{QUEUE_KIB_MAX, kafka_settings},
+        security::Secrets,
     },
     spec::{InputTransport, Job, OutputTransport},
 };
@@ -50,7 +50,7 @@ pub(super) fn closed_after_us(job: &Job) -> i64 {
 
 impl<'a> Ingest<'a> {
     pub(super) fn connect(job: &'a Job, options: &'a RunOptions) -> Result<Self, RunError> {
-        let secrets = Arc::new(SecretStore::new(job.key_vault.clone()));
+        let secrets = Secrets::new(job.key_vault.clone());
         let mut topics = vec![];
         for input in job.inputs.iter().filter(|input| input.reference.is_none()) {
             let InputTransport::Kafka(kafka) = &input.transport else { continue };
