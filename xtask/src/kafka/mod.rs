@@ -134,6 +134,11 @@ impl Broker {
         self.server().is_secured()
     }
 
+    /// Whether topics may have message formats from before 0.11.
+    pub fn writes_old_formats(&self) -> bool {
+        self.server().version() == Version::V2_8
+    }
+
     /// The certificates and keys of its listeners and their clients.
     pub fn certificates(&self) -> Certificates {
         Certificates::in_directory(self.server().directory())

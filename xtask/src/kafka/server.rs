@@ -94,6 +94,10 @@ impl Server {
         format!("127.0.0.1:{}", self.node.ports[listener as usize])
     }
 
+    pub(super) fn version(&self) -> Version {
+        self.options.version
+    }
+
     pub(super) fn is_secured(&self) -> bool {
         is_secured(&self.options)
     }
