@@ -503,10 +503,13 @@ impl FetchSource {
                     let partition = Arc::clone(&slot.partition);
                     return Err(self.error(timestamp_type::create_time_record(&self.shared, &partition, offset)));
                 }
-                Ok(batch) if let Some(counted) = self.counted.as_ref().filter(|_| slot.takes_whole(&batch)) => {
+                Ok(batch)
+                    if let Some(counted) = &self.counted
+                        && let Some(records) = batch.records().filter(|_| slot.takes_whole(&batch)) =>
+                {
                     let checked = batch.check();
                     if checked.is_ok() {
-                        counted.fetch_add(batch.records(), Relaxed);
+                        counted.fetch_add(records, Relaxed);
                         slot.reach(batch.next_offset, visit)?;
                     }
                     checked

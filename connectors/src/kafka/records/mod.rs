@@ -112,9 +112,9 @@ impl<'a> Batch<'a> {
         if self.attributes & 0x08 != 0 { TimestampKind::LogAppend } else { TimestampKind::Create }
     }
 
-    /// How many records it holds.
-    pub(super) fn records(&self) -> u64 {
-        u64::try_from(self.count).unwrap_or(0)
+    /// How many records it holds; `None` for an old message, which says it only when it is unpacked.
+    pub(super) fn records(&self) -> Option<u64> {
+        u64::try_from(self.count).ok().filter(|_| self.magic == 2)
     }
 
     fn codec(&self) -> i16 {
