@@ -56,6 +56,11 @@ impl From<StoreError> for RunError {
 }
 
 impl RunError {
+    /// Whether it is an input that cannot be read.
+    pub(super) fn is_of_an_input(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Source { .. }))
+    }
+
     /// Whether a run that begins at the last epoch can go on where this one could not.
     #[must_use]
     pub fn is_interruption(&self) -> bool {

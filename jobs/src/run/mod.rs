@@ -182,6 +182,12 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
             }
             Ok(ended) => return Ok(ended.summary),
             Err(error) if !options.bounded && !options.stop.load(Ordering::Relaxed) => error,
+            // Nothing is lost, and whoever wants to stop need not wait for another try.
+            Err(error) if !options.bounded && error.is_interruption() => {
+                tracing::warn!("{error}; the next run repeats what was not committed");
+                let status = options.stats.status(options.clock.as_ref(), false);
+                return Ok(Summary { status, stopped: true });
+            }
             Err(error) => return Err(error),
         };
         if attempt.has_new_secrets(job, &options) {
@@ -195,8 +201,9 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
         if doubted {
             attempt.check()?;
         }
-        let goes_on =
-            doubted || error.is_interruption() || (attempt.log.is_some() && error.kind() == ErrorKind::Unavailable);
+        let is_away = error.kind() == ErrorKind::Unavailable
+            && (attempt.has_begun || attempt.has_contact && error.is_of_an_input());
+        let goes_on = doubted || error.is_interruption() || is_away;
         if !goes_on {
             return Err(error);
         }
@@ -205,7 +212,7 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
             tracing::warn!("{error}; beginning again at the last epoch");
             attempt.said = Some(error.to_string());
         }
-        if attempt.log.is_some() {
+        if attempt.has_begun {
             (options.from_start, options.discard_state, options.reinfer) = (false, false, false);
         }
         attempt.pause(&options);
@@ -220,6 +227,10 @@ struct Attempt {
     said: Option<String>,
     /// The log as the last attempt claimed it: it must not have been claimed by another run since.
     log: Option<Arc<Mutex<Log>>>,
+    /// Whether all clusters have answered: one that goes away after that is waited for.
+    has_contact: bool,
+    /// Whether an attempt came to know where it begins; from then on there is something to go on from.
+    has_begun: bool,
     /// The secrets of the last attempt that came to run, until new ones were tried because it failed.
     secrets: Option<Arc<Secrets>>,
     /// When the last attempt ended to go on with new secrets.
@@ -365,8 +376,10 @@ fn going_on(
     attempt: &mut Attempt,
     letters: &Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Ready, RunError> {
-    let (mut log, history) = Log::claim(store, run_id)?;
+    let (log, history) = Log::claim(store, run_id)?;
     let generation = log.generation();
+    let log = Arc::new(Mutex::new(log));
+    attempt.log = Some(Arc::clone(&log)); // also of an attempt that comes no further
     let (mut inputs, mut names, mut input_clusters) = (vec![], BTreeMap::new(), vec![]);
     for (input, connected) in connected.iter().enumerate() {
         let mut name = InputName { name: connected.spec.name.clone(), topic_ids: BTreeMap::new() };
@@ -382,16 +395,16 @@ fn going_on(
         names.insert(input, name);
     }
     let contacts = outputs::contact(job, &input_clusters, true, secrets, options)?;
+    attempt.has_contact = true;
     let committed = history.epoch.as_ref().map(|epoch| (epoch.generation, epoch.epoch));
     let files_alone = inputs.is_empty() && attempt.number == 0;
     let options = &RunOptions { from_start: options.from_start || files_alone, ..options.clone() };
     let begin = resume::begin(job, connected, dataflow, &contacts, (store, history), options)?;
     if let Some(begun) = &begin.begun {
-        log.append(&Entry::Begun(begun.clone()))?;
+        log.lock().unwrap_or_else(PoisonError::into_inner).append(&Entry::Begun(begun.clone()))?;
     }
     let outputs = outputs::open(job, &contacts, &Naming::Epochs { generation, committed }, secrets, options, letters)?;
-    let log = Arc::new(Mutex::new(log));
-    attempt.log = Some(Arc::clone(&log));
+    attempt.has_begun = true;
     let (need, abort) = (Arc::<SnapshotNeed>::default(), Arc::<AtomicBool>::default());
     let snapshot = begin.snapshot.as_ref().map(|(_, manifest)| manifest.standing.clone());
     let catch_up = record::to_be_reached(begin.kafka_partitions(connected));

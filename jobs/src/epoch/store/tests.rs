@@ -73,8 +73,9 @@ fn the_last_three_snapshots_are_kept_and_give_their_state_back() {
 
 #[test]
 fn a_snapshot_with_a_flipped_bit_or_a_missing_object_says_why_it_is_none() {
+    type Damage<'d> = &'d dyn Fn(&str, &str);
     let (_, store) = memory();
-    let damage: [&dyn Fn(&str, &str); 4] = [
+    let damage: [Damage<'_>; 4] = [
         &|_, state| {
             let mut bytes = store.get(state).unwrap().unwrap();
             *bytes.last_mut().unwrap() ^= 1;
