@@ -107,6 +107,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
         println!("{} records", produced?);
         finish(&Subject { binary: &binary, job: &job }, output, folder.path())
     })?;
+    if !outcome.ok() {
+        println!("the runs' logs and files are in {}", folder.keep().display());
+    }
     Ok(Outcome { kills: options.kills, ..outcome })
 }
 
@@ -321,7 +324,7 @@ fn finish(subject: &Subject<'_>, output: &Broker, folder: &Path) -> Result<Outco
     ensure!(last.wait(PATIENCE)?.success(), "asked to stop it ends with 0: {}", last.said());
     let late = letters(folder)?;
     if !outcome.ok() {
-        println!("{late} dead letters; the runs' logs and files are in {}", folder.display());
+        println!("{late} dead letters");
         show_differences(&expected, &found(output, folder)?);
     }
     Ok(outcome)

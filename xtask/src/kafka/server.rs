@@ -9,12 +9,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tempfile::TempDir;
 
 use super::{BrokerOptions, Version, jars, listeners::Listener, security};
-
-/// Any constant does: nobody else joins.
-const CLUSTER_ID: &str = "dGlkZW1pbGwta2Fma2EtMQ";
 
 /// Runs the broker, prints its process id, and ends with it. When stdin closes, which the kernel sees to however our
 /// process ends, it kills the broker and removes its directory, `$1`. (`PR_SET_PDEATHSIG` would do it at the end of the
@@ -57,6 +55,11 @@ impl Node {
         (1..=count).map(|id| Ok(Self { id, ports: free_ports()?, controller_port })).collect()
     }
 
+    /// The same for all of a cluster, another one for each cluster that runs.
+    fn cluster_id(&self) -> String {
+        URL_SAFE_NO_PAD.encode(format!("tidemill-kf{:05}", self.controller_port))
+    }
+
     fn is_controller(&self) -> bool {
         self.id == 1
     }
@@ -82,7 +85,7 @@ impl Server {
         let zookeeper = match options.version {
             Version::V2_8 => Some(start_zookeeper(dir.path(), &options, &node)?),
             Version::V4_1 | Version::V3_9 => {
-                format_storage(dir.path(), &options)?;
+                format_storage(dir.path(), &options, &node)?;
                 None
             }
         };
@@ -198,9 +201,9 @@ fn java(dir: &Path, options: &BrokerOptions) -> Result<Command> {
 }
 
 /// Makes the directory of records one that KRaft takes, with the users of SCRAM.
-fn format_storage(dir: &Path, options: &BrokerOptions) -> Result<()> {
+fn format_storage(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<()> {
     let format = java(dir, options)?
-        .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", SETTINGS])
+        .args(["kafka.tools.StorageTool", "format", "-t", &node.cluster_id(), "-c", SETTINGS])
         .args(security::scram_users().iter().flat_map(|user| ["--add-scram", user]))
         .stdin(Stdio::null())
         .output()
