@@ -1,7 +1,13 @@
 //! Where a run begins: gathers what the inputs' groups, the outputs and the store say, has `crate::epoch::decide` decide, and
 //! turns the decision into offsets, times and what the outputs already have.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
 
 use tidemill_connectors::kafka::{Committed, Start, last_epoch};
 use tidemill_engine::{
@@ -22,13 +28,18 @@ use super::{
 };
 use crate::{
     epoch::{
-        decide::{Decision, Facts, GoOn, InputFacts, Keeps, OutputFacts, PartitionFacts, decide},
+        decide::{Decision, Facts, GoOn, InputFacts, Keeps, OutputFacts, PartitionFacts, Stop, decide},
         mark,
         record::{EpochRecord, PartitionKey, PartitionRecord, ReaderRecord},
         store::{Begun, History, Manifest, Store},
     },
     spec::{self, Job, OutputTransport},
 };
+
+/// A leader that has just come back may tell an end of before, until it knows which records its replicas have: the logs are looked
+/// at again so often, and so long apart, before they count as cut.
+const END_LOOKS: u32 = 40;
+const END_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where a run begins.
 #[derive(Default)]
@@ -128,8 +139,17 @@ pub(super) fn begin(
     (store, history): (&Arc<Store>, History),
     options: &RunOptions,
 ) -> Result<Begin, RunError> {
-    let facts = facts(job, connected, dataflow, contacts, (store, history), options)?;
-    match decide(&facts) {
+    let mut facts = facts(job, connected, dataflow, contacts, (store, history), options)?;
+    let mut decision = decide(&facts);
+    for _ in 0..END_LOOKS {
+        if !matches!(decision, Decision::Stop(Stop::LogIsShorter { .. })) || options.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        thread::sleep(END_PAUSE);
+        look_at_the_logs_again(&mut facts, connected)?;
+        decision = decide(&facts);
+    }
+    match decision {
         Decision::Begin => {
             let mut begin = begin_at_start(connected, dataflow, None, options)?;
             begin.epoch = facts.last_epoch().map_or(0, |last| last + 1);
@@ -147,6 +167,16 @@ pub(super) fn begin(
         }
         Decision::Stop(stop) => Err(RunError::Stopped(stop)),
     }
+}
+
+fn look_at_the_logs_again(facts: &mut Facts, connected: &[ConnectedInput]) -> Result<(), RunError> {
+    for (input, facts) in connected.iter().zip(&mut facts.inputs) {
+        let Transport::Kafka { input: kafka, .. } = &input.transport else { continue };
+        for (partition, (earliest, end)) in facts.partitions.iter_mut().zip(kafka.bounds()?) {
+            (partition.earliest, partition.end) = (earliest, end);
+        }
+    }
+    Ok(())
 }
 
 fn facts(
