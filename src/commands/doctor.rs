@@ -1,10 +1,8 @@
 //! `tidemill doctor JOB`: everything that a job connects to, step by step.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
 use serde_json::json;
 use tidemill_jobs::{
-    run::{self, Finding, RunOptions, Stats},
+    run::{self, Finding, RunOptions},
     spec,
 };
 
@@ -18,20 +16,7 @@ use crate::{
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     let job = spec::load(&args.job)?;
     run::check(&job).map_err(|errors| failure::in_file(&job.query, &errors))?;
-    let options = RunOptions {
-        bounded: true,
-        from_start: false,
-        discard_state: false,
-        ephemeral: false,
-        reinfer: false,
-        stretches: None,
-        replay: None,
-        workers: None,
-        wait: args.wait.get(),
-        clock: MachineClock::start(),
-        stop: Arc::new(AtomicBool::new(false)),
-        stats: Arc::new(Stats::default()),
-    };
+    let options = RunOptions::of_a_look(args.wait.get(), MachineClock::start());
     let mut printed = Ok(());
     let mut findings = vec![];
     let mut subject = String::new();

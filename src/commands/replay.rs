@@ -1,10 +1,10 @@
 //! `tidemill replay JOB`: dead letters run through their inputs once more, after what was wrong with them was mended.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use tidemill_jobs::{
     dead_letters::{Selection, select},
-    run::{RunOptions, Stats},
+    run::RunOptions,
     spec,
 };
 
@@ -26,18 +26,9 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     }
     replay.enter().map_err(anyhow::Error::from)?;
     let options = RunOptions {
-        bounded: true,
-        from_start: false,
-        discard_state: false,
-        ephemeral: false,
-        reinfer: false,
-        stretches: None,
         replay: Some(Arc::new(replay.records)),
         workers: Some(1),
-        wait: args.wait.get(),
-        clock: MachineClock::start(),
-        stop: Arc::new(AtomicBool::new(false)),
-        stats: Arc::new(Stats::default()),
+        ..RunOptions::of_a_look(args.wait.get(), MachineClock::start())
     };
     execute(&job, &options, &mut |_| {})
 }

@@ -1,10 +1,8 @@
 //! `tidemill verify JOB`: what a job has committed against what its query makes of the same records.
 
-use std::sync::{Arc, atomic::AtomicBool};
-
 use tidemill_engine::EventTime;
 use tidemill_jobs::{
-    run::{self, Period, RunOptions, Stats, Verdict, Verified},
+    run::{self, Period, RunOptions, Verdict, Verified},
     spec,
 };
 
@@ -20,20 +18,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     logging::init(LogFormat::Text);
     let job = spec::load(&args.job)?;
     run::check(&job).map_err(|errors| failure::in_file(&job.query, &errors))?;
-    let options = RunOptions {
-        bounded: true,
-        from_start: false,
-        discard_state: false,
-        ephemeral: false,
-        reinfer: false,
-        stretches: None,
-        replay: None,
-        workers: None,
-        wait: args.wait.get(),
-        clock: MachineClock::start(),
-        stop: Arc::new(AtomicBool::new(false)),
-        stats: Arc::new(Stats::default()),
-    };
+    let options = RunOptions::of_a_look(args.wait.get(), MachineClock::start());
     let time = |t: chrono::DateTime<chrono::FixedOffset>| EventTime(t.timestamp_micros());
     let period = Period { from: args.from.map(time), to: args.to.map(time) };
     let verified = run::verify(&job, period, &options).map_err(anyhow::Error::from)?;

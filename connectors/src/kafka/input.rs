@@ -210,12 +210,6 @@ impl KafkaInput {
         self.shared.fetches.all()
     }
 
-    /// Whether our own fetch requests read it; otherwise librdkafka does.
-    #[must_use]
-    pub fn reads_by_own_fetch(&self) -> bool {
-        self.path().is_own()
-    }
-
     /// Its name in the spec.
     pub(super) fn name(&self) -> &str {
         &self.shared.settings.input

@@ -106,6 +106,27 @@ pub struct RunOptions {
 /// By input, topic and partition the first offset to be read and the one behind the last. Partitions that are not named are not read.
 pub type Stretches = BTreeMap<String, BTreeMap<String, BTreeMap<i32, (i64, i64)>>>;
 
+impl RunOptions {
+    /// Of a look that goes to the inputs' ends, or that runs nothing, and leaves nothing behind for another run.
+    #[must_use]
+    pub fn of_a_look(wait: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            bounded: true,
+            from_start: false,
+            discard_state: false,
+            ephemeral: false,
+            reinfer: false,
+            stretches: None,
+            replay: None,
+            workers: None,
+            wait,
+            clock,
+            stop: Arc::default(),
+            stats: Arc::default(),
+        }
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Debug)]
 pub struct Summary {
