@@ -403,14 +403,29 @@ impl Terminal {
         self.keys.flush().unwrap();
     }
 
-    /// Waits for a text on the screen since the last keys.
+    /// Waits for a text on the screen, behind what was waited for since the last keys: the line is painted anew, prompt and
+    /// all, for each key, and keys that come before the prompt is there again are not for it.
     #[track_caller]
     fn shows(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.seen.lock().unwrap().contains(text) {
-            assert!(Instant::now() < deadline, "{text:?} is not in {:?}", self.seen.lock().unwrap());
+        loop {
+            let mut seen = self.seen.lock().unwrap();
+            if let Some(at) = seen.find(text) {
+                seen.drain(..at + text.len());
+                return;
+            }
+            assert!(Instant::now() < deadline, "{text:?} is not in {seen:?}");
+            drop(seen);
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Leaves by these keys, which must be no failure.
+    #[track_caller]
+    fn leave(mut self, keys: &str) {
+        self.press(keys);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {:?}", self.seen.lock().unwrap());
     }
 }
 
@@ -443,7 +458,9 @@ fn the_prompt_completes_remembers_and_survives_an_interrupt() {
     terminal.shows("unknown column `x`");
     terminal.shows("sql> ");
     // Ctrl-C forgets a line, and ends a question that goes on; the prompt stays.
-    terminal.press("SELECT nonsense\x03");
+    terminal.press("SELECT nonsense");
+    terminal.shows("SELECT nonsense");
+    terminal.press("\x03");
     terminal.shows("sql> ");
     terminal.press("SELECT COUNT(*) AS n FROM [sql-prompt] GROUP BY TumblingWindow(hour, 1);\r");
     terminal.shows("events/s");
@@ -452,16 +469,14 @@ fn the_prompt_completes_remembers_and_survives_an_interrupt() {
     terminal.press("SELECT 40 + 2 AS answer;\r");
     terminal.shows("42");
     terminal.shows("sql> ");
-    terminal.press("\x04");
-    assert!(terminal.child.wait().unwrap().success());
+    terminal.leave("\x04");
     // The next prompt remembers the last question of this one.
     let mut terminal = Terminal::open(home.path(), &["--kafka", kafka.bootstrap()]);
     terminal.shows("sql> ");
     terminal.press("\x1b[A\r");
     terminal.shows("42");
     terminal.shows("sql> ");
-    terminal.press("\\q\r");
-    assert!(terminal.child.wait().unwrap().success());
+    terminal.leave("\\q\r");
 }
 
 #[test]

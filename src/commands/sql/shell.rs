@@ -1,7 +1,7 @@
 //! The prompt: questions one after the other, with history, completion, and commands that begin with a backslash.
 
 use std::{
-    fs,
+    fs, io,
     path::PathBuf,
     sync::{
         Arc,
@@ -91,7 +91,8 @@ pub(super) fn run(mut session: Session, args: &SqlArgs, clock: &Arc<dyn Clock>) 
     loop {
         let line = match editor.readline("sql> ") {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => continue,
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(anyhow::Error::from(error).context("cannot read from the terminal").into()),
         };
