@@ -65,6 +65,9 @@ enum Command {
         /// Leave the broker alone, and let it take the outputs, too.
         #[arg(long)]
         one_broker: bool,
+        /// A `tidemill` that is built already, in release for instance; otherwise it is built as it is.
+        #[arg(long)]
+        binary: Option<PathBuf>,
     },
     /// Read topics of every shape by our own path and by librdkafka's, on a real Kafka, and compare.
     Paths(paths::Options),
@@ -172,8 +175,8 @@ fn run(command: Command) -> Result<bool> {
             println!("{seeds} seeds, {failed} failed");
             Ok(failed == 0)
         }
-        Command::Torture { kills, seed, one_broker } => {
-            let outcome = torture::run(&torture::Options { kills, seed, binary: None, brokers: !one_broker })?;
+        Command::Torture { kills, seed, one_broker, binary } => {
+            let outcome = torture::run(&torture::Options { kills, seed, binary, brokers: !one_broker })?;
             println!("{outcome}");
             Ok(outcome.ok())
         }

@@ -1,5 +1,6 @@
 //! `cargo xtask torture`: a job on a real Kafka that is killed, frozen and copied again and again while records come in, and
-//! whose broker is frozen and killed; at the end its outputs are held against an undisturbed run over the same records.
+//! whose brokers are frozen, killed and cut off in the middle of what they say; at the end its outputs are held against an
+//! undisturbed run over the same records.
 //!
 //! The job has a stateless, a tumbling and a hopping statement to topics, which share transactions, and a tumbling one to files.
 //! What is counted: rows that are missing, rows that are there more than once, rows that the undisturbed run does not have.
@@ -22,7 +23,7 @@ use rdkafka::Message;
 use serde_json::Value;
 
 use crate::{
-    kafka::{Broker, BrokerOptions, Record},
+    kafka::{Broker, BrokerOptions, Proxy, Record},
     repository::{cargo, root},
 };
 
@@ -35,7 +36,7 @@ pub struct Options {
     pub seed: u64,
     /// The program; none: it is built.
     pub binary: Option<PathBuf>,
-    /// Whether the broker is tortured, too, and the outputs have a cluster of their own every other time: slower.
+    /// Whether the brokers and their network are tortured, too, and the outputs have a cluster of their own: slower.
     pub brokers: bool,
 }
 
@@ -73,6 +74,8 @@ const FOLDER: &str = "archive";
 const PARTITIONS: i32 = 4;
 /// Records a second.
 const RATE: u64 = 400;
+/// Bytes of answers that a connection may live to see while its network is cut.
+const LONGEST_ANSWER: u64 = 20_000;
 /// How long the job may take to catch up at the end, and a copy to see that it was replaced.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -85,10 +88,18 @@ pub fn run(options: &Options) -> Result<Outcome> {
         Some(binary) => binary.clone(),
         None => build()?,
     };
-    let input = Broker::start(BrokerOptions::default())?;
+    let mut clusters = vec![];
+    let mut networks = vec![];
+    if options.brokers {
+        for (broker, network) in [Broker::start_behind_proxy()?, Broker::start_behind_proxy()?] {
+            clusters.push(broker);
+            networks.push(network);
+        }
+    } else {
+        clusters.push(Broker::start(BrokerOptions::default())?);
+    }
+    let (input, output) = (&clusters[0], &clusters[clusters.len() - 1]);
     input.create_topic("events", PARTITIONS, &[])?;
-    let other = if options.brokers { Some(Broker::start(BrokerOptions::default())?) } else { None };
-    let output = other.as_ref().unwrap_or(&input);
     for topic in TOPICS {
         output.create_topic(topic, 2, &[])?;
     }
@@ -98,19 +109,19 @@ pub fn run(options: &Options) -> Result<Outcome> {
 
     let stop = Arc::new(AtomicBool::new(false));
     let outcome = thread::scope(|scope| {
-        let producer = scope.spawn(|| produce(&input, &stop));
+        let producer = scope.spawn(|| produce(input, &stop));
         let mut random = Random(options.seed);
-        let tortured = torture(&Subject { binary: &binary, job: &job }, &input, options, &mut random);
+        let tortured = torture(&Subject { binary: &binary, job: &job }, (input, &networks), options, &mut random);
         stop.store(true, Ordering::Relaxed);
         let produced = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?;
         tortured?;
         println!("{} records", produced?);
         finish(&Subject { binary: &binary, job: &job }, output, folder.path())
-    })?;
-    if !outcome.ok() {
+    });
+    if !outcome.as_ref().is_ok_and(Outcome::ok) {
         println!("the runs' logs and files are in {}", folder.keep().display());
     }
-    Ok(Outcome { kills: options.kills, ..outcome })
+    Ok(Outcome { kills: options.kills, ..outcome? })
 }
 
 /// The program, built as it is.
@@ -247,12 +258,17 @@ impl Drop for Running {
 }
 
 /// Faults, one after the other; a job runs at the end of each and is killed at the beginning of the next.
-fn torture(subject: &Subject<'_>, input: &Broker, options: &Options, random: &mut Random) -> Result<()> {
+fn torture(
+    subject: &Subject<'_>,
+    (input, networks): (&Broker, &[Proxy]),
+    options: &Options,
+    random: &mut Random,
+) -> Result<()> {
     let mut job = subject.start("run-0.log")?;
     for number in 1..=options.kills {
         thread::sleep(Duration::from_millis(200 + random.below(2_000)));
         let log = format!("run-{number}.log");
-        match random.below(if options.brokers { 12 } else { 9 }) {
+        match random.below(if options.brokers { 15 } else { 9 }) {
             // Frozen for a while, where it stands.
             0 => {
                 job.signal("STOP")?;
@@ -296,6 +312,19 @@ fn torture(subject: &Subject<'_>, input: &Broker, options: &Options, random: &mu
                     input.restart()?;
                     job.still_runs()?;
                 }
+            }
+            // Cut off: connections break in the middle of an answer, again and again, at one cluster.
+            12..=14 => {
+                let network = &networks[random.below(networks.len() as u64) as usize];
+                network.cut_after(1, 1 + random.below(LONGEST_ANSWER));
+                thread::sleep(Duration::from_millis(random.below(3_000)));
+                if random.below(2) == 0 {
+                    job.kill()?;
+                    job = subject.start(&log)?;
+                    thread::sleep(Duration::from_millis(random.below(1_000)));
+                }
+                network.cut_after(0, 0);
+                job.still_runs()?;
             }
             _ => {
                 job.kill()?;

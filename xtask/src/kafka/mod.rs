@@ -115,6 +115,21 @@ impl Broker {
         Ok(broker)
     }
 
+    /// Starts a broker with the plain listener alone, to which all clients come through a proxy: those that begin at
+    /// [`Broker::bootstrap`], too, go on there.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub fn start_behind_proxy() -> Result<(Self, Proxy)> {
+        let node = Node::alone()?;
+        let proxy = Proxy::start(format!("127.0.0.1:{}", node.ports[Listener::Plaintext as usize]))?;
+        let properties = vec![("advertised.listeners".to_owned(), format!("PLAINTEXT://{}", proxy.address()))];
+        let options = BrokerOptions { secured: false, properties, ..BrokerOptions::default() };
+        let broker = Self::of(Server::start(options, node)?);
+        broker.wait_until_ready()?;
+        Ok((broker, proxy))
+    }
+
     fn of(server: Server) -> Self {
         Self { bootstrap: server.address(Listener::Plaintext), server: Mutex::new(server) }
     }
