@@ -209,14 +209,17 @@ impl Intake {
             return Ok(false);
         }
         let Self { source, rows } = self;
-        let mut any = false;
+        let (mut heard, mut any) = (false, false);
         source.poll(wait, &mut |event| {
+            heard = true;
             any |= matches!(event, SourceEvent::Records { .. });
             rows.take(event, emit)
         })?;
-        rows.flush(None, emit)?;
         rows.ended = source.finished();
-        rows.send_watermarks(emit)?;
+        if heard || rows.ended {
+            rows.flush(None, emit)?;
+            rows.send_watermarks(emit)?;
+        }
         Ok(any)
     }
 

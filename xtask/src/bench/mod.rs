@@ -17,9 +17,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use self::events::Spread;
@@ -37,6 +38,8 @@ const RAW: &str = "raw";
 const RAW_CONSUME: &str = "raw-consume";
 
 const TOPIC: &str = "events";
+/// The other topic of a join; its events come in at the same time.
+const OTHERS: &str = "others";
 const PARTITIONS: i32 = 4;
 
 /// The most that a job may hold at its peak.
@@ -52,8 +55,16 @@ pub enum Job {
     Stateless,
     /// A tumbling window of 1 s by 10,000 keys.
     Tumbling,
-    /// A hopping window of 5 s each second by 10,000 keys.
+    /// A hopping window of 10 s each second by 10,000 keys.
     Hopping,
+    /// Sessions of 10,000 keys that end after 0.1 s.
+    Session,
+    /// A sliding window of 1 s by 10,000 keys.
+    Sliding,
+    /// Two topics joined by 10,000 keys within 10 ms.
+    Join,
+    /// What the join reads, without the join.
+    Two,
     /// Not its cost, but the time to its first row.
     FirstRow,
     /// No job: the decoders, each against the library that would be used in its place. Only where it is asked for.
@@ -65,7 +76,16 @@ pub enum Job {
 }
 
 impl Job {
-    const ALL: [Self; 4] = [Self::Stateless, Self::Tumbling, Self::Hopping, Self::FirstRow];
+    const ALL: [Self; 8] = [
+        Self::Stateless,
+        Self::Tumbling,
+        Self::Hopping,
+        Self::Session,
+        Self::Sliding,
+        Self::Two,
+        Self::Join,
+        Self::FirstRow,
+    ];
 
     /// Its name, and that of its spec in `bench/`.
     fn name(self) -> &'static str {
@@ -73,6 +93,10 @@ impl Job {
             Self::Stateless => "stateless",
             Self::Tumbling => "tumbling",
             Self::Hopping => "hopping",
+            Self::Session => "session",
+            Self::Sliding => "sliding",
+            Self::Join => "join",
+            Self::Two => "two",
             Self::FirstRow => "first_row",
             Self::Formats => "formats",
             Self::Snapshot => "snapshot",
@@ -80,13 +104,31 @@ impl Job {
         }
     }
 
-    /// The most CPU per event that it may cost, of the baseline's.
-    fn limit(self) -> Option<f64> {
+    /// What its CPU is held against.
+    fn baseline(self) -> &'static str {
         match self {
-            Self::Stateless => Some(2.0),
-            Self::Tumbling => Some(2.5),
-            Self::Hopping | Self::FirstRow | Self::Formats | Self::Snapshot | Self::Fetch => None,
+            Self::Hopping | Self::Session | Self::Sliding => Self::Tumbling.name(),
+            Self::Join => Self::Two.name(),
+            _ => RAW,
         }
+    }
+
+    /// Its measure, and the most that it may cost of [`Job::baseline`].
+    fn measure(self) -> (&'static str, Option<f64>) {
+        match self {
+            Self::Stateless => ("stateless", Some(2.0)),
+            Self::Tumbling => ("tumbling", Some(2.5)),
+            Self::Hopping => ("hopping_to_tumbling", Some(1.5)),
+            Self::Session => ("session_to_tumbling", Some(2.0)),
+            Self::Sliding => ("sliding_to_tumbling", Some(4.0)),
+            Self::Join => ("join_to_reading", Some(2.5)),
+            other => (other.name(), None),
+        }
+    }
+
+    /// Topics that it reads all of.
+    fn topics(self) -> u64 {
+        if matches!(self, Self::Join | Self::Two) { 2 } else { 1 }
     }
 }
 
@@ -136,16 +178,20 @@ pub fn run(options: &Options) -> Result<bool> {
 fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let programs = Programs::build(options, &["tidemill", RAW_CONSUME])?;
     let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
-    kafka.create_topic(TOPIC, PARTITIONS, &[])?;
-    eprintln!("loading {} events ...", options.events);
-    kafka.produce(TOPIC, events::generate(options.events, PARTITIONS, Spread::ByUser))?;
+    let topics = jobs.iter().map(|job| job.topics()).max().unwrap_or(1);
+    let topics = &[TOPIC, OTHERS][..topics as usize];
+    load(&kafka, topics, options.events)?;
 
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
-    let costs: Vec<Job> = jobs.iter().copied().filter(|job| *job != Job::FirstRow).collect();
+    let mut costs: Vec<Job> = jobs.iter().copied().filter(|job| *job != Job::FirstRow).collect();
+    let baselines: Vec<&str> = costs.iter().map(|job| job.baseline()).collect();
+    costs.extend([Job::Tumbling, Job::Two].into_iter().filter(|job| baselines.contains(&job.name())));
+    costs.sort();
+    costs.dedup();
     let mut runs = vec![Run::new(RAW, || programs.consume(RAW_CONSUME, &kafka, TOPIC, options.events))];
     for job in &costs {
         let (programs, spec) = (&programs, spec(*job, &kafka, dir.path())?);
-        runs.push(Run::new(job.name(), move || programs.bounded(&spec, options.events)));
+        runs.push(Run::new(job.name(), move || programs.bounded(&spec, options.events * job.topics())));
     }
     let medians = in_turns(&runs)?;
     let first_row = jobs.contains(&Job::FirstRow);
@@ -153,6 +199,19 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
     report::print_table(&names, &medians, options.events);
     Ok(measures(&costs, &medians, first_row))
+}
+
+/// Loads all topics at once, so that their times go side by side.
+fn load(kafka: &Broker, topics: &[&str], events: u64) -> Result<()> {
+    eprintln!("loading {events} events into {} ...", topics.join(" and "));
+    let load = |topic: &str| {
+        kafka.create_topic(topic, PARTITIONS, &[])?;
+        kafka.produce(topic, events::generate(events, PARTITIONS, Spread::ByUser))
+    };
+    thread::scope(|scope| {
+        let loads: Vec<_> = topics.iter().map(|topic| scope.spawn(|| load(topic))).collect();
+        loads.into_iter().try_for_each(|load| load.join().map_err(|_| anyhow!("loading panicked"))?)
+    })
 }
 
 /// Something to measure.
@@ -224,11 +283,10 @@ fn first_row_after(programs: &Programs, kafka: &Broker, dir: &Path) -> Result<Du
 }
 
 fn measures(jobs: &[Job], medians: &BTreeMap<&str, Usage>, first_row: Option<Duration>) -> Vec<Measure> {
-    let raw = medians[RAW].cpu.as_secs_f64();
-    let cost = |job: &Job| Measure {
-        name: job.name(),
-        ratio: medians[job.name()].cpu.as_secs_f64() / raw,
-        limit: job.limit(),
+    let cpu = |name| medians[name].cpu.as_secs_f64();
+    let cost = |job: &Job| {
+        let (name, limit) = job.measure();
+        Measure { name, ratio: cpu(job.name()) / cpu(job.baseline()), limit }
     };
     let peak = jobs.iter().map(|job| medians[job.name()].peak_bytes).max();
     let memory = peak.map(|peak| Measure {

@@ -39,6 +39,8 @@ const PAUSES_US: (i64, i64) = (50_000, 1_000_000);
 const ANSWER_LIMIT: usize = 1 << 30;
 /// What is read at first of an answer of any length: memory grows with what comes, not with what is announced.
 const FIRST_READ: usize = 1 << 20;
+/// Bytes of the length in front of an answer.
+const LENGTH: usize = 4;
 /// A buffer above this is given back after a large record.
 const BUFFER_KEPT: usize = 32 << 20;
 
@@ -207,9 +209,9 @@ impl Link {
         }
     }
 
-    /// Reads what is there. Gives a whole answer, without its length, and the request that it is for; the buffer must come
-    /// back by [`Link::give_back`].
-    pub(super) fn receive(&mut self, clock: &dyn Clock) -> Result<Option<(Vec<u8>, Asked)>, Cause> {
+    /// Reads what is there. Gives a whole answer and the request that it is for; the buffer must come back by
+    /// [`Link::give_back`].
+    pub(super) fn receive(&mut self, clock: &dyn Clock) -> Result<Option<(Received, Asked)>, Cause> {
         let State::Up(up) = &mut self.state else { return Ok(None) };
         if !up.readable || !up.read_answer(&mut self.buffer)? {
             return Ok(None);
@@ -218,11 +220,9 @@ impl Link {
             return Err(Cause::Unnamed("it answered what was not asked".to_owned()));
         };
         self.failures = 0;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.truncate(up.filled);
-        self.counters.answered(up.filled, clock.monotonic().0 - asked.at.0);
-        up.filled = 0;
-        Ok(Some((buffer, asked)))
+        let received = Received { buffer: std::mem::take(&mut self.buffer), end: std::mem::take(&mut up.filled) };
+        self.counters.answered(received.end, clock.monotonic().0 - asked.at.0);
+        Ok(Some((received, asked)))
     }
 
     /// Reads an answer's frame into `answer`, and holds it against the request.
@@ -248,10 +248,8 @@ impl Link {
     }
 
     /// Takes the buffer of an answer back.
-    pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn give_back(&mut self, Received { buffer, .. }: Received) {
         if buffer.capacity() <= BUFFER_KEPT {
-            let capacity = buffer.capacity();
-            buffer.resize(capacity, 0);
             self.buffer = buffer;
         }
     }
@@ -259,6 +257,20 @@ impl Link {
     /// Whether the next request may leave now.
     pub(super) fn may_ask(&self, now: Monotonic) -> bool {
         matches!(self.state, State::Up(_)) && self.asked.is_none() && now >= self.quiet_until
+    }
+}
+
+/// An answer as it came, in the buffer of its link.
+pub(super) struct Received {
+    /// Longer than the answer: room that is not cleared each time.
+    buffer: Vec<u8>,
+    end: usize,
+}
+
+impl Received {
+    /// The answer, without its length.
+    pub(super) fn answer(&self) -> &[u8] {
+        &self.buffer[LENGTH..self.end]
     }
 }
 
@@ -290,7 +302,6 @@ impl Up {
 
     /// Reads on until the answer is whole (true) or the socket has nothing more.
     fn read_answer(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Cause> {
-        const LENGTH: usize = 4;
         loop {
             let wanted = match buffer.first_chunk::<LENGTH>() {
                 Some(length) if self.filled >= LENGTH => {

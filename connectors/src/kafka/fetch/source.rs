@@ -275,11 +275,11 @@ impl FetchSource {
             let Some(link) = self.links.get_mut(&node) else { continue };
             match link.receive(&*self.own.clock) {
                 Ok(None) => {}
-                Ok(Some((buffer, asked))) => {
+                Ok(Some((received, asked))) => {
                     any = true;
-                    let outcome = self.take_answer(node, &buffer[LENGTH..], asked, visit);
+                    let outcome = self.take_answer(node, received.answer(), asked, visit);
                     if let Some(link) = self.links.get_mut(&node) {
-                        link.give_back(buffer);
+                        link.give_back(received);
                     }
                     outcome?;
                 }
@@ -599,6 +599,3 @@ impl Source for FetchSource {
         self.bounded && self.joins.is_empty() && self.slots.iter().all(|slot| slot.finished)
     }
 }
-
-/// Bytes of the length in front of an answer.
-const LENGTH: usize = 4;
