@@ -1,6 +1,7 @@
 //! What developers and the whole-program tests share, and the commands of `cargo xtask`.
 //!
 //! - [`kafka`]: a real Apache Kafka for tests and benches
+//! - [`registry`]: a real schema registry
 //! - [`test`]: everything `./x test` runs, closed by the counts
 //! - [`conformance`]: worked examples of the languages against our planner and engine
 //! - [`torture`]: a job that is killed again and again, against an undisturbed one
@@ -17,8 +18,10 @@ pub mod clock;
 pub mod conformance;
 pub mod faults;
 pub mod kafka;
+mod keeper;
 pub mod memory;
 pub mod paths;
+pub mod registry;
 mod repository;
 pub mod test;
 pub mod torture;

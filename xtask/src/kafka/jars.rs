@@ -62,7 +62,7 @@ pub(super) fn directory(version: Version) -> Result<PathBuf> {
 }
 
 /// The user's cache directory of tidemill, as in `./x`.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(std::env::var_os("HOME").context("neither `XDG_CACHE_HOME` nor `HOME` is set")?)
@@ -79,18 +79,28 @@ fn fetch(number: &str, cache: &Path, libs: &Path) -> Result<()> {
     fs::write(&pom, include_str!("pom.xml").replace("KAFKA-VERSION", number))?;
     let jars = download.path().join("libs");
 
+    maven(&[
+        "dependency:copy-dependencies".to_owned(),
+        "-DincludeScope=runtime".to_owned(),
+        format!("-DoutputDirectory={}", jars.display()),
+        "-f".to_owned(),
+        pom.display().to_string(),
+    ])?;
+    fs::rename(&jars, libs)?;
+    Ok(())
+}
+
+/// Runs maven, again when it fails.
+pub(crate) fn maven(arguments: &[String]) -> Result<()> {
     let mut failure = String::new();
     for _ in 0..ATTEMPTS {
         let output = Command::new("mvn")
-            .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"])
-            .arg(format!("-DoutputDirectory={}", jars.display()))
-            .arg("-f")
-            .arg(&pom)
+            .args(["-q", "-B"])
+            .args(arguments)
             .stdin(Stdio::null())
             .output()
             .context("cannot run `mvn` (Debian package `maven`)")?;
         if output.status.success() {
-            fs::rename(&jars, libs)?;
             return Ok(());
         }
         failure = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -22,7 +22,7 @@
 mod acl;
 mod admin;
 mod cluster;
-mod jars;
+pub(crate) mod jars;
 mod listeners;
 mod proxy;
 mod records;

@@ -2,34 +2,21 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tempfile::TempDir;
 
 use super::{BrokerOptions, Version, jars, listeners::Listener, security};
-
-/// Runs the broker, prints its process id, and ends with it. When stdin closes, which the kernel sees to however our
-/// process ends, it kills the broker and removes its directory, `$1`. (`PR_SET_PDEATHSIG` would do it at the end of the
-/// *thread* that started the broker: for a shared one, that of the first test.)
-const KEEPER: &str = r#"
-dir=$1; shift
-exec 3<&0
-"$@" >>"$dir/broker.log" 2>&1 </dev/null 3<&- & broker=$!
-echo $broker
-{ cat >/dev/null; : >"$dir/orphaned"; kill -KILL $broker; } <&3 & watch=$!
-wait $broker
-kill $watch
-[ ! -e "$dir/orphaned" ] || rm -rf "$dir"
-"#;
+use crate::keeper::Kept;
 
 /// The name of its settings in its directory.
 const SETTINGS: &str = "server.properties";
+/// The name of its log there.
+const LOG: &str = "broker.log";
 
 /// A broker's place in its cluster.
 #[derive(Clone, Debug)]
@@ -71,8 +58,8 @@ pub(super) struct Server {
     options: BrokerOptions,
     node: Node,
     // Before `dir`: fields are dropped in this order, and the processes go before their directory.
-    process: Process,
-    _zookeeper: Option<Process>,
+    process: Kept,
+    _zookeeper: Option<Kept>,
     dir: TempDir,
 }
 
@@ -89,7 +76,7 @@ impl Server {
                 None
             }
         };
-        let process = Process::start(dir.path(), &options, ["kafka.Kafka", SETTINGS])?;
+        let process = start(dir.path(), &options, ["kafka.Kafka", SETTINGS])?;
         Ok(Self { options, node, process, _zookeeper: zookeeper, dir })
     }
 
@@ -111,7 +98,7 @@ impl Server {
 
     /// Sends the broker a signal, named as `kill` names it.
     pub(super) fn signal(&self, name: &str) -> Result<()> {
-        let kill = format!("kill -{name} {}", self.process.broker);
+        let kill = format!("kill -{name} {}", self.process.server);
         ensure!(Command::new("sh").args(["-c", &kill]).status()?.success(), "`{kill}` failed");
         Ok(())
     }
@@ -127,7 +114,7 @@ impl Server {
         if self.process.keeper.try_wait()?.is_none() {
             self.kill()?;
         }
-        self.process = Process::start(self.dir.path(), &self.options, ["kafka.Kafka", SETTINGS])?;
+        self.process = start(self.dir.path(), &self.options, ["kafka.Kafka", SETTINGS])?;
         Ok(())
     }
 
@@ -142,51 +129,17 @@ impl Server {
 
     /// The last lines of the broker's log.
     pub(super) fn log_tail(&self) -> String {
-        let log = fs::read_to_string(self.dir.path().join("broker.log")).unwrap_or_default();
+        let log = fs::read_to_string(self.dir.path().join(LOG)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
 
-/// The keeper and the broker it runs.
-#[derive(Debug)]
-struct Process {
-    keeper: Child,
-    /// Open as long as the broker shall live; not left in `keeper`, whose `wait` would close it.
-    lifeline: Option<ChildStdin>,
-    /// Process id of the JVM.
-    broker: u32,
-}
-
-impl Process {
-    fn start(dir: &Path, options: &BrokerOptions, program: [&str; 2]) -> Result<Self> {
-        let java = java(dir, options)?;
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "kafka-keeper"])
-            .arg(dir)
-            .arg(java.get_program())
-            .args(java.get_args())
-            .args(program)
-            .current_dir(dir)
-            // Not in the terminal's group: a Ctrl-C is for our process, which then takes the broker along.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut broker = String::new();
-        BufReader::new(keeper.stdout.take().expect("stdout is piped")).read_line(&mut broker)?;
-        let broker = broker.trim().parse().context("the keeper printed no process id")?;
-        Ok(Self { lifeline: keeper.stdin.take(), keeper, broker })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.lifeline.take());
-        // It has ended or does now; there is nobody to tell otherwise.
-        let _ = self.keeper.wait();
-    }
+/// Starts a program of Kafka's jars.
+fn start(dir: &Path, options: &BrokerOptions, program: [&str; 2]) -> Result<Kept> {
+    let mut java = java(dir, options)?;
+    java.args(program);
+    Kept::start(dir, &java, LOG)
 }
 
 /// `java` on Kafka's jars, in the broker's directory.
@@ -212,7 +165,7 @@ fn format_storage(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<()
     Ok(())
 }
 
-fn start_zookeeper(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<Process> {
+fn start_zookeeper(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<Kept> {
     const ZOOKEEPER_SETTINGS: &str = "zookeeper.properties";
     let text = format!(
         "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n",
@@ -220,7 +173,7 @@ fn start_zookeeper(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<P
         node.controller_port
     );
     fs::write(dir.join(ZOOKEEPER_SETTINGS), text)?;
-    Process::start(dir, options, ["org.apache.zookeeper.server.quorum.QuorumPeerMain", ZOOKEEPER_SETTINGS])
+    start(dir, options, ["org.apache.zookeeper.server.quorum.QuorumPeerMain", ZOOKEEPER_SETTINGS])
 }
 
 /// Ports that were free a moment ago; held together, so that they differ.
