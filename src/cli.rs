@@ -212,6 +212,9 @@ pub(crate) struct DeadLettersArgs {
     /// The job's YAML file.
     #[arg(value_name = "JOB")]
     pub(crate) job: PathBuf,
+    /// How long to wait for the first answer of a broker.
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub(crate) wait: Duration,
     /// For a reader, or one JSON object on stdout.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ReportFormat,

@@ -1,13 +1,10 @@
 //! How a run goes, on stderr: one status line that is drawn anew on a terminal, otherwise a log line each ten seconds;
 //! in both cases a closing line.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::collections::VecDeque;
 
 use tidemill_engine::{EventTime, decoder::BadClass};
-use tidemill_jobs::run::Status;
+use tidemill_jobs::{run::Status, spec::OutputTransport};
 
 use crate::terminal;
 
@@ -19,17 +16,17 @@ const RATE_OVER_US: i64 = 3_000_000;
 /// Shows one run.
 pub(crate) struct Report {
     watched: bool,
-    dead_letters: PathBuf,
+    dead_letters: String,
     rates: Rates,
     logged_us: i64,
 }
 
 impl Report {
     /// `dead_letters` is where records are kept that could not be processed.
-    pub(crate) fn new(dead_letters: &Path) -> Self {
+    pub(crate) fn new(dead_letters: &OutputTransport) -> Self {
         Self {
             watched: terminal::is_watched(),
-            dead_letters: dead_letters.to_owned(),
+            dead_letters: dead_letters.to_string(),
             rates: Rates::default(),
             logged_us: 0,
         }
@@ -125,7 +122,7 @@ fn log(status: &Status, rates: &Rates) {
 }
 
 /// Totals, by output and by class.
-fn closing(status: &Status, stopped: bool, dead_letters: &Path) -> String {
+fn closing(status: &Status, stopped: bool, dead_letters: &str) -> String {
     let mut text = format!(
         "{}: {} records, {} in {}",
         if stopped { "stopped" } else { "done" },
@@ -144,7 +141,7 @@ fn closing(status: &Status, stopped: bool, dead_letters: &Path) -> String {
     if !bad.is_empty() {
         let classes: Vec<_> =
             bad.iter().map(|(class, count)| format!("{} {}", class.as_str(), grouped(*count))).collect();
-        text += &format!("; bad records: {} (see `{}`)", classes.join(", "), dead_letters.display());
+        text += &format!("; bad records: {} (see `{}`)", classes.join(", "), dead_letters);
     }
     text
 }
@@ -279,7 +276,7 @@ mod tests {
     fn the_closing_line_has_totals() {
         let bad = [(BadClass::Malformed, 7), (BadClass::Type, 1)];
         assert_eq!(
-            closing(&status(61_000_000, 1_234_567, &bad, false), true, Path::new("dead-letters")),
+            closing(&status(61_000_000, 1_234_567, &bad, false), true, "dead-letters"),
             "stopped: 1,234,567 records, 247 MB in 1m01s; rows out: screen 1,234; after their window: 2 rows; bad records: \
              malformed 7, type 1 (see `dead-letters`)"
         );

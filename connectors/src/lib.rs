@@ -10,7 +10,7 @@
 //! | [`files`] | records of finished files | files that appear when they are whole |
 //! | [`stdout`] | | a table on a terminal, JSON lines in a pipe |
 //! | [`discard`] | | nothing; it counts |
-//! | [`dead_letters`] | | records that could not become rows |
+//! | [`dead_letters`] | letters | records that could not become rows, by files or topics |
 //! | [`replay`] | records that were kept | |
 //! | [`formats::json`] | bytes to Arrow | [`formats::encode::JsonEncoder`] |
 //! | [`formats::csv`] | bytes to Arrow | [`formats::encode::CsvEncoder`] |

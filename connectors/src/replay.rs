@@ -64,6 +64,7 @@ impl Source for KeptSource {
                     key: one.key.as_deref(),
                     value: one.value.as_deref(),
                     headers: &headers,
+                    unread_headers: None,
                 };
                 let (records, received) = (std::slice::from_ref(&record), self.clock.monotonic());
                 visit(SourceEvent::Records { partition: id, records, received, live_from: None })?;

@@ -1,5 +1,7 @@
 //! The contract of the dead letters: where records go that could not become rows, with everything needed to replay them.
 
+use arrow::record_batch::RecordBatch;
+
 use crate::{Result, decoder::BadClass, source::Header};
 
 /// One bad record, as it lies in the fetch buffer, and what was wrong with it.
@@ -25,9 +27,12 @@ pub struct DeadLetter<'a> {
     pub class: BadClass,
     /// What was expected, what was found, at which byte or column.
     pub message: &'a str,
+    /// Of how many epochs of an earlier run its record is part ([`crate::epoch::Resume::covering`]).
+    pub covering: u8,
 }
 
-/// Takes bad records; one serves all inputs and workers of a job, behind a lock of its owner.
+/// Takes bad records, behind a lock of its owner. What it does not keep itself goes with the rows to the merge thread, as rows of an
+/// output: so each letter is part of the epoch of its record.
 pub trait DeadLetters: Send {
     /// Takes one record; may buffer it.
     ///
@@ -35,6 +40,8 @@ pub trait DeadLetters: Send {
     /// [`crate::EngineError::Sink`]: a record that cannot be kept must stop the job, or it would be lost.
     fn put(&mut self, letter: &DeadLetter<'_>) -> Result<()>;
 
-    /// Returns when every record put so far is safe; called before offsets are committed.
-    fn flush(&mut self) -> Result<()>;
+    /// The letters put since the last call as rows for the output of dead letters; none of one that keeps them itself.
+    fn take(&mut self) -> Vec<RecordBatch> {
+        vec![]
+    }
 }

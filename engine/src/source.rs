@@ -31,6 +31,18 @@ pub struct Header<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// Headers that a source has left as they lie: nothing but a dead letter needs them.
+#[derive(Clone, Copy, Debug)]
+pub struct UnreadHeaders<'a> {
+    /// As they lie in the fetch buffer.
+    pub bytes: &'a [u8],
+    /// Appends them.
+    pub read: ReadHeaders,
+}
+
+/// Appends the headers in some bytes, up to the first that is none.
+pub type ReadHeaders = for<'b> fn(&'b [u8], &mut Vec<Header<'b>>);
+
 /// One record as it lies in the fetch buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -46,6 +58,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// Headers; empty unless the source was opened with them.
     pub headers: &'a [Header<'a>],
+    /// The same, where it was opened without them and can read them yet.
+    pub unread_headers: Option<UnreadHeaders<'a>>,
 }
 
 /// What a source reports.

@@ -1,23 +1,30 @@
 //! What is in the dead letters of a job: by class how many, since when, and some of them; and which of them are to run through
 //! their inputs once more.
 //!
-//! Called by `tidemill dead-letters` and `tidemill replay`. It reads what [`tidemill_connectors::dead_letters`] writes, of all runs; a line that is being
-//! written is passed over.
+//! Called by `tidemill dead-letters` and `tidemill replay`. It reads what the job's runs have committed to its files or its topic of
+//! dead letters ([`tidemill_connectors::dead_letters`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
-use tidemill_connectors::replay::KeptRecord;
+use tidemill_connectors::{dead_letters::KeptLetter, formats::encode::datetime_text, replay::KeptRecord};
+use tidemill_engine::decoder::BadClass;
+
+use crate::{
+    epoch::store::Store,
+    run::{RunError, RunOptions, outputs::letter_files, security::Secrets, written::each_record_of},
+    spec::{Job, OutputTransport},
+};
 
 /// Letters of a class that are shown.
 const SAMPLES: usize = 3;
+/// The folder of the ledger in the state store.
+const LEDGER: &str = "replayed";
 
 /// The letters of one class.
 #[derive(Debug, Default, PartialEq, Serialize)]
@@ -35,7 +42,7 @@ pub struct ClassSummary {
 }
 
 /// A letter, without its bytes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Letter {
     /// When it was put.
     pub time: String,
@@ -47,6 +54,10 @@ pub struct Letter {
     pub partition: i32,
     /// The offset.
     pub offset: i64,
+    /// How the input's records are decoded.
+    pub format: Option<String>,
+    /// The registry's id before its value.
+    pub schema_id: Option<i64>,
     /// Why it is here.
     pub class: String,
     /// The same in words.
@@ -62,15 +73,16 @@ pub struct Selection {
     pub since: Option<DateTime<FixedOffset>>,
 }
 
-/// Letters to be replayed, by input, and the ledger that keeps each of them from being replayed again.
+/// Letters to be replayed, by input. The ledger in the job's state store keeps each of them from being replayed again.
 #[derive(Debug)]
 pub struct Replay {
     /// The records.
     pub records: BTreeMap<String, Vec<KeptRecord>>,
-    ledger: PathBuf,
+    /// The next document of the ledger.
+    entry: String,
 }
 
-/// A line of the ledger: a record's place.
+/// A record's place, as the ledger has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Place {
     input: String,
@@ -79,67 +91,56 @@ struct Place {
     offset: i64,
 }
 
-/// A letter with its bytes.
-#[derive(Deserialize)]
-struct WholeLetter {
-    #[serde(flatten)]
-    letter: Letter,
-    timestamp: String,
-    key_base64: Option<String>,
-    value_base64: Option<String>,
-    headers: Vec<WholeHeader>,
-}
-
-#[derive(Deserialize)]
-struct WholeHeader {
-    name: String,
-    value_base64: Option<String>,
-}
-
-impl WholeLetter {
-    /// The record; `None` for bytes that are not base64, which nobody has written.
-    fn record(self) -> Option<KeptRecord> {
-        let bytes = |text: Option<String>| text.map(|text| BASE64_STANDARD.decode(text)).transpose().ok();
-        let headers = self.headers.into_iter().map(|header| Some((header.name, bytes(header.value_base64)?)));
-        Some(KeptRecord {
-            timestamp_ms: DateTime::parse_from_rfc3339(&self.timestamp).ok()?.timestamp_millis(),
-            key: bytes(self.key_base64)?,
-            value: bytes(self.value_base64)?,
-            headers: headers.collect::<Option<_>>()?,
-            topic: self.letter.topic,
-            partition: self.letter.partition,
-            offset: self.letter.offset,
-        })
+impl Place {
+    fn of(input: &str, record: &KeptRecord) -> Self {
+        let KeptRecord { topic, partition, offset, .. } = record;
+        Self { input: input.to_owned(), topic: topic.clone(), partition: *partition, offset: *offset }
     }
+}
+
+/// Why the letters, or the ledger of those that were replayed, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LettersError {
+    /// A file or directory of letters.
+    #[error("cannot use dead letters in `{}`", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The topic of letters, or the state store.
+    #[error(transparent)]
+    Away(#[from] RunError),
+    /// Somebody replays the same job.
+    #[error("another `replay` of this job has just begun; run it again for what that one leaves")]
+    Contended,
 }
 
 /// The letters of a job's inputs that a selection means and that were not replayed before. A record that was put several times is
 /// one. Rows that an output refused are none of an input.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn select(directory: &Path, job: &str, selection: &Selection) -> Result<Replay, UnreadableLetters> {
-    let ledger = directory.join(format!("{job}-replayed.jsonl"));
+/// Letters or a state store that cannot be read.
+pub fn select(job: &Job, selection: &Selection, options: &RunOptions) -> Result<Replay, LettersError> {
+    let store = Store::open(&job.state.store, &job.name).map_err(RunError::from)?;
+    let entries = store.names(LEDGER).map_err(RunError::from)?;
     let mut taken: BTreeSet<Place> = BTreeSet::new();
-    for_each_line(&ledger, |line| taken.extend(serde_json::from_slice::<Place>(line)))?;
-    let mut records: BTreeMap<String, Vec<KeptRecord>> = BTreeMap::new();
-    for path in files(directory, job)? {
-        for_each_line(&path, |line| {
-            let Ok(whole) = serde_json::from_slice::<WholeLetter>(line) else { return };
-            let Letter { time, input, topic, partition, offset, class, .. } = whole.letter.clone();
-            let put = DateTime::parse_from_rfc3339(&time).ok();
-            let meant =
-                selection.class.as_ref().map_or(class != "output", |wanted| *wanted == class && class != "output")
-                    && selection.since.is_none_or(|since| put.is_some_and(|put| put >= since));
-            if meant
-                && taken.insert(Place { input: input.clone(), topic, partition, offset })
-                && let Some(record) = whole.record()
-            {
-                records.entry(input).or_default().push(record);
-            }
-        })?;
+    for name in &entries {
+        let places: Option<Vec<Place>> = store.read_document(&format!("{LEDGER}/{name}")).map_err(RunError::from)?;
+        taken.extend(places.into_iter().flatten());
     }
-    Ok(Replay { records, ledger })
+    let mut records: BTreeMap<String, Vec<KeptRecord>> = BTreeMap::new();
+    each_letter(job, options, &mut |letter| {
+        let is_meant = letter.class != BadClass::Output.as_str()
+            && selection.class.as_ref().is_none_or(|class| *class == letter.class)
+            && selection.since.is_none_or(|since| letter.time_us >= since.timestamp_micros());
+        if is_meant && taken.insert(Place::of(&letter.input, &letter.record)) {
+            records.entry(letter.input).or_default().push(letter.record);
+        }
+    })?;
+    Ok(Replay { records, entry: format!("{LEDGER}/{:010}.json", entries.len() + 1) })
 }
 
 impl Replay {
@@ -147,87 +148,81 @@ impl Replay {
     ///
     /// # Errors
     /// A ledger that cannot be written.
-    pub fn enter(&self) -> Result<(), UnreadableLetters> {
-        let mut lines = Vec::new();
-        for (input, records) in &self.records {
-            for KeptRecord { topic, partition, offset, .. } in records {
-                let (input, topic) = (input.clone(), topic.clone());
-                let place = Place { input, topic, partition: *partition, offset: *offset };
-                serde_json::to_writer(&mut lines, &place).expect("memory takes every byte");
-                lines.push(b'\n');
-            }
+    pub fn enter(&self, job: &Job) -> Result<(), LettersError> {
+        let records = self.records.iter().flat_map(|(input, records)| records.iter().map(|r| Place::of(input, r)));
+        let store = Store::open(&job.state.store, &job.name).map_err(RunError::from)?;
+        match store.put_new_document(&self.entry, &records.collect::<Vec<_>>()).map_err(RunError::from)? {
+            true => Ok(()),
+            false => Err(LettersError::Contended),
         }
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().create(true).append(true).open(&self.ledger)?;
-            file.write_all(&lines)?;
-            file.sync_all()
-        };
-        write().map_err(|source| UnreadableLetters { path: self.ledger.clone(), source })
     }
-}
-
-/// Why the letters, or the ledger of those that were replayed, cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use dead letters in `{}`", path.display())]
-pub struct UnreadableLetters {
-    /// The file or directory.
-    pub path: PathBuf,
-    /// The system's reason.
-    #[source]
-    pub source: std::io::Error,
 }
 
 /// The letters of all runs of a job, by class, in the order of classes.
 ///
 /// # Errors
-/// A file that cannot be read. A directory that does not exist has no letters.
-pub fn summarize(directory: &Path, job: &str) -> Result<Vec<ClassSummary>, UnreadableLetters> {
+/// Letters that cannot be read. A directory that does not exist has none.
+pub fn summarize(job: &Job, options: &RunOptions) -> Result<Vec<ClassSummary>, LettersError> {
     let mut classes: BTreeMap<String, ClassSummary> = BTreeMap::new();
-    for path in files(directory, job)? {
-        for_each_line(&path, |line| {
-            let Ok(letter) = serde_json::from_slice::<Letter>(line) else { return };
-            let summary = classes.entry(letter.class.clone()).or_default();
-            if summary.count == 0 {
-                summary.class.clone_from(&letter.class);
-                summary.first.clone_from(&letter.time);
-            }
-            summary.count += 1;
-            summary.last.clone_from(&letter.time);
-            if summary.samples.len() < SAMPLES {
-                summary.samples.push(letter);
-            }
-        })?;
-    }
+    each_letter(job, options, &mut |letter| {
+        let summary = classes.entry(letter.class.clone()).or_default();
+        let time = datetime_text(letter.time_us);
+        if summary.count == 0 {
+            (summary.class, summary.first, summary.last) = (letter.class.clone(), time.clone(), time.clone());
+        }
+        summary.count += 1;
+        if time < summary.first {
+            summary.first.clone_from(&time);
+        }
+        if time > summary.last {
+            summary.last.clone_from(&time);
+        }
+        if summary.samples.len() < SAMPLES {
+            let KeptRecord { topic, partition, offset, .. } = letter.record;
+            let KeptLetter { input, format, schema_id, class, error, .. } = letter;
+            summary.samples.push(Letter { time, input, topic, partition, offset, format, schema_id, class, error });
+        }
+    })?;
     Ok(classes.into_values().collect())
 }
 
-/// A file that does not exist has no lines.
-fn for_each_line(path: &Path, mut take: impl FnMut(&[u8])) -> Result<(), UnreadableLetters> {
-    let unreadable = |source| UnreadableLetters { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(unreadable)?,
-    };
-    for line in BufReader::new(file).split(b'\n') {
-        take(&line.map_err(unreadable)?);
+/// Hands over the job's letters, those of a file or a partition in the order in which they were put.
+fn each_letter(job: &Job, options: &RunOptions, each: &mut dyn FnMut(KeptLetter)) -> Result<(), LettersError> {
+    match &job.dead_letters.transport {
+        OutputTransport::File(file) => {
+            for path in files(&file.path, &letter_files(job))? {
+                let read = KeptLetter::each_of_file(&path, each);
+                read.map_err(|source| LettersError::Unreadable { path, source })?;
+            }
+            Ok(())
+        }
+        OutputTransport::Kafka(kafka) => {
+            let secrets = Secrets::new(job.key_vault.clone());
+            let read = each_record_of(&job.dead_letters.name, kafka, true, &secrets, options, &mut |record| {
+                // Jobs may share a topic.
+                if let Some(letter) = KeptLetter::of_message(record).filter(|letter| letter.job == job.name) {
+                    each(letter);
+                }
+            });
+            Ok(read?)
+        }
+        OutputTransport::Stdout | OutputTransport::Discard => Ok(()),
     }
-    Ok(())
 }
 
-/// The files of a job's runs, the oldest first: their names begin with the time.
-fn files(directory: &Path, job: &str) -> Result<Vec<PathBuf>, UnreadableLetters> {
-    let unreadable = |source| UnreadableLetters { path: directory.to_owned(), source };
+/// The visible files of a job's runs, by name.
+fn files(directory: &Path, begin: &str) -> Result<Vec<PathBuf>, LettersError> {
+    let unreadable = |source| LettersError::Unreadable { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         other => other.map_err(unreadable)?,
     };
-    let mut files = Vec::new();
+    let mut files = vec![];
     for entry in entries {
         let path = entry.map_err(unreadable)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let run = name.strip_prefix(job).and_then(|rest| rest.strip_prefix('-')?.strip_suffix(".jsonl"));
-        // A run's id begins with its time; a job `a` must not show the letters of a job `a-b`.
-        if run.is_some_and(|run| run.starts_with(|first: char| first.is_ascii_digit())) {
+        let rest = name.strip_prefix(begin).and_then(|rest| rest.strip_prefix('-'));
+        if rest.is_some_and(|rest| rest.ends_with(".jsonl") || rest.ends_with(".parquet")) {
             files.push(path);
         }
     }
@@ -237,49 +232,81 @@ fn files(directory: &Path, job: &str) -> Result<Vec<PathBuf>, UnreadableLetters>
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tidemill_engine::{Clock, EventTime, Monotonic};
+
     use super::*;
+    use crate::spec;
+
+    struct NoClock;
+
+    impl Clock for NoClock {
+        fn monotonic(&self) -> Monotonic {
+            Monotonic(0)
+        }
+
+        fn wall(&self) -> EventTime {
+            EventTime(0)
+        }
+    }
+
+    fn options() -> RunOptions {
+        RunOptions::of_a_look(std::time::Duration::ZERO, Arc::new(NoClock))
+    }
+
+    fn job(directory: &Path) -> Job {
+        let text = "name: a\ninputs: {in: {file: {path: x}}}\noutputs: {o: {discard: {}}}\nquery: SELECT * FROM in\n";
+        spec::parse(text, directory, "job.yaml").unwrap()
+    }
+
+    fn letter(time: &str, offset: u32, class: &str) -> String {
+        format!(
+            r#"{{"time": "{time}", "job": "a", "input": "in", "topic": "t", "partition": 1, "offset": {offset},
+                "timestamp": "1970-01-01T00:00:01.5000000Z", "format": "json", "schema_id": null, "class": "{class}",
+                "error": "why {offset}", "key_base64": null, "value_base64": "eA==",
+                "headers": [{{"name": "h", "value": "v", "value_base64": "dg=="}}]}}"#
+        )
+        .replace('\n', "")
+            + "\n"
+    }
+
+    fn write(job: &Job, name: &str, text: String) {
+        let OutputTransport::File(file) = &job.dead_letters.transport else { panic!("files by default") };
+        fs::create_dir_all(&file.path).unwrap();
+        fs::write(file.path.join(name), text).unwrap();
+    }
 
     #[test]
     fn letters_are_counted_by_class_over_all_runs_of_the_job() {
         let directory = tempfile::tempdir().unwrap();
-        let letter = |n: u32, class: &str| {
-            format!(
-                r#"{{"time": "2026-01-0{n}", "job": "a", "input": "in", "topic": "t", "partition": 1, "offset": {n}, "timestamp": "x",
-                    "class": "{class}", "error": "why {n}", "key": null, "value_base64": "eA==", "headers": []}}"#
-            )
-            .replace('\n', "")
-        };
-        let write = |name: &str, text: String| fs::write(directory.path().join(name), text).unwrap();
-        write("a-0002_1.jsonl", format!("{}\n{}\n{{\"time", letter(4, "type"), letter(5, "malformed")));
-        write("a-0001_1.jsonl", [1, 2, 3].map(|n| letter(n, "type") + "\n").concat());
-        write("a-b-0001_1.jsonl", letter(9, "bug"));
-        write("other.txt", letter(9, "bug"));
-        let found = summarize(directory.path(), "a").unwrap();
+        let job = job(directory.path());
+        assert_eq!(summarize(&job, &options()).unwrap(), []);
+        let letter = |n: u32, class: &str| letter(&format!("2026-01-0{n}T00:00:00.0000000Z"), n, class);
+        write(&job, "a.dead_letters-0002-1-1.jsonl", letter(4, "type") + &letter(5, "malformed"));
+        write(&job, "a.dead_letters-0001-1-1.jsonl", [1, 2, 3].map(|n| letter(n, "type")).concat());
+        write(&job, ".a.a.dead_letters-0001-1-2.jsonl.ready", letter(9, "bug"));
+        write(&job, "a-b.dead_letters-0001-1-1.jsonl", letter(9, "bug"));
+        write(&job, "other.txt", letter(9, "bug"));
+        let found = summarize(&job, &options()).unwrap();
         let counts: Vec<_> = found.iter().map(|class| (class.class.as_str(), class.count)).collect();
         assert_eq!(counts, [("malformed", 1), ("type", 4)]);
-        assert_eq!((found[1].first.as_str(), found[1].last.as_str()), ("2026-01-01", "2026-01-04"));
+        let (first, last) = ("2026-01-01T00:00:00.0000000Z", "2026-01-04T00:00:00.0000000Z");
+        assert_eq!((found[1].first.as_str(), found[1].last.as_str()), (first, last));
         assert_eq!(found[1].samples.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(summarize(&directory.path().join("none"), "a").unwrap(), []);
     }
 
     #[test]
     fn a_letter_is_selected_once() {
         let directory = tempfile::tempdir().unwrap();
-        let letter = |offset: u32, class: &str| {
-            format!(
-                r#"{{"time": "2026-01-0{offset}T00:00:00.0000000Z", "input": "in", "topic": "t", "partition": 1, "offset": {offset},
-                    "timestamp": "1970-01-01T00:00:01.5000000Z", "class": "{class}", "error": "", "key_base64": null,
-                    "value_base64": "eA==", "headers": [{{"name": "h", "value": "v", "value_base64": "dg=="}}]}}"#
-            )
-            .replace('\n', "")
-                + "\n"
-        };
+        let job = job(directory.path());
+        let letter = |n: u32, class: &str| letter(&format!("2026-01-0{n}T00:00:00.0000000Z"), n, class);
         let lines = [letter(1, "type"), letter(2, "type"), letter(2, "type"), letter(3, "bug"), letter(4, "output")];
-        fs::write(directory.path().join("a-0001_1.jsonl"), lines.concat()).unwrap();
+        write(&job, "a.dead_letters-0001-1-1.jsonl", lines.concat());
         let offsets = |class: Option<&str>, since: Option<&str>| {
             let since = since.map(|since| DateTime::parse_from_rfc3339(since).unwrap());
             let selection = Selection { class: class.map(str::to_owned), since };
-            let replay = select(directory.path(), "a", &selection).unwrap();
+            let replay = select(&job, &selection, &options()).unwrap();
             let offsets: Vec<_> = replay.records.values().flatten().map(|record| record.offset).collect();
             (replay, offsets)
         };
@@ -300,8 +327,10 @@ mod tests {
                 headers: vec![("h".to_owned(), Some(b"v".to_vec()))],
             }
         );
-        replay.enter().unwrap();
+        let other = offsets(Some("bug"), None).0;
+        replay.enter(&job).unwrap();
         assert_eq!(offsets(None, None).1, [3]);
-        assert_eq!(summarize(directory.path(), "a").unwrap().len(), 3, "the ledger is no letter");
+        let contended = other.enter(&job).unwrap_err().to_string();
+        assert!(contended.starts_with("another `replay` of this job has just begun"), "{contended}");
     }
 }

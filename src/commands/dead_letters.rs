@@ -5,18 +5,23 @@ use std::fmt::Write as _;
 use serde_json::json;
 use tidemill_jobs::{
     dead_letters::{ClassSummary, Letter, summarize},
+    run::RunOptions,
     spec,
 };
 
 use super::print;
 use crate::{
-    cli::{DeadLettersArgs, ReportFormat},
+    cli::{DeadLettersArgs, LogFormat, ReportFormat},
+    clock::MachineClock,
     failure::Failure,
+    logging,
 };
 
 pub(super) fn dead_letters(args: &DeadLettersArgs) -> Result<(), Failure> {
+    logging::init(LogFormat::Text);
     let job = spec::load(&args.job)?;
-    let classes = summarize(&job.dead_letters, &job.name).map_err(anyhow::Error::from)?;
+    let options = RunOptions::of_a_look(args.wait.get(), MachineClock::start());
+    let classes = summarize(&job, &options).map_err(anyhow::Error::from)?;
     match args.format {
         ReportFormat::Json => print(format!("{}\n", json!({"job": job.name, "classes": classes})).as_bytes()),
         ReportFormat::Text => print(text(&job.name, &classes).as_bytes()),

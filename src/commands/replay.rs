@@ -20,15 +20,12 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     logging::init(LogFormat::Text);
     let job = spec::load(&args.job)?;
     let selection = Selection { class: args.class.clone(), since: args.since };
-    let replay = select(&job.dead_letters, &job.name, &selection).map_err(anyhow::Error::from)?;
+    let look = RunOptions::of_a_look(args.wait.get(), MachineClock::start());
+    let replay = select(&job, &selection, &look).map_err(anyhow::Error::from)?;
     if replay.records.is_empty() {
         return print(format!("{}: nothing to replay\n", job.name).as_bytes());
     }
-    replay.enter().map_err(anyhow::Error::from)?;
-    let options = RunOptions {
-        replay: Some(Arc::new(replay.records)),
-        workers: Some(1),
-        ..RunOptions::of_a_look(args.wait.get(), MachineClock::start())
-    };
+    replay.enter(&job).map_err(anyhow::Error::from)?;
+    let options = RunOptions { replay: Some(Arc::new(replay.records)), workers: Some(1), ..look };
     execute(&job, &options, &mut |_| {})
 }

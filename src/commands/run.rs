@@ -54,7 +54,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<(), Failure> {
     run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
     let status = || options.stats.status(options.clock.as_ref(), options.bounded);
-    let mut report = Report::new(&job.dead_letters);
+    let mut report = Report::new(&job.dead_letters.transport);
     report.show(&status());
     let outcome = run::run(job, options, &mut |status| {
         report.show(status);

@@ -6,6 +6,7 @@
 )]
 
 mod cli;
+mod dead_letters;
 mod epochs;
 mod explain;
 mod fetch_paths;

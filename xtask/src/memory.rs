@@ -154,6 +154,7 @@ impl Source for Records {
                 key: None,
                 value: Some(&records[offset].1),
                 headers: &[],
+                unread_headers: None,
             });
             let run: Vec<_> = run.collect();
             if !run.is_empty() {
@@ -203,10 +204,6 @@ struct Letters(Vec<(String, i32, i64, BadClass)>);
 impl DeadLetters for Letters {
     fn put(&mut self, letter: &DeadLetter<'_>) -> tidemill_engine::Result<()> {
         self.0.push((letter.input.to_owned(), letter.partition, letter.offset, letter.class));
-        Ok(())
-    }
-
-    fn flush(&mut self) -> tidemill_engine::Result<()> {
         Ok(())
     }
 }

@@ -115,6 +115,7 @@ impl Source for FileSource {
             key: None,
             value: Some(payload),
             headers: &[],
+            unread_headers: None,
         });
         let records: Vec<Record<'_>> = records.collect();
         if records.is_empty() {

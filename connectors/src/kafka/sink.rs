@@ -11,7 +11,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, StringArray},
+    array::{Array, AsArray, BinaryArray},
     compute::cast,
     datatypes::DataType,
     record_batch::RecordBatch,
@@ -21,12 +21,12 @@ use rdkafka::{
     client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::DeliveryResult,
+    message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
 use tidemill_engine::{Clock, EngineError, ErrorKind, Result, sink::Sink};
 
-use crate::formats::encode::{EncodedRows, RowEncoder};
+use crate::formats::encode::{EncodedRows, MessageHeader, RowEncoder};
 
 use super::{
     client::{Brokers, Reporter},
@@ -180,24 +180,26 @@ impl KafkaSink {
         contact().map_err(|fault: Fault| fault.by(&settings.connection, "Write").of_output(&settings.output))
     }
 
-    fn send(&mut self, key: Option<&[u8]>, row: usize) -> Result<()> {
+    fn send(&mut self, key: Option<&[u8]>, row: usize, headers: &[MessageHeader]) -> Result<()> {
         let limit = match &self.producing {
             Producing::InTransaction(transaction) => transaction.limit.unwrap_or(usize::MAX),
             Producing::AtLeastOnce(_) => usize::MAX,
         };
-        if self.rows.row(row).len() + key.map_or(0, <[u8]>::len) + OVERHEAD > limit {
+        let beside: usize = headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        let headers = (!headers.is_empty()).then(|| to_headers(headers));
+        if self.rows.row(row).len() + key.map_or(0, <[u8]>::len) + beside + OVERHEAD > limit {
             let (topic, code) = (self.settings.topic.clone(), RDKafkaErrorCode::MessageSizeTooLarge);
             let (key, value) = (key.map(<[u8]>::to_vec), self.rows.row(row).to_vec());
-            return self.reject(&Failure { topic, code, key, value });
+            return self.reject(&Failure { topic, code, key, value, headers });
         }
         loop {
             let value = self.rows.row(row);
-            match enqueue(self.producing.producer(), &self.settings.topic, key, value) {
+            match enqueue(self.producing.producer(), &self.settings.topic, key, value, headers.as_ref()) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) => self.serve(PATIENCE)?,
                 Err(code) => {
                     let (topic, key) = (self.settings.topic.clone(), key.map(<[u8]>::to_vec));
-                    return self.reject(&Failure { topic, code, key, value: value.to_vec() });
+                    return self.reject(&Failure { topic, code, key, value: value.to_vec(), headers });
                 }
             }
         }
@@ -213,7 +215,7 @@ impl KafkaSink {
         }
         let Some(alone) = &self.alone else { return Ok(()) };
         loop {
-            match enqueue(alone, &self.settings.topic, row.key.as_deref(), &row.value) {
+            match enqueue(alone, &self.settings.topic, row.key.as_deref(), &row.value, row.headers.as_ref()) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) => alone.poll(PATIENCE),
                 Err(_) => return self.reject(row),
@@ -251,7 +253,7 @@ impl KafkaSink {
 
     fn reject(&mut self, failure: &Failure) -> Result<()> {
         use RDKafkaErrorCode as Code;
-        let Failure { topic, code, key, value } = failure;
+        let Failure { topic, code, key, value, .. } = failure;
         let cause = match code {
             Code::MessageSizeTooLarge => {
                 format!("too large for topic `{topic}` ({} bytes; its limit is `max.message.bytes`)", value.len())
@@ -280,8 +282,8 @@ impl KafkaSink {
         }
     }
 
-    /// The key column as text.
-    fn keys(&self, batch: &RecordBatch) -> Result<Option<StringArray>> {
+    /// The key column: bytes as they are, other types as text.
+    fn keys(&self, batch: &RecordBatch) -> Result<Option<BinaryArray>> {
         let Some(name) = &self.settings.key else { return Ok(None) };
         let Some(column) = batch.column_by_name(name) else {
             let schema = batch.schema();
@@ -289,8 +291,11 @@ impl KafkaSink {
             let message = format!("unknown key column `{name}`; available: {}", names.join(", "));
             return Err(self.error(ErrorKind::User, message));
         };
-        let text = cast(column, &DataType::Utf8)?;
-        Ok(text.as_any().downcast_ref::<StringArray>().cloned())
+        if let Some(bytes) = column.as_binary_opt::<i32>() {
+            return Ok(Some(bytes.clone()));
+        }
+        let text = cast(&cast(column, &DataType::Utf8)?, &DataType::Binary)?;
+        Ok(text.as_binary_opt().cloned())
     }
 
     fn error(&self, kind: ErrorKind, message: String) -> EngineError {
@@ -310,8 +315,8 @@ impl Sink for KafkaSink {
             if row % SERVE_EVERY == 0 {
                 self.serve(Duration::ZERO)?;
             }
-            let key = keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row).as_bytes());
-            self.send(key, row)?;
+            let key = keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row));
+            self.send(key, row, &self.encoder.message_headers(batch, row)?)?;
         }
         Ok(())
     }
@@ -341,14 +346,21 @@ pub(super) fn enqueue(
     topic: &str,
     key: Option<&[u8]>,
     value: &[u8],
+    headers: Option<&OwnedHeaders>,
 ) -> Result<(), RDKafkaErrorCode> {
     let mut record = BaseRecord::to(topic).payload(value);
-    record.key = key;
+    (record.key, record.headers) = (key, headers.cloned());
     let deliveries = producer.context();
     deliveries.waiting.fetch_add(1, Ordering::Relaxed);
     producer.send(record).map_err(|(error, _record)| {
         deliveries.waiting.fetch_sub(1, Ordering::Relaxed);
         error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)
+    })
+}
+
+fn to_headers(headers: &[MessageHeader]) -> OwnedHeaders {
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
+        all.insert(Header { key, value: value.as_deref() })
     })
 }
 
@@ -367,6 +379,7 @@ pub(super) struct Failure {
     pub(super) code: RDKafkaErrorCode,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
+    headers: Option<OwnedHeaders>,
 }
 
 impl Failure {
@@ -436,7 +449,8 @@ impl ProducerContext for Deliveries {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let (key, value) = (message.key().map(<[u8]>::to_vec), message.payload().unwrap_or_default().to_vec());
-                let failure = Failure { topic: message.topic().to_owned(), code, key, value };
+                let headers = message.headers().map(|headers| headers.detach());
+                let failure = Failure { topic: message.topic().to_owned(), code, key, value, headers };
                 self.failures().push(failure);
             }
         }

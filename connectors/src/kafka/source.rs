@@ -293,7 +293,7 @@ impl Slot {
         records.extend(run.iter().enumerate().map(|(index, message)| {
             let (timestamp_ms, timestamp_kind) = message.timestamp();
             let (offset, key, value, headers) = (message.offset(), message.key(), message.value(), headers_of(index));
-            Record { offset, timestamp_ms, timestamp_kind, key, value, headers }
+            Record { offset, timestamp_ms, timestamp_kind, key, value, headers, unread_headers: None }
         }));
         let unfit = |record: &&Record<'_>| record.timestamp_kind != TimestampKind::LogAppend;
         if !accept_create_time && let Some(record) = records.iter().find(unfit) {
@@ -351,7 +351,8 @@ mod tests {
         let mut records: Vec<Record<'static>> = Vec::with_capacity(100);
         let [offset, timestamp_ms] = [1, 2];
         let timestamp_kind = TimestampKind::Create;
-        records.push(Record { offset, timestamp_ms, timestamp_kind, key: None, value: None, headers: &[] });
+        let (key, value, headers, unread_headers) = (None, None, &[][..], None);
+        records.push(Record { offset, timestamp_ms, timestamp_kind, key, value, headers, unread_headers });
         let before = records.as_ptr();
         let after: Vec<Record<'_>> = emptied(records);
         assert_eq!((after.len(), after.capacity(), after.as_ptr()), (0, 100, before));

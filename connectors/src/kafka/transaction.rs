@@ -155,7 +155,7 @@ impl Transaction {
     pub fn send(&self, topic: &str, key: &str, value: &[u8]) -> Result<()> {
         self.ensure_open()?;
         loop {
-            match enqueue(&self.producer, topic, Some(key.as_bytes()), value) {
+            match enqueue(&self.producer, topic, Some(key.as_bytes()), value, None) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) => {
                     self.producer.poll(PATIENCE);

@@ -25,7 +25,7 @@ use super::{
     stage::{Exchange, Stage},
 };
 use crate::{
-    EventTime, Result, Signal,
+    EngineError, ErrorKind, EventTime, Result, Signal,
     epoch::{Position, Written},
     signal::EpochId,
     sink::Sink,
@@ -36,6 +36,8 @@ use crate::{
 pub enum FromWorker {
     /// Rows or a watermark for a node of the merge stage.
     Exchange(Exchange),
+    /// Dead letters.
+    Letters(RecordBatch),
     /// Everything before it belongs to the epoch; the worker's positions at that instant.
     Epoch(EpochId, Vec<Position>),
     /// Nothing follows from this worker but epochs; its positions.
@@ -78,6 +80,8 @@ pub struct Merge {
     stage: Stage,
     edges: HashMap<(NodeId, usize), Vec<EventTime>>,
     outputs: Vec<Output>,
+    /// The index of the output of the dead letters.
+    letters: usize,
     statements: Vec<Statement>,
     /// The epoch that some workers have sent, which ones, and their positions.
     epoch: Option<EpochId>,
@@ -91,7 +95,7 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// `outputs` by the index in [`OperatorPlan::Output`]. `written` for each output node in the dataflow's order: rows that
+    /// `outputs` by the index in [`OperatorPlan::Output`], and behind them that of the dead letters, if there is one. `written` for each output node in the dataflow's order: rows that
     /// an earlier run has written, or that belong to windows that began before the start; empty: none.
     ///
     /// # Errors
@@ -118,6 +122,7 @@ impl Merge {
             stage: Stage::merge(dataflow, late)?,
             edges: HashMap::new(),
             outputs,
+            letters: dataflow.outputs.len(),
             statements,
             epoch: None,
             waiting: vec![false; workers],
@@ -163,7 +168,7 @@ impl Merge {
         self.waiting[worker]
     }
 
-    /// The outputs, by the index in [`OperatorPlan::Output`].
+    /// The outputs, by the index in [`OperatorPlan::Output`]; that of the dead letters is the last.
     pub fn outputs(&mut self) -> &mut [Output] {
         &mut self.outputs
     }
@@ -176,6 +181,7 @@ impl Merge {
         debug_assert!(!self.waiting[worker], "worker {worker} is waiting for the others' epochs");
         match message {
             FromWorker::Exchange(exchange) => self.exchange(worker, exchange).map(|()| None),
+            FromWorker::Letters(letters) => self.keep(&letters).map(|()| None),
             FromWorker::Epoch(id, positions) => {
                 self.epoch = Some(id);
                 self.waiting[worker] = true;
@@ -235,6 +241,18 @@ impl Merge {
     pub fn close(mut self) -> Result<()> {
         let closed: Vec<Result<()>> = self.outputs.iter_mut().map(|output| output.sink.close()).collect();
         closed.into_iter().collect()
+    }
+
+    fn keep(&mut self, letters: &RecordBatch) -> Result<()> {
+        let output = self.outputs.get_mut(self.letters).ok_or_else(|| EngineError::Sink {
+            output: "dead_letters".to_owned(),
+            kind: ErrorKind::Bug,
+            message: "there is no output for dead letters".to_owned(),
+        })?;
+        let rows = letters.num_rows() as u64;
+        output.rows.fetch_add(rows, Ordering::Relaxed);
+        self.rows += rows;
+        output.sink.write(letters)
     }
 
     fn exchange(&mut self, worker: usize, Exchange { node, port, signal, covering }: Exchange) -> Result<()> {

@@ -57,6 +57,9 @@ impl Worker {
                 let entering = Exchange { node, port: 0, signal, covering };
                 stage.take(entering, &mut |exchange| send(FromWorker::Exchange(exchange)))
             })?;
+            for letters in intake.take_letters() {
+                send(FromWorker::Letters(letters))?;
+            }
         }
         if !self.done && self.intakes.iter().all(Intake::finished) {
             self.done = true;

@@ -42,7 +42,7 @@ use crate::{
     epoch::{Advance, Position, Resume},
     event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeFact, TimeRule},
     operator::evaluate,
-    source::{PartitionId, Record, Source, SourceEvent},
+    source::{PartitionId, Record, Source, SourceEvent, UnreadHeaders},
 };
 
 /// Rows of a batch at most, but for a payload that holds more: large enough that per-batch work does not show, small
@@ -88,7 +88,7 @@ pub struct IntakeOptions {
     pub on_bad_record: OnBadRecord,
     /// Bad records in a million of which there may be no more, judged from [`JUDGED_RECORDS`] records on.
     pub max_bad_ppm: Option<u64>,
-    /// Where they go, shared by all intakes of a job.
+    /// Where they go, shared by the intakes of a worker.
     pub dead_letters: Arc<Mutex<dyn DeadLetters>>,
     /// What is shown of this input while it runs, shared by its workers.
     pub counters: Arc<InputCounters>,
@@ -221,6 +221,11 @@ impl Intake {
             rows.send_watermarks(emit)?;
         }
         Ok(any)
+    }
+
+    /// The dead letters since the last call, of all intakes that share them.
+    pub(crate) fn take_letters(&self) -> Vec<RecordBatch> {
+        self.rows.options.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether the source is finished and everything was emitted.
@@ -494,19 +499,24 @@ impl Rows {
             let (kind, message) = (ErrorKind::Unavailable, bad.message.clone());
             return Err(EngineError::Source { input: self.name.clone(), kind, message });
         }
-        if self.covering > 0 {
-            return Ok(()); // counted and kept by the run that took it first
-        }
         let (topic, number) = self.partitions.get(&partition).map_or(("", 0), |p| (p.topic.as_str(), p.number));
-        self.options.counters.bad(bad.class);
+        let is_new = self.covering == 0; // otherwise it was counted by the run that took it first
+        if is_new {
+            self.options.counters.bad(bad.class);
+        }
         match self.options.on_bad_record {
             OnBadRecord::Drop => Ok(()),
+            OnBadRecord::Fail if !is_new => Ok(()),
             OnBadRecord::Fail => Err(EngineError::Source {
                 input: self.name.clone(),
                 kind: ErrorKind::Data,
                 message: format!("bad record in `{topic}` partition {number} offset {}: {bad}", record.offset),
             }),
             OnBadRecord::DeadLetter => {
+                let mut read = vec![];
+                if let Some(UnreadHeaders { bytes, read: read_into }) = record.unread_headers {
+                    read_into(bytes, &mut read);
+                }
                 let letter = DeadLetter {
                     input: &self.name,
                     topic,
@@ -515,9 +525,10 @@ impl Rows {
                     timestamp_ms: record.timestamp_ms,
                     key: record.key,
                     value: record.value,
-                    headers: record.headers,
+                    headers: if record.headers.is_empty() { &read } else { record.headers },
                     class: bad.class,
                     message: &bad.message,
+                    covering: self.covering,
                 };
                 self.options.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).put(&letter)
             }

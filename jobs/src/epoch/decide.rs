@@ -27,7 +27,10 @@ pub(crate) struct Facts {
     /// The output of each statement, by index in `outputs`.
     pub(crate) statements: Vec<usize>,
     pub(crate) inputs: Vec<InputFacts>,
+    /// The outputs; that of the dead letters behind those of the query, if there is one.
     pub(crate) outputs: Vec<OutputFacts>,
+    /// The index of that of the dead letters.
+    pub(crate) letters: Option<usize>,
     /// What stands beside the committed offsets of the inputs' groups.
     pub(crate) group: Option<EpochRecord>,
     /// Committed offsets beside which nothing of ours stands.
@@ -75,6 +78,8 @@ pub(crate) enum Keeps {
     InTopic(Option<EpochRecord>),
     /// In the store's log.
     InLog,
+    /// In the store's log, which has each epoch with rows of it, before any cluster has that.
+    InLogWithRows,
     /// Nowhere: at least once.
     Nowhere,
 }
@@ -103,6 +108,8 @@ pub(crate) struct GoOn {
     pub(crate) partitions: BTreeMap<PartitionKey, (i64, Resume)>,
     /// What each statement's output has.
     pub(crate) written: Vec<Written>,
+    /// Dead letters of records that are part of more epochs than this are kept.
+    pub(crate) letters: u8,
     /// What the user should know.
     pub(crate) notes: Vec<Note>,
 }
@@ -211,6 +218,7 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
             snapshot: if let Base::Snapshot(manifest) = base { Some(manifest.standing.epoch) } else { None },
             partitions,
             written: written(facts, &held, &epochs),
+            letters: facts.letters.map_or(0, |letters| rank(held[letters], &epochs)),
             notes,
         }),
         Err(stop) => Decision::Stop(stop),
@@ -243,10 +251,15 @@ fn held<'f>(facts: &'f Facts, notes: &mut Vec<Note>) -> Option<Vec<&'f EpochReco
         Keeps::WithOffsets => offsets,
         Keeps::InTopic(record) => record.as_ref().filter(counts),
         Keeps::InLog => facts.log.as_ref(),
+        Keeps::InLogWithRows => facts.log.as_ref().filter(counts),
         Keeps::Nowhere => None,
     });
-    let own: Vec<Option<&EpochRecord>> = own.collect();
+    let mut own: Vec<Option<&EpochRecord>> = own.collect();
     let most = own.iter().flatten().copied().chain(offsets).max_by_key(|record| record.epoch)?;
+    // Later epochs than that of the log had no rows of it: it would be there.
+    let with_rows =
+        facts.outputs.iter().zip(&mut own).filter(|(output, _)| matches!(output.keeps, Keeps::InLogWithRows));
+    with_rows.for_each(|(_, own)| *own = Some(most));
     let each = facts.outputs.iter().zip(own).map(|(output, own)| match (own, &facts.begun) {
         (Some(record), _) => record,
         // The run that began the job died before its first epoch was committed everywhere.
@@ -421,10 +434,15 @@ fn written(facts: &Facts, held: &[&EpochRecord], epochs: &[&EpochRecord]) -> Vec
         let below = &record.written_below;
         let smallest = || below.iter().copied().min().unwrap_or(i64::MIN);
         let below = if below.len() == facts.statements.len() { below[index] } else { smallest() };
-        let rank = epochs.iter().position(|epoch| epoch.epoch == record.epoch).unwrap_or(0);
-        Written { below: EventTime(below), covering: u8::try_from(rank).unwrap_or(u8::MAX) }
+        Written { below: EventTime(below), covering: rank(record, epochs) }
     };
     facts.statements.iter().enumerate().map(statement).collect()
+}
+
+/// How many epochs are more advanced than that of an output.
+fn rank(held: &EpochRecord, epochs: &[&EpochRecord]) -> u8 {
+    let rank = epochs.iter().position(|epoch| epoch.epoch == held.epoch).unwrap_or(0);
+    u8::try_from(rank).unwrap_or(u8::MAX)
 }
 
 /// Another program's committed offsets: where they are, without anything of ours.

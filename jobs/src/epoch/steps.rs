@@ -7,11 +7,9 @@
 /// A step of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Dead letters are on disk.
-    Letters,
-    /// Rows are safe in each output, and not visible where an output can hold them back.
+    /// Rows are safe in each output, dead letters last, and not visible where an output can hold them back.
     Prepare,
-    /// The store's log has the epoch: that of the files.
+    /// The store's log has the epoch, when it is that of files.
     Log,
     /// A cluster has rows and epoch, in one transaction.
     Transaction(usize),
@@ -22,9 +20,8 @@ pub(crate) enum Step {
 }
 
 /// The steps, for so many clusters with transactions.
-pub(crate) fn steps(log: bool, clusters: usize) -> Vec<Step> {
-    let mut steps = vec![Step::Letters, Step::Prepare];
-    steps.extend(log.then_some(Step::Log));
+pub(crate) fn steps(clusters: usize) -> Vec<Step> {
+    let mut steps = vec![Step::Prepare, Step::Log];
     steps.extend((0..clusters).map(Step::Transaction));
     steps.extend([Step::Publish, Step::Groups]);
     steps

@@ -18,7 +18,6 @@ use tidemill_connectors::kafka::{Committed, Group, GroupOffsets, Transaction};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, Monotonic,
     dataflow::merge::{CompletedEpoch, Merge},
-    dead_letter::DeadLetters,
     source::PartitionId,
 };
 
@@ -99,7 +98,10 @@ pub(super) struct Committer {
     pub(super) log_each: bool,
     pub(super) store: Arc<Store>,
     pub(super) log: Arc<Mutex<Log>>,
-    pub(super) letters: Arc<Mutex<dyn DeadLetters>>,
+    /// Counts the dead letters that were handed to their output.
+    pub(super) letters: Arc<AtomicU64>,
+    /// Whether they are files, whose epochs the log keeps.
+    pub(super) letters_in_log: bool,
     pub(super) clock: Arc<dyn Clock>,
     /// How often the log gets an epoch that no output needs there.
     pub(super) log_beat: Duration,
@@ -119,6 +121,8 @@ pub(super) struct Progress {
     begun_after: u64,
     last: Option<EpochRecord>,
     logged: Option<Monotonic>,
+    /// Dead letters that are committed.
+    letters: u64,
     basis: Basis,
     upload: Option<JoinHandle<Result<EpochRecord, StoreError>>>,
 }
@@ -156,6 +160,7 @@ impl Committer {
         }
         self.progress.catch_up.clear();
         if epoch.rows == 0
+            && self.letters.load(Ordering::Relaxed) == self.progress.letters
             && state.is_none()
             && self.progress.last.as_ref().is_some_and(|last| says_the_same(last, &record))
         {
@@ -164,15 +169,17 @@ impl Committer {
         }
         let now = self.clock.monotonic();
         let beat = i64::try_from(self.log_beat.as_micros()).unwrap_or(i64::MAX);
-        let log = self.log_each || self.progress.logged.is_none_or(|logged| now.0 - logged.0 >= beat);
-        for step in steps(log, self.clusters.len()) {
+        let log_is_due = self.log_each || self.progress.logged.is_none_or(|logged| now.0 - logged.0 >= beat);
+        let mut letters = self.progress.letters;
+        for step in steps(self.clusters.len()) {
             match step {
-                Step::Letters => self.letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?,
                 Step::Prepare => {
                     for output in merge.outputs() {
                         output.sink.prepare(epoch.id)?;
                     }
+                    letters = self.letters.load(Ordering::Relaxed);
                 }
+                Step::Log if !log_is_due && (!self.letters_in_log || letters == self.progress.letters) => {}
                 Step::Log => {
                     self.persist(|log| log.append(&Entry::Epoch(record.clone())))?;
                     self.progress.logged = Some(now);
@@ -192,6 +199,7 @@ impl Committer {
         }
         self.counters.committed.fetch_add(1, Ordering::Relaxed);
         self.progress.basis.committed(epoch, &record);
+        self.progress.letters = letters;
         self.progress.last = Some(record);
         Ok(true)
     }

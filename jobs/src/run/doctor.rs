@@ -38,14 +38,13 @@ pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) ->
     for input in &job.inputs {
         doctor.input(input);
     }
-    for output in &job.outputs {
+    for output in job.destinations() {
         doctor.output(output);
     }
     match &job.state.store {
         StateStore::Directory(path) => doctor.directory("state", path),
         bucket @ StateStore::Url(_) => doctor.bucket("state", bucket),
     }
-    doctor.directory("dead letters", &job.dead_letters);
     doctor.is_well
 }
 

@@ -270,7 +270,8 @@ fn wait_for_sample(
     }
 }
 
-/// One intake for each worker and input of the dataflow, by worker. `connected` is in the dataflow's order.
+/// One intake for each worker and input of the dataflow, by worker. `connected` is in the dataflow's order; `letters` makes what takes
+/// the dead letters of a worker.
 pub(super) fn intakes(
     job: &Job,
     connected: &[ConnectedInput],
@@ -278,29 +279,31 @@ pub(super) fn intakes(
     begin: &Begin,
     workers: usize,
     options: &RunOptions,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
+    letters: &dyn Fn() -> Arc<Mutex<dyn DeadLetters>>,
 ) -> Result<Vec<Vec<Intake>>, RunError> {
     let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
+    let letters: Vec<_> = (0..workers).map(|_| letters()).collect();
     for (index, input) in connected.iter().enumerate() {
         let columns = &dataflow.inputs[index];
         let decoders = decoding::decoders(&input.spec, &input.schemas, columns)?;
         let counters = options.stats.add_input(&input.spec.name, &input.transport);
-        let intake_options = IntakeOptions {
+        let clocks = Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros())));
+        let intake_options = |worker: usize| IntakeOptions {
             arrival: arrival(job, &input.spec),
             judge_arrival: matches!(input.transport, Transport::Kafka { .. }),
             idle_margin_us: idle_margin_us(&input.spec),
-            clocks: Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros()))),
+            clocks: Arc::clone(&clocks),
             growing: !options.bounded && matches!(input.transport, Transport::Kafka { .. }),
             on_bad_record: on_bad_record(&input.spec),
             max_bad_ppm: input.spec.max_bad_ppm,
-            dead_letters: Arc::clone(letters),
-            counters,
+            dead_letters: Arc::clone(&letters[worker]),
+            counters: Arc::clone(&counters),
             clock: Arc::clone(&options.clock),
             resume: begin.resume[index].clone(),
             batch_rows: BATCH_ROWS,
         };
         for (worker, source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
-            by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options.clone()));
+            by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options(worker)));
         }
     }
     Ok(by_worker)

@@ -11,7 +11,7 @@ mod doctor;
 mod error;
 mod explain;
 pub(crate) mod inputs;
-mod outputs;
+pub(crate) mod outputs;
 mod pinned;
 mod pipeline;
 mod reference;
@@ -21,18 +21,22 @@ mod rotation;
 pub(crate) mod security;
 mod status;
 mod verify;
+pub(crate) mod written;
 
 use std::{
     collections::BTreeMap,
     num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tidemill_connectors::{dead_letters::DeadLetterFile, replay::KeptRecord};
+use tidemill_connectors::{
+    dead_letters::{LetterBox, LetterOrigins},
+    replay::KeptRecord,
+};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime, Monotonic,
     dataflow::{
@@ -335,9 +339,8 @@ fn run_once(
     connected.retain(|input| dataflow.inputs.iter().any(|columns| columns.name == input.spec.name));
 
     let run_id = run_id(options.clock.as_ref());
-    let letters = DeadLetterFile::open(&job.dead_letters, &job.name, &run_id, Arc::clone(&options.clock))?;
-    let letters: Arc<Mutex<dyn DeadLetters>> = Arc::new(Mutex::new(letters));
-    let references = References::read(references, &dataflow, options, &letters)?;
+    let letters = Letters::of(job, options);
+    let references = References::read(references, &dataflow, options, &letters.aside)?;
     let ready = match store {
         Some(store) if !options.bounded => {
             attempt.check()?;
@@ -347,7 +350,8 @@ fn run_once(
     };
     let Ready { begin, outputs, commit, need, abort } = ready;
     let workers = workers(job, options);
-    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &letters)?;
+    let of_worker = || letters.of_worker(begin.letters, options);
+    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &of_worker)?;
     let mut merge = Merge::try_new(&dataflow, outputs, &begin.written, workers, &options.stats.late)?;
     if let Some((store, manifest)) = &begin.snapshot {
         merge.restore(store.state(manifest)?)?;
@@ -356,7 +360,29 @@ fn run_once(
     let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &watch)?;
     attempt.runs(&secrets, options);
     let rotation = Rotation::new(job, &secrets, options);
-    supervise(job, options, references, &letters, (pipeline, &need, rotation), each)
+    supervise(job, options, references, (pipeline, &need, rotation), each)
+}
+
+/// The dead letters of a run on their way to their output.
+struct Letters {
+    origins: Arc<LetterOrigins>,
+    /// Takes those that concern no worker.
+    aside: Arc<Mutex<dyn DeadLetters>>,
+    /// Counts those that their output was handed.
+    count: Arc<AtomicU64>,
+}
+
+impl Letters {
+    fn of(job: &Job, options: &RunOptions) -> Self {
+        let origins = Arc::new(outputs::letter_origins(job));
+        let aside = LetterBox::new(Arc::clone(&origins), 0, Arc::clone(&options.clock));
+        Self { origins, aside: Arc::new(Mutex::new(aside)), count: Arc::default() }
+    }
+
+    /// Takes those of a worker; of records that are part of more epochs than `covering` they are kept.
+    fn of_worker(&self, covering: u8, options: &RunOptions) -> Arc<Mutex<dyn DeadLetters>> {
+        Arc::new(Mutex::new(LetterBox::new(Arc::clone(&self.origins), covering, Arc::clone(&options.clock))))
+    }
 }
 
 /// What a run needs before its threads start.
@@ -376,7 +402,7 @@ fn from_start(
     dataflow: &Dataflow,
     (run_id, secrets): (&str, &Secrets),
     options: &RunOptions,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
+    letters: &Letters,
 ) -> Result<Ready, RunError> {
     let contacts = outputs::contact(job, &[], false, secrets, options)?;
     let outputs = outputs::open(job, &contacts, &Naming::Run(run_id), secrets, options, letters)?;
@@ -395,7 +421,7 @@ fn going_on(
     (store, run_id, secrets): (&Arc<Store>, &str, &Secrets),
     options: &RunOptions,
     attempt: &mut Attempt,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
+    letters: &Letters,
 ) -> Result<Ready, RunError> {
     let (log, history) = Log::claim(store, run_id)?;
     let generation = log.generation();
@@ -438,7 +464,8 @@ fn going_on(
         log_each: job.outputs.iter().any(|output| matches!(output.transport, OutputTransport::File(_))),
         store: Arc::clone(store),
         log,
-        letters: Arc::clone(letters),
+        letters: Arc::clone(&letters.count),
+        letters_in_log: matches!(job.dead_letters.transport, OutputTransport::File(_)),
         clock: Arc::clone(&options.clock),
         log_beat: job.state.snapshot.get(),
         need: Arc::clone(&need),
@@ -455,7 +482,6 @@ fn supervise(
     job: &Job,
     options: &RunOptions,
     mut references: References,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
     (mut pipeline, need, mut rotation): (Pipeline, &SnapshotNeed, Rotation),
     each: &mut dyn FnMut(&Status),
 ) -> Result<Ended, RunError> {
@@ -471,7 +497,6 @@ fn supervise(
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
                 pipeline.join();
-                letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
                 let summary = Summary { status: options.stats.status(clock, options.bounded), stopped: true };
                 return Ok(Ended { summary, rotates: false });
             }
@@ -507,7 +532,6 @@ fn supervise(
         }
     }
     pipeline.join();
-    letters.lock().unwrap_or_else(PoisonError::into_inner).flush()?;
     let status = options.stats.status(clock, options.bounded);
     let rotates = rotates && !options.stop.load(Ordering::Relaxed);
     Ok(Ended { summary: Summary { status, stopped }, rotates })

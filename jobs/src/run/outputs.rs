@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use tidemill_connectors::{
+    dead_letters::{LetterLines, LetterMessages, LetterOrigin, LetterOrigins, LetterSink},
     discard::DiscardSink,
     files::{EncoderFactory, FileSink, OutputFormat as FileFormat, Rolling},
     formats::{
@@ -14,7 +15,7 @@ use tidemill_connectors::{
             AvroBlockEncoder, AvroContainerEncoder, AvroEncoder, CsvEncoder, HeaderEncoder, JsonEncoder,
             PackingEncoder, ParquetMessageEncoder, ProtobufEncoder, RowEncoder,
         },
-        registry::SubjectRegistrar,
+        registry::{SubjectRegistrar, WireFormat},
     },
     kafka::{
         Contact, KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings, Transaction, TransactionSettings,
@@ -22,32 +23,28 @@ use tidemill_connectors::{
     stdout::StdoutSink,
 };
 use tidemill_engine::{
-    EngineError, ErrorKind,
-    dataflow::merge::Output,
-    dead_letter::{DeadLetter, DeadLetters},
-    decoder::BadClass,
-    sink::Sink,
+    EngineError, ErrorKind, dataflow::merge::Output, dead_letter::DeadLetter, decoder::BadClass, sink::Sink,
 };
 
 use super::{
-    RunOptions,
+    Letters, RunOptions,
     commit::OutputCluster,
     error::RunError,
     registry,
     security::{self, Owner, Secrets},
 };
 use crate::spec::{
-    self, AvroOutput, Delivery, FileOutput, Job, KafkaOutput, OnOutputError, OutputFormat, OutputTransport,
-    ProtobufOutput, Registry,
+    self, AvroOutput, Delivery, FileOutput, InputFormat, Job, KafkaOutput, OnOutputError, OutputFormat,
+    OutputTransport, ProtobufOutput, Registry,
 };
 
 /// One part in this many of the job's memory holds rows on their way to a Kafka output.
 const SINK_SHARE: u64 = 16;
 
-/// The Kafka outputs of a job after first contact.
+/// The Kafka outputs of a job, the dead letters among them, after first contact.
 #[derive(Default)]
 pub(super) struct Contacts {
-    /// By the output's index in the job.
+    /// By the output's index in [`Job::destinations`].
     kafka: BTreeMap<usize, (SinkSettings, Contact)>,
     /// Clusters that take rows in transactions.
     clusters: Vec<Cluster>,
@@ -58,7 +55,7 @@ struct Cluster {
     connection: KafkaConnection,
     /// The job's epochs topic, unless all inputs are on this cluster, too.
     topic: Option<String>,
-    /// Its outputs, by index in the job.
+    /// Its outputs, by index in [`Job::destinations`].
     outputs: Vec<usize>,
 }
 
@@ -73,7 +70,7 @@ pub(super) fn contact(
 ) -> Result<Contacts, RunError> {
     let mut contacts = Contacts::default();
     let mut on_cluster: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (index, output) in job.outputs.iter().enumerate() {
+    for (index, output) in job.destinations().enumerate() {
         let OutputTransport::Kafka(kafka) = &output.transport else { continue };
         let settings = settings(job, output, kafka, secrets, options)?;
         let contact = KafkaSink::contact(&settings, options.clock.as_ref(), options.wait)?;
@@ -85,7 +82,7 @@ pub(super) fn contact(
     for (cluster_id, outputs) in on_cluster {
         let Some((first, _)) = outputs.first().and_then(|first| contacts.kafka.get(first)) else { continue };
         let settings = TransactionSettings {
-            outputs: outputs.iter().map(|&output| job.outputs[output].name.clone()).collect(),
+            outputs: outputs.iter().map(|output| contacts.kafka[output].0.output.clone()).collect(),
             connection: first.connection.clone(),
             transactional_id: format!("tidemill-{}", job.name),
             queue_kib: queue_kib(job),
@@ -133,59 +130,137 @@ pub(super) enum Naming<'r> {
     },
 }
 
-/// Opens the sinks.
+/// Opens the sinks; that of the dead letters is the last.
 pub(super) fn open(
     job: &Job,
     contacts: &Contacts,
     naming: &Naming<'_>,
     secrets: &Secrets,
     options: &RunOptions,
-    letters: &Arc<Mutex<dyn DeadLetters>>,
+    letters: &Letters,
 ) -> Result<Vec<Output>, RunError> {
     let mut outputs = vec![];
     for (index, output) in job.outputs.iter().enumerate() {
         let sink: Box<dyn Sink> = match &output.transport {
             OutputTransport::Discard => Box::new(DiscardSink::default()),
             OutputTransport::Stdout => Box::new(StdoutSink::new(&output.name)),
-            OutputTransport::File(file) => Box::new(open_file(job, output, file, naming, options)?),
+            OutputTransport::File(file) => {
+                let format = file_format(output).ok_or_else(|| EngineError::Sink {
+                    output: output.name.clone(),
+                    kind: ErrorKind::Bug,
+                    message: "its format is not for files".to_owned(),
+                })?;
+                Box::new(open_file(job, &output.name, file, format, naming, options)?)
+            }
             OutputTransport::Kafka(kafka) => {
-                let Some((settings, contact)) = contacts.kafka.get(&index) else { continue };
-                let (settings, on_rejected) = (settings.clone(), on_rejected(output, kafka, letters));
                 let encoder = message_encoder(output, secrets, options)?;
-                match contacts.cluster(index) {
-                    Some(cluster) => {
-                        let transaction = Arc::clone(&cluster.transaction);
-                        Box::new(KafkaSink::in_transaction(settings, transaction, encoder, on_rejected))
-                    }
-                    None => Box::new(KafkaSink::at_least_once(settings, contact.limit, encoder, on_rejected)?),
-                }
+                let Some(sink) = open_topic(contacts, index, encoder, on_rejected(output, kafka, letters))? else {
+                    continue;
+                };
+                Box::new(sink)
             }
         };
         let rows = options.stats.add_output(&output.name);
         outputs.push(Output { sink, rows });
     }
+    if let Some(sink) = open_letters(job, contacts, naming, options)? {
+        let sink = LetterSink::new(sink, Arc::clone(&letters.aside), Arc::clone(&letters.count));
+        outputs.push(Output { sink: Box::new(sink), rows: Arc::clone(&letters.count) });
+    }
     Ok(outputs)
+}
+
+fn open_letters(
+    job: &Job,
+    contacts: &Contacts,
+    naming: &Naming<'_>,
+    options: &RunOptions,
+) -> Result<Option<Box<dyn Sink>>, RunError> {
+    Ok(match &job.dead_letters.transport {
+        OutputTransport::File(file) => {
+            let format = match job.dead_letters.format {
+                OutputFormat::Parquet => FileFormat::Parquet,
+                _ => FileFormat::Rows { extension: "jsonl".to_owned(), encoder: Box::new(|| Box::new(LetterLines)) },
+            };
+            let name = letter_files(job); // several jobs may share the directory
+            Some(Box::new(open_file(job, &name, file, format, naming, options)?))
+        }
+        OutputTransport::Kafka(_) => {
+            let sink = open_topic(contacts, job.outputs.len(), Box::new(LetterMessages), OnRejected::Stop)?;
+            sink.map(|sink| Box::new(sink) as Box<dyn Sink>)
+        }
+        OutputTransport::Stdout | OutputTransport::Discard => None,
+    })
+}
+
+/// What the names of a job's files of dead letters begin with.
+pub(crate) fn letter_files(job: &Job) -> String {
+    format!("{}.{}", job.name, job.dead_letters.name)
+}
+
+/// What is known of the records of inputs and the rows of outputs.
+pub(super) fn letter_origins(job: &Job) -> LetterOrigins {
+    let of_input = |format: &InputFormat| {
+        let (format, wire) = match format {
+            InputFormat::Json(json) => ("json", json.framing),
+            InputFormat::Csv(_) => ("csv", None),
+            InputFormat::Avro(avro) => ("avro", avro.framing.wire()),
+            InputFormat::Parquet => ("parquet", None),
+            InputFormat::Protobuf(protobuf) => ("protobuf", protobuf.framing.wire()),
+        };
+        LetterOrigin { format, wire }
+    };
+    let of_output = |format: &OutputFormat| {
+        let (format, wire): (_, Option<WireFormat>) = match format {
+            OutputFormat::Json => ("json", None),
+            OutputFormat::Csv { .. } => ("csv", None),
+            OutputFormat::Avro(avro) => ("avro", avro.ids.as_ref().map(|(wire, _)| *wire)),
+            OutputFormat::Parquet => ("parquet", None),
+            OutputFormat::Protobuf(ProtobufOutput::Registry(wire, ..)) => ("protobuf", Some(*wire)),
+            OutputFormat::Protobuf(ProtobufOutput::Message { .. }) => ("protobuf", None),
+        };
+        LetterOrigin { format, wire }
+    };
+    LetterOrigins {
+        job: job.name.clone(),
+        inputs: job.inputs.iter().map(|input| (input.name.clone(), of_input(&input.format))).collect(),
+        outputs: job.outputs.iter().map(|output| (output.name.clone(), of_output(&output.format))).collect(),
+    }
+}
+
+/// The sink of a topic that was contacted, by the output's index in [`Job::destinations`].
+fn open_topic(
+    contacts: &Contacts,
+    index: usize,
+    encoder: Box<dyn RowEncoder>,
+    on_rejected: OnRejected,
+) -> Result<Option<KafkaSink>, EngineError> {
+    let Some((settings, contact)) = contacts.kafka.get(&index) else { return Ok(None) };
+    let settings = settings.clone();
+    Ok(Some(match contacts.cluster(index) {
+        Some(cluster) => {
+            let transaction = Arc::clone(&cluster.transaction);
+            KafkaSink::in_transaction(settings, transaction, encoder, on_rejected)
+        }
+        None => KafkaSink::at_least_once(settings, contact.limit, encoder, on_rejected)?,
+    }))
 }
 
 fn open_file(
     job: &Job,
-    output: &spec::Output,
+    name: &str,
     file: &FileOutput,
+    format: FileFormat,
     naming: &Naming<'_>,
     options: &RunOptions,
 ) -> Result<FileSink, EngineError> {
-    let format = file_format(output).ok_or_else(|| EngineError::Sink {
-        output: output.name.clone(),
-        kind: ErrorKind::Bug,
-        message: "its format is not for files".to_owned(),
-    })?;
     let rolling = Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() };
     let clock = Arc::clone(&options.clock);
     match *naming {
-        Naming::Run(run) => FileSink::open(&output.name, run, &file.path, format, rolling, clock),
+        Naming::Run(run) => FileSink::open(name, run, &file.path, format, rolling, clock),
         Naming::Epochs { generation, committed } => {
             let run = (job.name.as_str(), generation);
-            FileSink::in_epochs(&output.name, run, committed, &file.path, (format, rolling), clock)
+            FileSink::in_epochs(name, run, committed, &file.path, (format, rolling), clock)
         }
     }
 }
@@ -212,11 +287,11 @@ fn settings(
     })
 }
 
-fn on_rejected(output: &spec::Output, kafka: &KafkaOutput, letters: &Arc<Mutex<dyn DeadLetters>>) -> OnRejected {
+fn on_rejected(output: &spec::Output, kafka: &KafkaOutput, letters: &Letters) -> OnRejected {
     if output.on_output_error == OnOutputError::Stop {
         return OnRejected::Stop;
     }
-    let (letters, name, topic) = (Arc::clone(letters), output.name.clone(), kafka.topic.clone());
+    let (letters, name, topic) = (Arc::clone(&letters.aside), output.name.clone(), kafka.topic.clone());
     OnRejected::DeadLetter(Box::new(move |row: &RejectedRow<'_>| {
         letters.lock().unwrap_or_else(PoisonError::into_inner).put(&DeadLetter {
             input: &name,
@@ -229,6 +304,7 @@ fn on_rejected(output: &spec::Output, kafka: &KafkaOutput, letters: &Arc<Mutex<d
             headers: &[],
             class: BadClass::Output,
             message: row.cause,
+            covering: 0,
         })
     }))
 }

@@ -52,6 +52,8 @@ pub(super) struct Begin {
     pub(super) resume: Vec<BTreeMap<PartitionId, Resume>>,
     /// What each statement's output has.
     pub(super) written: Vec<Written>,
+    /// Dead letters of records that are part of more epochs than this are kept.
+    pub(super) letters: u8,
     /// The last epoch's number.
     pub(super) epoch: u64,
     /// The last epoch that every output has.
@@ -156,7 +158,7 @@ pub(super) fn begin(
             begin.after = begin.epoch;
             let record = beginning(&begin, &facts.plan, connected);
             begin.begun =
-                Some(Begun { record, outputs: job.outputs.iter().map(|output| output.name.clone()).collect() });
+                Some(Begun { record, outputs: job.destinations().map(|output| output.name.clone()).collect() });
             Ok(begin)
         }
         Decision::GoOn(go_on) => {
@@ -218,8 +220,10 @@ fn facts(
         facts.inputs.push(InputFacts { name: name.clone(), partitions, files: false });
     }
     facts.group = mark::join(shares);
-    for (index, output) in job.outputs.iter().enumerate() {
+    facts.letters = Some(job.outputs.len());
+    for (index, output) in job.destinations().enumerate() {
         let keeps = match &output.transport {
+            OutputTransport::File(_) if facts.letters == Some(index) => Keeps::InLogWithRows,
             OutputTransport::File(_) => Keeps::InLog,
             OutputTransport::Kafka(kafka) if kafka.delivery == spec::Delivery::ExactlyOnce => {
                 match contacts.epochs_topic(index) {
@@ -262,7 +266,8 @@ fn topic_record(topic: &str, json: &[u8]) -> Result<EpochRecord, RunError> {
 
 /// Looks up the partitions by the numbers that they have in this run.
 pub(super) fn go_on_from(go_on: GoOn, connected: &[ConnectedInput]) -> Result<Begin, RunError> {
-    let mut begin = Begin { written: go_on.written, epoch: go_on.epoch, after: go_on.after, ..Begin::default() };
+    let GoOn { written, letters, epoch, after, .. } = go_on;
+    let mut begin = Begin { written, letters, epoch, after, ..Begin::default() };
     for input in connected {
         let (mut offsets, mut resume) = (vec![], BTreeMap::new());
         if let Transport::Kafka { input: kafka, .. } = &input.transport {

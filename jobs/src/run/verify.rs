@@ -9,14 +9,12 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
-    time::Duration,
 };
 
 use arrow::record_batch::RecordBatch;
 use tidemill_connectors::{
     files::each_parquet_batch,
     formats::encode::{EncodedRows, JsonEncoder, RowEncoder},
-    kafka::{Fetch, Isolation, KafkaConnection, KafkaInput, SourceSettings, Start},
 };
 use tidemill_engine::{
     EngineError, ErrorKind, EventTime, Result,
@@ -27,7 +25,6 @@ use tidemill_engine::{
     dead_letter::{DeadLetter, DeadLetters},
     epoch::{Resume, Written},
     sink::Sink,
-    source::SourceEvent,
 };
 use tidemill_queries::Script;
 
@@ -39,8 +36,9 @@ use super::{
     reference::References,
     resume::{self, Begin},
     rotation::Rotation,
-    security::{self, Owner, Secrets},
+    security::Secrets,
     supervise, workers,
+    written::each_record_of,
 };
 use crate::{
     epoch::{
@@ -54,8 +52,6 @@ use crate::{
 
 /// Differences that are shown of an output.
 const SHOWN: usize = 10;
-/// How long one poll of an output's topic waits.
-const POLL: Duration = Duration::from_millis(50);
 
 /// Part of what a job has committed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -141,7 +137,7 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let references = References::read(references, &dataflow, options, &letters)?;
     let begin = begin(&connected, &dataflow, &begun, &last, period, options)?;
     let workers = workers(job, options);
-    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &letters)?;
+    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &|| Arc::clone(&letters))?;
     let mut merge = Merge::try_new(&dataflow, sinks, &begin.written, workers, &options.stats.late)?;
     merge.leave_out_from(&until(&dataflow, &last, period));
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
@@ -149,7 +145,7 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let pipeline =
         pipeline::Pipeline::start(&dataflow, intakes, merge, (0, flush), Arc::<AtomicBool>::default(), &watch)?;
     let rotation = Rotation::new(job, &secrets, options);
-    supervise(job, options, references, &letters, (pipeline, &Arc::default(), rotation), &mut |_| {})?;
+    supervise(job, options, references, (pipeline, &Arc::default(), rotation), &mut |_| {})?;
 
     let mut verified = vec![];
     for (output, rows) in job.outputs.iter().zip(captured) {
@@ -280,10 +276,6 @@ impl DeadLetters for NoLetters {
     fn put(&mut self, _letter: &DeadLetter<'_>) -> Result<()> {
         Ok(())
     }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// How rows of an output are compared: as its messages, or as lines of its files.
@@ -340,34 +332,11 @@ fn topic(
     options: &RunOptions,
     rows: &mut Rows,
 ) -> Result<(), RunError> {
-    let security = security::resolve(Owner::Output(&output.name), &kafka.brokers, &kafka.security, secrets, options)?;
-    let settings = SourceSettings {
-        input: output.name.clone(),
-        connection: KafkaConnection { brokers: kafka.brokers.clone(), security },
-        topics: vec![kafka.topic.clone()],
-        isolation: Isolation::ReadCommitted,
-        accept_create_time: true,
-        queue_kib: 16 * 1_024,
-        fetch: Fetch::Auto,
-        rack: None,
-    };
-    let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
-    let starts = input.resolve_start(&Start::Earliest, &BTreeMap::new())?;
-    let ends = input.end_offsets()?;
-    let mut sources = input.open(1, &starts, Some(&ends), false)?;
-    for source in &mut sources {
-        while !source.finished() {
-            source.poll(POLL, &mut |event| {
-                if let SourceEvent::Records { records, .. } = event {
-                    for value in records.iter().filter_map(|record| record.value) {
-                        rows.entry(value.to_vec()).or_default().1 += 1;
-                    }
-                }
-                Ok(())
-            })?;
+    each_record_of(&output.name, kafka, false, secrets, options, &mut |record| {
+        if let Some(value) = record.value {
+            rows.entry(value.to_vec()).or_default().1 += 1;
         }
-    }
-    Ok(())
+    })
 }
 
 /// The visible parts of an output that epochs after `epoch` have published: `<output>-<generation>-<epoch>-<sequence>.<extension>`.

@@ -12,7 +12,7 @@ mod world;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -29,10 +29,12 @@ use tidemill_engine::{
 use tidemill_queries::{InputTable, Script, Settings};
 
 use run::{Committed, Run, make_intake};
-use world::{Late, Pending, Random, SimSink, World};
+use world::{Letters, Pending, Random, SimSink, World};
 
 /// The outputs: two on the inputs' cluster, one on another, files.
 const OUTPUTS: [&str; 4] = ["plain", "tumbling", "hopping", "archive"];
+/// The output of dead letters: files.
+const LETTERS: &str = "letters";
 
 const QUERY: &str = "
     SELECT id, k, x INTO plain FROM events WHERE id % 3 = 0
@@ -138,12 +140,13 @@ fn calm_down(world: &mut World, run: &mut Run, random: &mut Random) -> Result<()
 
 fn compare(world: &World, dataflow: &Dataflow) -> Result<(), String> {
     let mut expected = undisturbed(world, dataflow)?;
-    let mut found: [Vec<String>; 4] = Default::default();
+    let mut found: [Vec<String>; 5] = Default::default();
     for (output, row) in world.clusters.iter().flat_map(|cluster| &cluster.rows) {
         found[*output].push(row.clone());
     }
     found[3].clone_from(&world.visible);
-    for (output, name) in OUTPUTS.iter().enumerate() {
+    found[4].clone_from(&world.letters);
+    for (output, name) in OUTPUTS.iter().chain([&LETTERS]).enumerate() {
         expected[output].sort_unstable();
         found[output].sort_unstable();
         if expected[output] != found[output] {
@@ -183,10 +186,10 @@ fn undisturbed(world: &World, dataflow: &Dataflow) -> Result<Vec<Vec<String>>, S
         (0..).zip(log).filter(|(offset, _)| on_time(*offset)).map(|(offset, (ms, value))| (offset, ms, value)).collect()
     });
     let source = Whole { logs: logs.collect(), done: false };
-    let late: Arc<Mutex<Late>> = Arc::default();
-    let intake = make_intake(dataflow, Box::new(source), false, world, BTreeMap::new(), &late)?;
+    let letters = Letters { late: Arc::default(), covering: 0, bad: vec![] };
+    let intake = make_intake(dataflow, Box::new(source), false, world, BTreeMap::new(), letters)?;
     let mut worker = Worker::try_new(dataflow, vec![intake], &Arc::default()).map_err(|e| text(&e))?;
-    let rows: Vec<Pending> = OUTPUTS.iter().map(|_| Arc::default()).collect();
+    let rows: Vec<Pending> = OUTPUTS.iter().chain([&LETTERS]).map(|_| Arc::default()).collect();
     let sinks = rows.iter().map(|rows| Output { sink: Box::new(SimSink(Arc::clone(rows))), rows: Arc::default() });
     let mut merge = Merge::try_new(dataflow, sinks.collect(), &[], 1, &Arc::default()).map_err(|e| text(&e))?;
     while !merge.ended() {
@@ -220,6 +223,7 @@ impl Source for Whole {
                 key: None,
                 value: Some(value),
                 headers: &[],
+                unread_headers: None,
             });
             let records: Vec<_> = records.collect();
             visit(SourceEvent::Records { partition, records: &records, received: Monotonic(0), live_from: None })?;

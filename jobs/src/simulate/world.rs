@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use object_store::memory::InMemory;
 use tidemill_connectors::formats::encode::{EncodedRows, JsonEncoder, RowEncoder};
 use tidemill_engine::{
@@ -97,6 +97,9 @@ pub(super) struct World {
     /// Parts of files that wait for their epoch, by generation and epoch.
     pub(super) ready: BTreeMap<(u64, u64), Vec<String>>,
     pub(super) store: Arc<Store>,
+    /// Dead letters, and those that wait for their epoch.
+    pub(super) letters: Vec<String>,
+    pub(super) letters_ready: BTreeMap<(u64, u64), Vec<String>>,
     /// Records that came in behind an idle advance, for good: partition, offset.
     pub(super) late: BTreeSet<(i32, i64)>,
     pub(super) next_id: u64,
@@ -114,6 +117,8 @@ impl World {
             clusters: Default::default(),
             visible: vec![],
             ready: BTreeMap::new(),
+            letters: vec![],
+            letters_ready: BTreeMap::new(),
             store: Arc::new(store),
             late: BTreeSet::new(),
             next_id: 0,
@@ -133,7 +138,10 @@ impl World {
         let stamp_ms = (now_us + brokers.ahead_us) / 1_000;
         for id in first..first + count {
             let x = (id as f64 * 0.618_033_988_749_894_9).fract() * 10.0;
-            let payload = format!(r#"{{"id":{id},"k":"k{}","x":{x}}}"#, random.below(4));
+            let payload = match random.one_in(16) {
+                true => format!("bad {id}"),
+                false => format!(r#"{{"id":{id},"k":"k{}","x":{x}}}"#, random.below(4)),
+            };
             brokers.logs[partition].push((stamp_ms, payload.into_bytes()));
         }
         drop(brokers);
@@ -194,6 +202,7 @@ impl Source for SimSource {
                     key: None,
                     value: Some(&log[offset].1),
                     headers: &[],
+                    unread_headers: None,
                 })
                 .collect();
             if !records.is_empty() {
@@ -246,15 +255,33 @@ impl Sink for SimSink {
 #[derive(Default)]
 pub(super) struct Late(pub(super) Vec<(i32, i64)>);
 
-impl DeadLetters for Late {
+/// The dead letters of a worker.
+pub(super) struct Letters {
+    pub(super) late: Arc<Mutex<Late>>,
+    /// Of records that are part of more epochs than this they are kept already.
+    pub(super) covering: u8,
+    /// Bad records since they were taken: partition and offset.
+    pub(super) bad: Vec<(i32, i64)>,
+}
+
+impl DeadLetters for Letters {
     fn put(&mut self, letter: &DeadLetter<'_>) -> Result<()> {
-        if letter.class == BadClass::Late {
-            self.0.push((letter.partition, letter.offset));
+        let place = (letter.partition, letter.offset);
+        if letter.class != BadClass::Late {
+            self.bad.extend((letter.covering <= self.covering).then_some(place));
+        } else if letter.covering == 0 {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).0.push(place);
         }
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
+    fn take(&mut self) -> Vec<RecordBatch> {
+        let (partitions, offsets): (Vec<i32>, Vec<i64>) = self.bad.drain(..).unzip();
+        if offsets.is_empty() {
+            return vec![];
+        }
+        let columns: [(&str, ArrayRef); 2] =
+            [("partition", Arc::new(Int32Array::from(partitions))), ("offset", Arc::new(Int64Array::from(offsets)))];
+        vec![RecordBatch::try_from_iter(columns).expect("two columns of one length")]
     }
 }

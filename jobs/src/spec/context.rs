@@ -96,7 +96,7 @@ impl Context {
             outputs: vec![output],
             key_vault: self.key_vault.clone(),
             functions: self.functions.clone(),
-            dead_letters: directory.join("dead-letters"),
+            dead_letters: transport::dead_letters_in(directory.join("dead-letters")),
             time: self.time,
             clock_uncertainty: self.clock_uncertainty,
             state: State {

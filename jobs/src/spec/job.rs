@@ -37,8 +37,8 @@ pub struct Job {
     pub key_vault: Option<KeyVaultSettings>,
     /// The functions that the query calls beside those of the language.
     pub functions: UserFunctions,
-    /// The directory of the dead letters.
-    pub dead_letters: PathBuf,
+    /// Where dead letters go, as the output `dead_letters`: files or a topic.
+    pub dead_letters: Output,
     /// The policies for `TIMESTAMP BY`.
     pub time: Time,
     /// How far the wall clock may be off where no record told the broker's time.
@@ -62,6 +62,11 @@ impl Job {
     #[must_use]
     pub fn input(&self, name: &str) -> Option<&Input> {
         self.inputs.iter().find(|input| input.name == name)
+    }
+
+    /// The outputs, and behind them that of the dead letters.
+    pub fn destinations(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().chain([&self.dead_letters])
     }
 
     /// The output of this name.
@@ -198,6 +203,17 @@ pub enum OutputTransport {
     Stdout,
     /// Nowhere; rows are counted.
     Discard,
+}
+
+impl fmt::Display for OutputTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kafka(kafka) => write!(f, "topic {}", kafka.topic),
+            Self::File(file) => file.path.display().fmt(f),
+            Self::Stdout => f.write_str("the terminal"),
+            Self::Discard => f.write_str("nowhere"),
+        }
+    }
 }
 
 /// A topic as an output.

@@ -17,9 +17,7 @@ pub(super) fn refuse(job: &RawJob, check: &mut Check<'_>) {
         refuse_output(output, &root.key("outputs").key(name), check);
     }
     if let Some(output) = job.dead_letters.as_ref().and_then(|dead_letters| dead_letters.kafka.as_ref()) {
-        let kafka = root.key("dead_letters").key("kafka");
-        refuse_one(check, &kafka, "`kafka` for dead letters", "write to a `file`");
-        refuse_kafka_output(output, &kafka, check);
+        refuse_kafka_output(output, &root.key("dead_letters").key("kafka"), check);
     }
 }
 

@@ -383,19 +383,21 @@ pub(super) struct RawFileOutput {
 #[schemars(rename = "DeadLetters")]
 pub(super) struct RawDeadLetters {
     /// Files in a directory.
-    pub(super) file: Option<RawDeadLetterFiles>,
-    /// A topic. Not built yet.
+    pub(super) file: Option<RawFileOutput>,
+    /// A topic, which gets the records themselves, with what is known of them in headers `tidemill.*`; `key` has no place in it.
     pub(super) kafka: Option<RawKafkaOutput>,
+    /// How files hold them. Default: JSON lines.
+    pub(super) format: Option<LetterFormat>,
 }
 
-/// Files of dead letters.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map of fields")]
-#[schemars(rename = "DeadLetterFiles")]
-pub(super) struct RawDeadLetterFiles {
-    /// The directory, relative to the spec.
-    #[schemars(required)]
-    pub(super) path: Option<String>,
+/// How files hold dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LetterFormat {
+    /// An object a line; bytes as text and as base64.
+    Json,
+    /// Columns.
+    Parquet,
 }
 
 /// The policies for `TIMESTAMP BY`.
@@ -501,10 +503,10 @@ fn memory() -> ByteSize {
     ByteSize::from_mib(1024)
 }
 
-fn roll_size() -> ByteSize {
+pub(super) fn roll_size() -> ByteSize {
     ByteSize::from_mib(128)
 }
 
-fn roll_every() -> Duration {
+pub(super) fn roll_every() -> Duration {
     Duration::from_secs(60)
 }

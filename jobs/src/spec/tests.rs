@@ -72,7 +72,7 @@ fn defaults_are_filled_in() {
     assert_eq!(input.schema, None);
     assert_eq!(input.on_bad_record, OnBadRecord::DeadLetter);
     assert_eq!(job.output("screen").unwrap().on_output_error, OnOutputError::Stop);
-    assert_eq!(job.dead_letters, PathBuf::from("jobs/./dead-letters"));
+    assert_eq!(job.dead_letters.transport.to_string(), "jobs/./dead-letters");
     assert_eq!(job.time.late_arrival.to_string(), "5s");
     assert_eq!(job.time.out_of_order.to_string(), "0s");
     assert_eq!(job.time.policy, LatePolicy::Adjust);

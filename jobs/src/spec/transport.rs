@@ -1,6 +1,6 @@
 //! Inputs and outputs: the part of [`super::validate`] below `inputs` and `outputs`.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use tidemill_engine::{EVENT_TIME, EventTime};
@@ -8,15 +8,16 @@ use tidemill_engine::{EVENT_TIME, EventTime};
 use super::{
     check::Check,
     columns::{ColumnType, fields},
-    format,
+    format::{self, OutputFormat},
     job::{
-        FileInput, FileOutput, Input, InputTransport, KafkaInput, KafkaOutput, Output, OutputTransport, Reference,
-        Start, Timestamp,
+        FileInput, FileOutput, Input, InputTransport, KafkaInput, KafkaOutput, OnOutputError, Output, OutputTransport,
+        Reference, Start, Timestamp,
     },
     named::Named,
     problem::Path,
     raw::{
-        RawFileInput, RawFileOutput, RawInput, RawJob, RawKafkaInput, RawKafkaOutput, RawOutput, RawStart, RawTimestamp,
+        LetterFormat, RawDeadLetters, RawFileInput, RawFileOutput, RawInput, RawJob, RawKafkaInput, RawKafkaOutput,
+        RawOutput, RawStart, RawTimestamp, roll_every, roll_size,
     },
     security, syntax,
     units::{ByteSize, Duration},
@@ -200,8 +201,77 @@ fn file_input(check: &mut Check<'_>, parent: &Path, raw: &RawFileInput, input: &
     Some(FileInput { path })
 }
 
+/// The name of the output of dead letters, which no other has.
+const DEAD_LETTERS: &str = "dead_letters";
+
+/// The output of dead letters.
+pub(super) fn dead_letters(
+    check: &mut Check<'_>,
+    root: &Path,
+    job: &RawJob,
+    inputs: Option<&[Input]>,
+) -> Option<Output> {
+    let path = root.key("dead_letters");
+    let none = RawDeadLetters { file: None, kafka: None, format: None };
+    let raw = job.dead_letters.as_ref().unwrap_or(&none);
+    if job.dead_letters.is_some() {
+        check.exactly_one(&path, &[("file", raw.file.is_some()), ("kafka", raw.kafka.is_some())]);
+    }
+    let transport = match raw {
+        RawDeadLetters { kafka: Some(kafka), .. } => letters_topic(check, &path, kafka, raw, job, inputs)?,
+        RawDeadLetters { file: Some(file), .. } => OutputTransport::File(file_output(check, &path, file)?),
+        _ => return check.resolve(root, "./dead-letters").map(dead_letters_in),
+    };
+    let format = match raw.format {
+        Some(LetterFormat::Parquet) => OutputFormat::Parquet,
+        Some(LetterFormat::Json) | None => OutputFormat::Json,
+    };
+    Some(letters_output(transport, format))
+}
+
+/// The output of dead letters that go to a directory as JSON lines.
+pub(super) fn dead_letters_in(path: PathBuf) -> Output {
+    let file = FileOutput { path, roll_size: roll_size(), roll_every: roll_every() };
+    letters_output(OutputTransport::File(file), OutputFormat::Json)
+}
+
+fn letters_output(transport: OutputTransport, format: OutputFormat) -> Output {
+    let name = DEAD_LETTERS.to_owned();
+    Output { name, transport, format, compression: None, on_output_error: OnOutputError::Stop }
+}
+
+fn letters_topic(
+    check: &mut Check<'_>,
+    path: &Path,
+    kafka: &RawKafkaOutput,
+    raw: &RawDeadLetters,
+    job: &RawJob,
+    inputs: Option<&[Input]>,
+) -> Option<OutputTransport> {
+    if raw.format.is_some() {
+        check.problem(&path.key("format"), "a topic gets the records as they came: leave `format` out");
+    }
+    let path = path.key("kafka");
+    if kafka.key.is_some() {
+        check.problem(&path.key("key"), "a dead letter has the key of its record: leave `key` out");
+    }
+    let output = kafka_output(check, &path, kafka, job)?;
+    for input in inputs.unwrap_or_default() {
+        let InputTransport::Kafka(read) = &input.transport else { continue };
+        if read.topics.contains(&output.topic) && read.brokers.iter().any(|broker| output.brokers.contains(broker)) {
+            let message =
+                format!("input `{}` reads `{}`: its dead letters would come in again", input.name, output.topic);
+            check.problem(&path.key("topic"), message);
+        }
+    }
+    Some(OutputTransport::Kafka(KafkaOutput { key: Some("key".to_owned()), ..output }))
+}
+
 /// An output.
 pub(super) fn output(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawOutput, job: &RawJob) -> Option<Output> {
+    if name == DEAD_LETTERS {
+        check.problem(path, "`dead_letters` is the output of records that became no rows; name this one otherwise");
+    }
     let (kafka, file) = (("kafka", raw.kafka.is_some()), ("file", raw.file.is_some()));
     check.exactly_one(path, &[kafka, file, ("stdout", raw.stdout.is_some()), ("discard", raw.discard.is_some())]);
     let transport = match raw {

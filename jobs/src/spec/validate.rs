@@ -1,7 +1,7 @@
 //! [`RawJob`] -> [`Job`]: what the types of [`super::raw`] cannot say. Collects every problem; a part with a problem comes
 //! out as `None`, and then so does the job.
 
-use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
+use std::{collections::HashMap, num::NonZeroUsize};
 
 use tidemill_queries::{OnError, UserFunction, UserFunctions};
 
@@ -30,7 +30,7 @@ pub(super) fn validate(raw: &RawJob, check: &mut Check<'_>) -> Option<Job> {
     });
     let key_vault = security::key_vault(check, &root, raw.key_vault.as_ref());
     let functions = functions(check, &root.key("functions"), raw);
-    let dead_letters = dead_letters(check, &root, raw);
+    let dead_letters = transport::dead_letters(check, &root, raw, inputs.as_deref());
     let state = state(check, &root, raw);
     let workers = workers(check, &root, raw);
     if raw.memory.bytes() == 0 {
@@ -143,14 +143,6 @@ fn function(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawFunction) -
         OnFunctionError::GiveNull => OnError::GiveNull,
     };
     check.holds_value(&path, UserFunction::javascript(name, &file, &source)).map(|f| f.on_error(on_error))
-}
-
-fn dead_letters(check: &mut Check<'_>, root: &Path, raw: &RawJob) -> Option<PathBuf> {
-    let Some(dead_letters) = &raw.dead_letters else { return check.resolve(root, "./dead-letters") };
-    let path = root.key("dead_letters");
-    check.exactly_one(&path, &[("file", dead_letters.file.is_some()), ("kafka", dead_letters.kafka.is_some())]);
-    let file = dead_letters.file.as_ref()?;
-    check.required_path(&path.key("file"), file.path.as_deref())
 }
 
 /// Kinds of buckets: Amazon S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.

@@ -66,6 +66,17 @@ pub enum Framing {
     Registry(WireFormat),
 }
 
+impl Framing {
+    /// How an id stands before a value, if it does.
+    #[must_use]
+    pub fn wire(self) -> Option<WireFormat> {
+        match self {
+            Self::Registry(wire) => Some(wire),
+            Self::Datum | Self::Container => None,
+        }
+    }
+}
+
 /// Options of an [`AvroDecoder`].
 #[derive(Clone)]
 pub struct AvroOptions {

@@ -31,8 +31,9 @@ pub(crate) fn push_datetime(out: &mut Vec<u8>, micros: i64) {
     }
 }
 
-/// The same as a string.
-pub(crate) fn datetime_text(micros: i64) -> String {
+/// Microseconds since 1970 as ISO 8601 in UTC with seven fractional digits.
+#[must_use]
+pub fn datetime_text(micros: i64) -> String {
     let mut out = Vec::with_capacity(28);
     push_datetime(&mut out, micros);
     String::from_utf8(out).expect("digits and signs")

@@ -13,6 +13,7 @@
 //! | Parquet | null | timestamp in microseconds | structs, lists |
 
 mod avro;
+mod avro_target;
 mod column;
 mod csv;
 mod datetime;
@@ -31,7 +32,8 @@ use tidemill_engine::Result;
 pub use avro::{AvroBlockEncoder, AvroContainerEncoder, AvroEncoder, Codec};
 pub(crate) use column::Column;
 pub use csv::CsvEncoder;
-pub(crate) use datetime::{datetime_text, push_datetime};
+pub use datetime::datetime_text;
+pub(crate) use datetime::push_datetime;
 pub use json::JsonEncoder;
 pub(crate) use json::push_json;
 pub use parquet::{ParquetEncoder, ParquetMessageEncoder};
@@ -83,7 +85,7 @@ impl EncodedRows {
     }
 
     /// Appends one row, which `write` writes, and a line feed.
-    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         write(&mut self.bytes);
         self.rows.push(start..self.bytes.len());
@@ -91,7 +93,7 @@ impl EncodedRows {
     }
 
     /// Appends one row without a line feed; when `write` fails, nothing.
-    fn push_binary<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn push_binary<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         let start = self.bytes.len();
         let written = write(&mut self.bytes);
         match written {
@@ -111,6 +113,9 @@ pub trait Registrar: Send {
     fn register(&self, kind: SchemaKind, text: &str) -> Result<u64>;
 }
 
+/// A header of a message: its name and value.
+pub type MessageHeader = (String, Option<Vec<u8>>);
+
 /// Turns rows into bytes. One encoder serves one output; schemas may change from batch to batch.
 pub trait RowEncoder: Send {
     /// What stands above the rows of a file, with its line feed; empty for a format without a header.
@@ -125,4 +130,12 @@ pub trait RowEncoder: Send {
     /// [`tidemill_engine::EngineError::Arrow`] for a column type that the format cannot carry (a map, a union) and for a
     /// value that it cannot (an unsigned number above 2^63 - 1).
     fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()>;
+
+    /// What stands beside a row in the headers of its message; of most formats nothing.
+    ///
+    /// # Errors
+    /// As [`RowEncoder::encode`].
+    fn message_headers(&self, _batch: &RecordBatch, _row: usize) -> Result<Vec<MessageHeader>> {
+        Ok(vec![])
+    }
 }

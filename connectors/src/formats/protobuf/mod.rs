@@ -61,6 +61,17 @@ pub enum Framing {
     Registry(WireFormat),
 }
 
+impl Framing {
+    /// How an id stands before a message, if it does.
+    #[must_use]
+    pub fn wire(self) -> Option<WireFormat> {
+        match self {
+            Self::Registry(wire) => Some(wire),
+            Self::Message | Self::Prefixed(_) => None,
+        }
+    }
+}
+
 /// How a length stands before a message; the names are those of Azure Stream Analytics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {

@@ -56,6 +56,12 @@ impl WireFormat {
         })
     }
 
+    /// The id before a value, if there is one.
+    #[must_use]
+    pub fn id(self, payload: &[u8]) -> Option<u64> {
+        self.split(payload).ok().map(|framed| framed.id)
+    }
+
     /// The value behind an id that does not matter.
     ///
     /// # Errors

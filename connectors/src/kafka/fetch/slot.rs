@@ -143,7 +143,8 @@ impl Slot {
         let mut records: Vec<Record<'_>> = emptied(std::mem::take(&mut buffers.records));
         records.extend(run.iter().enumerate().map(|(index, walked)| {
             let WalkedRecord { offset, timestamp_ms, key, value, .. } = *walked;
-            Record { offset, timestamp_ms, timestamp_kind, key, value, headers: headers_of(index) }
+            let unread_headers = (!buffers.with_headers).then(|| walked.unread_headers());
+            Record { offset, timestamp_ms, timestamp_kind, key, value, headers: headers_of(index), unread_headers }
         }));
         visit(SourceEvent::Records { partition: self.partition.id, records: &records, received, live_from })?;
         buffers.records = emptied(records);

@@ -13,7 +13,7 @@ mod old;
 pub(super) mod tests;
 mod varint;
 
-use tidemill_engine::source::{Header, TimestampKind};
+use tidemill_engine::source::{Header, ReadHeaders, TimestampKind, UnreadHeaders};
 
 pub(super) use aborted::AbortedTransactions;
 pub use compression::Unpacker;
@@ -223,15 +223,27 @@ impl<'a> WalkedRecord<'a> {
     /// # Errors
     /// When they do not end with the record.
     pub fn headers(&self, into: &mut Vec<Header<'a>>) -> Result<(), BadBatch> {
-        let mut cursor = Cursor { rest: self.headers };
-        let count = cursor.count("header count")?;
-        for _ in 0..count {
-            let name = cursor.sized("header name")?.unwrap_or_default();
-            let value = cursor.sized("header value")?;
-            into.push(Header { name: std::str::from_utf8(name).unwrap_or("\u{fffd}"), value });
-        }
-        Ok(())
+        headers(self.headers, into)
     }
+
+    /// The headers for whoever may need them.
+    pub(super) fn unread_headers(&self) -> UnreadHeaders<'a> {
+        let read: ReadHeaders = |bytes, into| {
+            let _ = headers(bytes, into); // what was read up to the fault is there
+        };
+        UnreadHeaders { bytes: self.headers, read }
+    }
+}
+
+fn headers<'a>(bytes: &'a [u8], into: &mut Vec<Header<'a>>) -> Result<(), BadBatch> {
+    let mut cursor = Cursor { rest: bytes };
+    let count = cursor.count("header count")?;
+    for _ in 0..count {
+        let name = cursor.sized("header name")?.unwrap_or_default();
+        let value = cursor.sized("header value")?;
+        into.push(Header { name: std::str::from_utf8(name).unwrap_or("\u{fffd}"), value });
+    }
+    Ok(())
 }
 
 /// Walks the records of a batch.

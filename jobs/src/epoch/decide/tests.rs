@@ -193,6 +193,40 @@ fn files_that_were_first_do_not_make_offsets_seem_expired() {
 }
 
 #[test]
+fn dead_letters_in_files_have_every_epoch_that_the_log_does_not_tell_of() {
+    let mut facts = facts(vec![Keeps::WithOffsets, Keeps::InLogWithRows]);
+    (facts.statements, facts.letters) = (vec![0], Some(1));
+    // Epochs behind that of the log had no letters.
+    (facts.group, facts.log) = (Some(epoch(7)), Some(epoch(4)));
+    let ahead = go_on(&facts);
+    assert_eq!((ahead.epoch, ahead.after, ahead.letters), (7, 7, 0));
+    assert_eq!(ahead.partitions[&key(0)].1.covered, [700]);
+    // The run died with letters that are published, and rows that are not committed.
+    (facts.group, facts.log) = (Some(epoch(7)), Some(epoch(8)));
+    let behind = go_on(&facts);
+    assert_eq!((behind.epoch, behind.after, behind.letters), (8, 7, 0));
+    assert_eq!(behind.partitions[&key(0)].1.covered, [800, 700]);
+    assert_eq!(behind.written, [written(T + 7, 1)]);
+    // The same in the first epoch of all.
+    let mut began = epoch(0);
+    began.partitions = vec![partition(0, 40, 40)];
+    facts.begun = Some(Begun { record: began, outputs: vec!["out0".into(), "out1".into()] });
+    (facts.group, facts.log) = (None, Some(EpochRecord { after: 0, ..epoch(1) }));
+    let first = go_on(&facts);
+    assert_eq!((first.after, first.letters, &first.written[..]), (0, 0, &[written(T, 1)][..]));
+    assert_eq!(first.notes, []);
+}
+
+#[test]
+fn dead_letters_in_a_topic_go_on_where_their_cluster_stands() {
+    let mut facts = facts(vec![Keeps::WithOffsets, Keeps::InTopic(Some(epoch(6)))]);
+    (facts.statements, facts.letters) = (vec![0], Some(1));
+    facts.group = Some(epoch(7));
+    let go_on = go_on(&facts);
+    assert_eq!((go_on.letters, &go_on.partitions[&key(0)].1.covered[..]), (1, &[700, 600][..]));
+}
+
+#[test]
 fn an_output_that_is_new_gets_rows_from_now_on() {
     let mut facts = facts(vec![Keeps::WithOffsets, Keeps::InTopic(None)]);
     facts.begun = Some(Begun { record: epoch(0), outputs: vec!["out0".into()] });
