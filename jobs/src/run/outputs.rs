@@ -15,7 +15,7 @@ use tidemill_connectors::{
             AvroBlockEncoder, AvroContainerEncoder, AvroEncoder, CsvEncoder, HeaderEncoder, JsonEncoder,
             PackingEncoder, ParquetMessageEncoder, ProtobufEncoder, RowEncoder,
         },
-        registry::{SubjectRegistrar, WireFormat},
+        registry::{Registered, SubjectRegistrar, WireFormat},
     },
     kafka::{
         Contact, KafkaConnection, KafkaSink, OnRejected, RejectedRow, SinkSettings, Transaction, TransactionSettings,
@@ -344,12 +344,21 @@ pub(super) fn message_encoder(
     secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Box<dyn RowEncoder>, RunError> {
+    let failure = |kind, message| EngineError::Sink { output: output.name.clone(), kind, message };
+    let client = |registry: &Registry| {
+        registry::client(registry, secrets, options).map_err(|message| failure(ErrorKind::User, message))
+    };
+    let latest = |registry: &Registry| -> Result<Registered, RunError> {
+        let latest = client(registry)?.latest(&registry.subject);
+        Ok(latest.map_err(|error| {
+            failure(error.kind(), format!("there is no latest schema of `{}`: {error}", registry.subject))
+        })?)
+    };
+    let unusable = |registry: &Registry, problem: String| {
+        failure(ErrorKind::User, format!("the latest schema of `{}` {problem}", registry.subject))
+    };
     let registrar = |registry: &Registry| -> Result<Box<SubjectRegistrar>, RunError> {
-        let client = registry::client(registry, secrets, options).map_err(|message| EngineError::Sink {
-            output: output.name.clone(),
-            kind: ErrorKind::User,
-            message,
-        })?;
+        let client = client(registry)?;
         let (subject, output) = (registry.subject.clone(), output.name.clone());
         Ok(Box::new(SubjectRegistrar { client, subject, output }))
     };
@@ -357,11 +366,25 @@ pub(super) fn message_encoder(
         OutputFormat::Json => Box::new(JsonEncoder),
         OutputFormat::Csv { dialect, header } => Box::new(HeaderEncoder::new(csv_encoder(*dialect, *header))),
         OutputFormat::Avro(AvroOutput { ids: None, codec }) => Box::new(AvroContainerEncoder::new(*codec)),
+        OutputFormat::Avro(AvroOutput { ids: Some((wire, registry)), .. }) if registry.use_latest => {
+            let latest = latest(registry)?;
+            let schema = latest.avro().map_err(|problem| unusable(registry, problem))?;
+            Box::new(AvroEncoder::of_schema(*wire, latest.id, schema))
+        }
         OutputFormat::Avro(AvroOutput { ids: Some((wire, registry)), .. }) => {
             Box::new(AvroEncoder::new(*wire, registrar(registry)?))
         }
         OutputFormat::Parquet => Box::new(ParquetMessageEncoder),
-        OutputFormat::Protobuf(ProtobufOutput::Registry(wire, registry)) => {
+        OutputFormat::Protobuf(ProtobufOutput::Registry(wire, registry, name)) if registry.use_latest => {
+            let latest = latest(registry)?;
+            let message = latest.protobuf().and_then(|schema| match name {
+                Some(name) => schema.message(Some(name)),
+                None => schema.first_message().ok_or_else(|| "has no message".to_owned()),
+            });
+            let message = message.map_err(|problem| unusable(registry, problem))?;
+            Box::new(ProtobufEncoder::of_registered(*wire, latest.id, message))
+        }
+        OutputFormat::Protobuf(ProtobufOutput::Registry(wire, registry, _)) => {
             Box::new(ProtobufEncoder::registered(*wire, registrar(registry)?))
         }
         OutputFormat::Protobuf(ProtobufOutput::Message { message, prefix }) => {

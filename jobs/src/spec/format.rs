@@ -79,6 +79,8 @@ pub struct Registry {
     pub url: String,
     /// The subject.
     pub subject: String,
+    /// Whether an output's rows are written by its latest schema.
+    pub use_latest: bool,
     /// The user and the password.
     pub basic: Option<(String, SecretRef)>,
     /// A bearer token.
@@ -128,8 +130,9 @@ pub enum ProtobufOutput {
         /// How its length stands before a message; there is one in files.
         prefix: Option<Prefix>,
     },
-    /// Messages that are made of the columns, behind the id under which they are registered. Only for topics.
-    Registry(WireFormat, Registry),
+    /// Messages that are made of the columns, behind the id under which they are registered; or those of the subject's latest schema, of
+    /// this name or the first. Only for topics.
+    Registry(WireFormat, Registry, Option<String>),
 }
 
 impl InputFormat {
@@ -285,7 +288,7 @@ fn avro_input(
     if raw.codec.is_some() {
         check.problem(&path.key("codec"), "`codec` is for outputs: a container file says its own");
     }
-    let registry = raw.registry.as_ref().map(|raw| registry(check, &path.key("registry"), raw, topic));
+    let registry = raw.registry.as_ref().map(|raw| input_registry(check, &path.key("registry"), raw, topic));
     let schema = match &raw.schema_file {
         Some(file) => {
             let path = path.key("schema_file");
@@ -427,7 +430,7 @@ fn protobuf_input(
     is_file: bool,
     topic: Option<&str>,
 ) -> Option<ProtobufInput> {
-    let registry = raw.registry.as_ref().map(|raw| registry(check, &path.key("registry"), raw, topic));
+    let registry = raw.registry.as_ref().map(|raw| input_registry(check, &path.key("registry"), raw, topic));
     let framing = protobuf_framing(raw, is_file);
     let message = protobuf_message(check, path, raw)?;
     if message.is_none() && registry.is_none() && !check.given(&path.key("files")) {
@@ -461,7 +464,13 @@ fn protobuf_output(
     let prefix = match protobuf_framing(raw, topic.is_none()) {
         protobuf::Framing::Registry(wire) => {
             return match (registry, message) {
-                (Some(registry), None) if topic.is_some() => Some(ProtobufOutput::Registry(wire, registry)),
+                (Some(registry), None) if topic.is_some() => {
+                    if raw.message.is_some() && !registry.use_latest {
+                        let message = "a message that is made of the columns is called `Row`: leave `message` out";
+                        check.problem(&path.key("message"), message);
+                    }
+                    Some(ProtobufOutput::Registry(wire, registry, raw.message.clone()))
+                }
                 (Some(_), None) => {
                     let message = "schema ids are for topics: give `files` and leave `registry` out";
                     check.problem(&path.key("registry"), message);
@@ -496,6 +505,16 @@ fn protobuf_output(
     Some(ProtobufOutput::Message { message: message?, prefix })
 }
 
+fn input_registry(check: &mut Check<'_>, path: &Path, raw: &RawRegistry, topic: Option<&str>) -> Option<Registry> {
+    if raw.use_latest {
+        check.problem(
+            &path.key("use_latest"),
+            "`use_latest` has no effect on an input, which reads by the ids of its records",
+        );
+    }
+    registry(check, path, raw, topic)
+}
+
 fn registry(check: &mut Check<'_>, path: &Path, raw: &RawRegistry, topic: Option<&str>) -> Option<Registry> {
     let url = check.required(raw.url.as_ref(), path, "url").cloned();
     if let Some(url) = &url
@@ -525,7 +544,8 @@ fn registry(check: &mut Check<'_>, path: &Path, raw: &RawRegistry, topic: Option
         }
         (None, None) => None,
     };
-    Some(Registry { url: url?, subject: subject?, basic, token, ca, certificate })
+    let use_latest = raw.use_latest;
+    Some(Registry { url: url?, subject: subject?, use_latest, basic, token, ca, certificate })
 }
 
 fn read_bytes(check: &mut Check<'_>, path: &Path, written: &str) -> Option<Vec<u8>> {

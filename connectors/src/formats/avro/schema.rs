@@ -22,7 +22,7 @@ pub struct AvroSchema {
 }
 
 /// Every named type by its full name.
-pub(super) type Names<'s> = HashMap<&'s Name, &'s Schema>;
+pub(in crate::formats) type Names<'s> = HashMap<&'s Name, &'s Schema>;
 
 impl AvroSchema {
     /// Parses the JSON of a schema, whose named types may come from `references`.
@@ -35,11 +35,11 @@ impl AvroSchema {
         Ok(Self { root, references })
     }
 
-    pub(super) fn root(&self) -> &Schema {
+    pub(in crate::formats) fn root(&self) -> &Schema {
         &self.root
     }
 
-    pub(super) fn names(&self) -> Names<'_> {
+    pub(in crate::formats) fn names(&self) -> Names<'_> {
         let mut names = Names::new();
         for schema in self.references.iter().chain([&self.root]) {
             collect_names(schema, &mut names);
@@ -67,7 +67,7 @@ impl AvroSchema {
 }
 
 /// The record that a schema is or refers to.
-pub(super) fn record_of<'s>(schema: &'s Schema, names: &Names<'s>) -> Option<&'s RecordSchema> {
+pub(in crate::formats) fn record_of<'s>(schema: &'s Schema, names: &Names<'s>) -> Option<&'s RecordSchema> {
     match resolve(schema, names) {
         Schema::Record(record) => Some(record),
         _ => None,
@@ -75,7 +75,7 @@ pub(super) fn record_of<'s>(schema: &'s Schema, names: &Names<'s>) -> Option<&'s
 }
 
 /// The type behind a reference.
-pub(super) fn resolve<'s>(schema: &'s Schema, names: &Names<'s>) -> &'s Schema {
+pub(in crate::formats) fn resolve<'s>(schema: &'s Schema, names: &Names<'s>) -> &'s Schema {
     match schema {
         Schema::Ref { name } => names.get(name).copied().unwrap_or(schema),
         other => other,
@@ -124,7 +124,7 @@ pub(super) fn branch_name(schema: &Schema) -> &str {
 }
 
 /// Its type in the words of the specification.
-pub(super) fn kind_name(schema: &Schema) -> &'static str {
+pub(in crate::formats) fn kind_name(schema: &Schema) -> &'static str {
     match schema {
         Schema::Null => "null",
         Schema::Boolean => "boolean",
@@ -236,7 +236,12 @@ fn common_type(types: &[DataType]) -> DataType {
 }
 
 /// Encodes a field's default, JSON by the rules of the specification, as a value of its type; `None` where it does not fit.
-pub(super) fn encode_default(schema: &Schema, names: &Names<'_>, default: &Json, out: &mut Vec<u8>) -> Option<()> {
+pub(in crate::formats) fn encode_default(
+    schema: &Schema,
+    names: &Names<'_>,
+    default: &Json,
+    out: &mut Vec<u8>,
+) -> Option<()> {
     match (resolve(schema, names), default) {
         (Schema::Null, Json::Null) => {}
         (Schema::Boolean, Json::Bool(value)) => out.push(u8::from(*value)),

@@ -7,16 +7,17 @@ use std::{
 
 use arrow::{
     array::StructArray,
-    datatypes::{DataType, Field, Fields, Schema},
+    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
     error::ArrowError,
     record_batch::RecordBatch,
 };
 use serde_json::{Value as Json, json};
 use tidemill_engine::{Result, datetime_type};
 
-use super::{Column, EncodedRows, Registrar, RowEncoder};
+use super::{Column, EncodedRows, Registrar, RowEncoder, avro_target};
 use crate::formats::{
     avro::{
+        AvroSchema,
         container::MAGIC,
         schema::{put_bytes, put_long},
     },
@@ -67,19 +68,30 @@ impl Codec {
     }
 }
 
-/// Writes each row as a value behind the id of its schema, which is registered when it changes.
+/// Writes each row as a value behind the id of its schema, which is registered when it changes; or of a schema that is given.
 pub struct AvroEncoder {
     wire: WireFormat,
-    registrar: Box<dyn Registrar>,
-    /// The last schema's text and id.
-    current: Option<(String, u64)>,
+    target: Target,
+}
+
+enum Target {
+    /// The schema is made of the columns. The last one's text and id.
+    Made { registrar: Box<dyn Registrar>, current: Option<(String, u64)> },
+    /// The schema and its id. The columns of the last batch, and how they go into it.
+    Given { schema: AvroSchema, id: u64, current: Option<(SchemaRef, avro_target::Record)> },
 }
 
 impl AvroEncoder {
     /// With ids of this format.
     #[must_use]
     pub fn new(wire: WireFormat, registrar: Box<dyn Registrar>) -> Self {
-        Self { wire, registrar, current: None }
+        Self { wire, target: Target::Made { registrar, current: None } }
+    }
+
+    /// By a schema that a registry has under this id.
+    #[must_use]
+    pub fn of_schema(wire: WireFormat, id: u64, schema: AvroSchema) -> Self {
+        Self { wire, target: Target::Given { schema, id, current: None } }
     }
 }
 
@@ -89,16 +101,34 @@ impl RowEncoder for AvroEncoder {
     }
 
     fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()> {
+        let columns = columns(batch)?;
+        let (registrar, current) = match &mut self.target {
+            Target::Made { registrar, current } => (registrar, current),
+            Target::Given { schema, id, current } => {
+                let known = current.take().filter(|(known, _)| known == batch.schema_ref());
+                let record = match known {
+                    Some((_, record)) => record,
+                    None => avro_target::plan(schema, batch.schema_ref().fields())?,
+                };
+                for row in 0..batch.num_rows() {
+                    rows.push_binary(|out| {
+                        self.wire.put(*id, out);
+                        record.put(&|index| &columns[index], row, out)
+                    })?;
+                }
+                *current = Some((batch.schema(), record));
+                return Ok(());
+            }
+        };
         let text = schema_text(batch.schema_ref())?;
-        let id = match &self.current {
+        let id = match current {
             Some((known, id)) if *known == text => *id,
             _ => {
-                let id = self.registrar.register(SchemaKind::Avro, &text)?;
-                self.current = Some((text, id));
+                let id = registrar.register(SchemaKind::Avro, &text)?;
+                *current = Some((text, id));
                 id
             }
         };
-        let columns = columns(batch)?;
         for row in 0..batch.num_rows() {
             rows.push_binary(|out| {
                 self.wire.put(id, out);

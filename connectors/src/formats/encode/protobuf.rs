@@ -15,6 +15,7 @@ use tidemill_engine::Result;
 
 use super::{Column, EncodedRows, Registrar, RowEncoder, datetime_text};
 use crate::formats::{
+    avro::schema::put_long,
     protobuf::{Prefix, ProtobufMessage, ProtobufSchema, schema::WellKnown},
     registry::{SchemaKind, WireFormat},
 };
@@ -32,6 +33,11 @@ enum Target {
         message: ProtobufMessage,
         prefix: Option<Prefix>,
     },
+    /// Of a registry's schema: the id, and which message of its file it is.
+    Registered {
+        message: ProtobufMessage,
+        head: Vec<u8>,
+    },
     /// Of the last batch: columns, their message, and the id under which it is registered.
     Made {
         wire: WireFormat,
@@ -45,6 +51,15 @@ impl ProtobufEncoder {
     #[must_use]
     pub fn of_message(message: ProtobufMessage, prefix: Option<Prefix>) -> Self {
         Self { target: Target::Given { message, prefix } }
+    }
+
+    /// Into messages of this type, of a schema that a registry has under this id.
+    #[must_use]
+    pub fn of_registered(wire: WireFormat, id: u64, message: ProtobufMessage) -> Self {
+        let mut head = vec![];
+        wire.put(id, &mut head);
+        put_indexes(&message.0, &mut head);
+        Self { target: Target::Registered { message, head } }
     }
 
     /// Into messages that are made of the columns, behind the ids under which they are registered.
@@ -70,7 +85,9 @@ impl RowEncoder for ProtobufEncoder {
             *current = Some((batch.schema(), made, id));
         }
         let message = match &self.target {
-            Target::Given { message, .. } | Target::Made { current: Some((_, message, _)), .. } => message,
+            Target::Given { message, .. }
+            | Target::Registered { message, .. }
+            | Target::Made { current: Some((_, message, _)), .. } => message,
             Target::Made { current: None, .. } => return Ok(()),
         };
         let Column::Record(_, members) = Column::resolve(&StructArray::from(batch.clone()))? else { return Ok(()) };
@@ -84,6 +101,7 @@ impl RowEncoder for ProtobufEncoder {
             rows.push_binary(|out| {
                 match &self.target {
                     Target::Given { prefix: Some(prefix), .. } => prefix.put(scratch.len(), out),
+                    Target::Registered { head, .. } => out.extend_from_slice(head),
                     Target::Made { wire, current: Some((_, _, id)), .. } => {
                         wire.put(*id, out);
                         out.push(0); // the first message of its file
@@ -96,6 +114,29 @@ impl RowEncoder for ProtobufEncoder {
         }
         Ok(())
     }
+}
+
+/// Which message of its file it is: the indexes of those around it and its own, by Confluent's format; the first of all is a zero.
+fn put_indexes(message: &MessageDescriptor, out: &mut Vec<u8>) {
+    let mut indexes = vec![];
+    let mut current = message.clone();
+    loop {
+        let parent = current.parent_message();
+        let index = match &parent {
+            Some(parent) => parent.child_messages().position(|child| child == current),
+            None => current.parent_file().messages().position(|child| child == current),
+        };
+        indexes.insert(0, index.unwrap_or(0));
+        match parent {
+            Some(parent) => current = parent,
+            None => break,
+        }
+    }
+    if indexes == [0] {
+        return out.push(0);
+    }
+    put_long(indexes.len() as i64, out);
+    indexes.iter().for_each(|&index| put_long(index as i64, out));
 }
 
 /// A file with one message whose fields are the columns, in their order.

@@ -277,6 +277,183 @@ mod round_trips {
         assert_eq!(read_back(&batch, (encoder, decoder)), batch);
     }
 
+    /// A name, what makes messages, and what reads them: each format as it comes in topics.
+    fn by_format(batch: &RecordBatch) -> Vec<(&'static str, Pair)> {
+        let (avro_registry, protobuf_registry) = (Registry::default(), Registry::default());
+        let protobuf_options = ProtobufOptions {
+            framing: protobuf::Framing::Registry(WireFormat::Confluent),
+            message: None,
+            schemas: Some(Arc::new(protobuf_registry.clone())),
+        };
+        vec![
+            (
+                "json",
+                (Box::new(JsonEncoder), Box::new(JsonDecoder::new(batch.schema(), JsonOptions::default()).unwrap())),
+            ),
+            (
+                "csv",
+                (
+                    Box::new(HeaderEncoder::new(Box::new(CsvEncoder::new(Dialect::default())))),
+                    Box::new(CsvDecoder::new("in", batch.schema(), CsvOptions::default()).unwrap()),
+                ),
+            ),
+            (
+                "avro",
+                avro(
+                    batch,
+                    avro::Framing::Registry(WireFormat::Confluent),
+                    Box::new(AvroEncoder::new(WireFormat::Confluent, Box::new(avro_registry.clone()))),
+                    avro_registry,
+                ),
+            ),
+            (
+                "avro container",
+                avro(
+                    batch,
+                    avro::Framing::Container,
+                    Box::new(AvroContainerEncoder::new(Codec::Snappy)),
+                    Registry::default(),
+                ),
+            ),
+            ("parquet", (Box::new(ParquetMessageEncoder), Box::new(ParquetDecoder::new(batch.schema(), 1 << 20)))),
+            (
+                "protobuf",
+                (
+                    Box::new(ProtobufEncoder::registered(WireFormat::Confluent, Box::new(protobuf_registry))),
+                    Box::new(ProtobufDecoder::new(batch.schema(), protobuf_options).unwrap()),
+                ),
+            ),
+        ]
+    }
+
+    /// Cut off, overwritten, emptied, or followed by garbage.
+    fn spoil(message: &mut Vec<u8>, row: usize) {
+        let at = row * 31 % message.len().max(1);
+        match row % 4 {
+            0 => message.truncate(at),
+            1 => message[at..].fill(0xff),
+            2 => message.clear(),
+            _ => message.iter_mut().for_each(|byte| *byte ^= row as u8 | 1),
+        }
+    }
+
+    #[test]
+    fn of_corrupt_messages_each_is_a_row_or_a_bad_record_and_the_others_are_untouched() {
+        const ROWS: usize = 2_000;
+        let texts = (0..ROWS).map(|n| (n % 7 != 0).then(|| format!("text, \"{n}\"")));
+        let batch = batch(vec![
+            ("n", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
+            ("x", Arc::new(Float64Array::from_iter((0..ROWS).map(|n| (n % 5 != 0).then_some(n as f64 / 3.0))))),
+            ("text", Arc::new(StringArray::from_iter(texts))),
+        ]);
+        for each in [100, 1] {
+            for (name, (mut encoder, mut decoder)) in by_format(&batch) {
+                let messages = encode(encoder.as_mut(), &batch);
+                // Of each message that was left as it is, where its row should be.
+                let (mut rows, mut taken, mut bad, mut untouched) = (0, 0, 0, vec![]);
+                for row in 0..ROWS {
+                    let mut message = messages.row(row).to_vec();
+                    let is_spoiled = row % each == 7 % each;
+                    if is_spoiled {
+                        spoil(&mut message, row);
+                    } else {
+                        untouched.push((row, rows));
+                    }
+                    match decoder.push(&message) {
+                        Ok(decoded) => {
+                            assert!(is_spoiled || decoded == 1, "{name}: row {row}");
+                            // A line that was broken is two, and a header that lost its row a message without any.
+                            assert!(decoded == 1 || name == "csv", "{name}: row {row} became {decoded}");
+                            (rows, taken) = (rows + decoded, taken + 1);
+                        }
+                        Err(_) => {
+                            assert!(is_spoiled, "{name}: row {row} was not touched");
+                            bad += 1;
+                        }
+                    }
+                }
+                let decoded = decoder.flush().unwrap();
+                assert_eq!((decoded.num_rows(), taken + bad), (rows, ROWS), "{name}: counted equal");
+                assert_eq!(untouched.len(), ROWS - ROWS / each);
+                for (row, at) in untouched {
+                    assert_eq!(decoded.slice(at, 1), batch.slice(row, 1), "{name}: row {row}");
+                }
+                assert!(bad >= ROWS / each / 2, "{name}: only {bad} of {} are bad", ROWS / each);
+                assert_eq!(decoder.push(messages.row(0)), Ok(1), "{name}: the next one is read as if nothing had been");
+                assert_eq!(decoder.flush().unwrap(), batch.slice(0, 1));
+            }
+        }
+    }
+
+    #[test]
+    fn avro_values_are_made_by_a_given_schema() {
+        let text = r#"{"type": "record", "name": "r", "fields": [
+            {"name": "list", "type": ["null", {"type": "array", "items": ["long", "null"]}]},
+            {"name": "kind", "type": {"type": "enum", "name": "k", "symbols": ["A", "B"]}, "default": "B"},
+            {"name": "unused", "type": ["null", "string"]},
+            {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}]},
+            {"name": "text", "type": ["string", "null"]},
+            {"name": "n", "type": ["null", "long"]},
+            {"name": "x", "type": ["null", "double"]},
+            {"name": "yes", "type": ["null", "boolean"]},
+            {"name": "record", "type": ["null", {"type": "record", "name": "inner", "fields": [{"name": "id", "type": ["null", "int"]}]}]}
+        ]}"#;
+        let schema = || avro::AvroSchema::parse(text, &[]).unwrap();
+        let mut columns = [scalars(), plain_nested()].concat();
+        let times = [Some(1_583_333_425_000_000), Some(-1_000), None, Some(0)];
+        columns[4].1 = Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC"));
+        let written = batch(columns);
+        let registry = Registry::default();
+        registry.register(SchemaKind::Avro, text).unwrap();
+        let read = |columns: &RecordBatch, encoder: AvroEncoder| {
+            let framing = avro::Framing::Registry(WireFormat::Confluent);
+            let (mut encoder, mut decoder) = avro(columns, framing, Box::new(encoder), registry.clone());
+            let rows = encode(encoder.as_mut(), &written);
+            (0..rows.len()).for_each(|row| assert_eq!(decoder.push(rows.row(row)), Ok(1)));
+            decoder.flush().unwrap()
+        };
+        assert_eq!(read(&written, AvroEncoder::of_schema(WireFormat::Confluent, 42, schema())), written);
+
+        let refused = |column: (&'static str, ArrayRef)| {
+            let mut columns: Vec<(&str, ArrayRef)> = vec![("n", Arc::new(Int64Array::from(vec![1])))];
+            columns.retain(|(name, _)| *name != column.0);
+            columns.push(column);
+            let mut encoder = AvroEncoder::of_schema(WireFormat::Confluent, 42, schema());
+            cause(&encoder.encode(&batch(columns), &mut EncodedRows::default()).unwrap_err())
+        };
+        let text = refused(("other", Arc::new(Int64Array::from(vec![1]))));
+        assert!(
+            text.contains("latest schema: it has no field for column `other`; available: `list`, `kind`, "),
+            "{text}"
+        );
+        let text = refused(("yes", Arc::new(StringArray::from(vec!["true"]))));
+        assert!(text.contains("field `yes` is of type boolean, the column of type Utf8"), "{text}");
+        let text = refused(("kind", Arc::new(StringArray::from(vec!["C"]))));
+        assert!(text.contains("field `kind` cannot hold `C`; available: A, B"), "{text}");
+        let text = refused(("kind", Arc::new(StringArray::from(vec![None::<&str>]))));
+        assert!(text.contains("field `kind` cannot hold null"), "{text}");
+        let needed = avro::AvroSchema::parse(
+            r#"{"type": "record", "name": "r", "fields": [{"name": "n", "type": "int"}, {"name": "must", "type": "int"}]}"#,
+            &[],
+        );
+        let mut encoder = AvroEncoder::of_schema(WireFormat::Confluent, 42, needed.unwrap());
+        let one = batch(vec![("n", Arc::new(Int64Array::from(vec![1])))]);
+        let text = cause(&encoder.encode(&one, &mut EncodedRows::default()).unwrap_err());
+        assert!(text.contains("field `must` has no default, and the rows have no such column"), "{text}");
+    }
+
+    #[test]
+    fn protobuf_messages_say_which_of_their_file_they_are() {
+        let text = "syntax = \"proto3\"; message A { message B { optional int64 n = 1; } } message C { optional int64 n = 1; }";
+        let written = batch(vec![("n", Arc::new(Int64Array::from(vec![5])))]);
+        for (name, head) in [("A.B", &b"\x00\x00\x00\x00\x2a\x04\x00\x00"[..]), ("C", b"\x00\x00\x00\x00\x2a\x02\x02")]
+        {
+            let message = ProtobufSchema::of_texts(text, &[]).unwrap().message(Some(name)).unwrap();
+            let mut encoder = ProtobufEncoder::of_registered(WireFormat::Confluent, 42, message);
+            assert_eq!(encode(&mut encoder, &written).row(0), [head, b"\x08\x05"].concat());
+        }
+    }
+
     /// Protobuf has no null lists and no nulls in them.
     fn without_null_lists() -> RecordBatch {
         let lists = [Some(vec![Some(1), Some(2)]), Some(vec![]), Some(vec![Some(3)]), Some(vec![])];

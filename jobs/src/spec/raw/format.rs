@@ -158,6 +158,10 @@ pub(in crate::spec) struct RawRegistry {
     pub(in crate::spec) url: Option<String>,
     /// The subject whose latest schema the query sees, or under which an output's is registered. Default: `TOPIC-value`.
     pub(in crate::spec) subject: Option<String>,
+    /// For outputs: rows are written by the subject's latest schema, as it is when the job starts; otherwise by one of their columns,
+    /// which is registered.
+    #[serde(default)]
+    pub(in crate::spec) use_latest: bool,
     /// The user.
     pub(in crate::spec) username: Option<String>,
     /// The user's password, by reference.
