@@ -255,13 +255,16 @@ pub(crate) struct VerifyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InferArgs {
     /// A broker of the cluster, `host:port`.
-    #[arg(long, value_name = "HOST:PORT", requires = "topic", required_unless_present = "file")]
+    #[arg(long, value_name = "HOST:PORT", requires = "topic", required_unless_present_any = ["file", "context"])]
     pub(crate) kafka: Option<String>,
-    /// The topic.
-    #[arg(value_name = "TOPIC", requires = "kafka")]
+    /// A job's YAML file, on whose cluster the topic is.
+    #[arg(long, value_name = "FILE", requires = "topic", conflicts_with = "kafka")]
+    pub(crate) context: Option<PathBuf>,
+    /// The topic; with `--context` also the name of an input.
+    #[arg(value_name = "TOPIC")]
     pub(crate) topic: Option<String>,
     /// A file, or files as in a job: a directory, or a pattern such as `in/*.jsonl`.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["kafka", "topic"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["kafka", "context", "topic"])]
     pub(crate) file: Option<PathBuf>,
     /// How long to wait for the first answer of a broker.
     #[arg(long, value_name = "DURATION", default_value = "15s")]

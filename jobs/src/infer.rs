@@ -24,6 +24,14 @@ use tidemill_connectors::{
 };
 use tidemill_engine::{Clock, EngineError, ErrorKind};
 
+use crate::{
+    run::{
+        RunOptions,
+        security::{self, Owner, Secrets},
+    },
+    spec::{self, Context, InputTransport},
+};
+
 pub(crate) use yaml::type_name;
 
 /// Records that are looked at, at most.
@@ -73,9 +81,69 @@ pub fn infer_topic(
     clock: &Arc<dyn Clock>,
     wait: Duration,
 ) -> Result<String, EngineError> {
+    let connection = KafkaConnection { brokers: brokers.to_vec(), security: Security::default() };
+    of_connection(connection, topic, clock, wait)
+}
+
+/// The same of a topic on the cluster of a spec, with its security: that of the input that reads the topic or has its name, or of the
+/// only cluster there.
+///
+/// # Errors
+/// As [`infer_topic`]; a spec from which no cluster can be told.
+pub fn infer_of_context(
+    context: &Context,
+    topic: &str,
+    clock: &Arc<dyn Clock>,
+    wait: Duration,
+) -> Result<String, EngineError> {
+    let (input, kafka, topic) = find(context, topic).map_err(|problem| failure(topic, problem))?;
+    let (secrets, options) = (Secrets::new(context.key_vault.clone()), RunOptions::of_a_look(wait, Arc::clone(clock)));
+    let security = security::resolve(Owner::Input(&input.name), &kafka.brokers, &kafka.security, &secrets, &options)?;
+    let yaml = of_connection(KafkaConnection { brokers: kafka.brokers.clone(), security }, topic, clock, wait)?;
+    Ok(format!("# `security` is that of input `{}`, and stands there\n{yaml}", input.name))
+}
+
+/// The input whose cluster has the topic, and the topic's name.
+fn find<'c>(context: &'c Context, topic: &'c str) -> Result<(&'c spec::Input, &'c spec::KafkaInput, &'c str), String> {
+    let of_kafka = |input: &'c spec::Input| match &input.transport {
+        InputTransport::Kafka(kafka) => Some((input, kafka)),
+        InputTransport::File(_) => None,
+    };
+    let inputs: Vec<_> = context.inputs.iter().filter_map(of_kafka).collect();
+    if let Some(&(input, kafka)) = inputs.iter().find(|(_, kafka)| kafka.topics.iter().any(|own| own == topic)) {
+        return Ok((input, kafka, topic));
+    }
+    if let Some(&(input, kafka)) = inputs.iter().find(|(input, _)| input.name == topic) {
+        return match &kafka.topics[..] {
+            [only] => Ok((input, kafka, only)),
+            several => Err(format!("input `{topic}` reads several topics: name one of {}", several.join(", "))),
+        };
+    }
+    match &inputs[..] {
+        [] => Err("the spec has no input that is a topic".to_owned()),
+        [(input, kafka), others @ ..] if others.iter().all(|(_, other)| other.brokers == kafka.brokers) => {
+            Ok((*input, *kafka, topic))
+        }
+        several => {
+            let names: Vec<_> = several.iter().map(|(input, _)| format!("`{}`", input.name)).collect();
+            let inputs = names.join(", ");
+            Err(format!(
+                "the spec has several clusters, and no input reads `{topic}`; available: {inputs} and their topics"
+            ))
+        }
+    }
+}
+
+fn of_connection(
+    connection: KafkaConnection,
+    topic: &str,
+    clock: &Arc<dyn Clock>,
+    wait: Duration,
+) -> Result<String, EngineError> {
+    let brokers = connection.brokers.clone();
     let settings = SourceSettings {
         input: topic.to_owned(),
-        connection: KafkaConnection { brokers: brokers.to_vec(), security: Security::default() },
+        connection,
         topics: vec![topic.to_owned()],
         isolation: Isolation::ReadCommitted,
         accept_create_time: true,
@@ -86,7 +154,7 @@ pub fn infer_topic(
     let input = KafkaInput::connect(settings, Arc::clone(clock), wait)?;
     let payloads = input.sample(SAMPLE_RECORDS, SAMPLE_WITHIN)?;
     let found = look(&payloads).map_err(|problem| failure(topic, problem))?;
-    Ok(yaml::of_topic(brokers, topic, &found))
+    Ok(yaml::of_topic(&brokers, topic, &found))
 }
 
 /// The YAML of an input for a topic with these payloads.
