@@ -1,14 +1,11 @@
 //! Formats from outside: rows go out in each and come back, schemas change mid-stream, what is bad is counted and shown.
 
 use std::{
-    collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Write},
-    net::TcpListener,
-    path::Path,
-    process::{Command, Output},
-    sync::{Arc, Mutex},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -138,119 +135,222 @@ fn bad_records_are_counted_shown_and_too_many_of_them_end_the_job() {
     assert!(yaml.contains("    format: json\n    schema:\n      \"n\": int  # "), "{yaml}");
 }
 
-/// A schema registry that knows these schemas by id; the last is the latest of every subject.
-fn registry(schemas: Vec<(u64, Value)>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let known: Arc<Mutex<BTreeMap<u64, Value>>> = Arc::new(Mutex::new(schemas.into_iter().collect()));
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let request = lines.next().unwrap().unwrap();
-            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
-            let path = request.split(' ').nth(1).unwrap().to_owned();
-            let known = known.lock().unwrap();
-            let answer = match path.strip_prefix("/schemas/ids/") {
-                Some(id) => known.get(&id.parse().unwrap()).cloned(),
-                None => known.last_key_value().map(|(id, schema)| {
-                    let mut latest = schema.clone();
-                    latest["id"] = json!(id);
-                    latest
-                }),
-            };
-            let (status, body) = match answer {
-                Some(schema) => ("200 OK", schema.to_string()),
-                None => ("404 Not Found", json!({"error_code": 40403, "message": "Schema not found"}).to_string()),
-            };
-            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-            stream.write_all((head + &body).as_bytes()).unwrap();
-        }
-    });
-    url
+/// A job that runs beside its producer; its rows go to `out/`.
+struct Live {
+    folder: tempfile::TempDir,
+    child: Child,
 }
 
-/// Reads a topic whose records were written by three schemas of a registry, and by one that nobody knows.
-fn evolved(topic: &str, format: &str, schemas: Vec<(u64, Value)>, records: Vec<Vec<u8>>) -> Vec<String> {
-    let kafka = shared();
+impl Live {
+    fn start(spec: &str, files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files.iter().chain(&[("job.yaml", spec)]) {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(["run", "job.yaml"]).current_dir(folder.path());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { folder, child }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Its rows, once there are so many.
+    #[track_caller]
+    fn rows(&self, count: usize) -> Vec<String> {
+        let started = Instant::now();
+        loop {
+            let out = self.folder.path().join("out");
+            let visible = |path: &PathBuf| !path.file_name().unwrap().to_str().unwrap().starts_with('.');
+            let files = fs::read_dir(out).into_iter().flatten().map(|entry| entry.unwrap().path()).filter(visible);
+            let texts: Vec<String> = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+            let mut rows: Vec<String> = texts.iter().flat_map(|text| text.lines().map(str::to_owned)).collect();
+            if rows.len() >= count {
+                rows.sort();
+                return rows;
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "{} of {count} rows: {}", rows.len(), self.said());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a job over a topic whose producer registers one schema after the other in a real registry, and at last writes by one that
+/// nobody knows. `versions` are a schema and the body of a record each; `reader` is the file with the reader's schema.
+fn evolved(topic: &str, kind: &str, format: &str, reader: (&str, &str), versions: [(&str, Vec<u8>); 3]) -> Vec<String> {
+    let (kafka, registry) = (shared(), xtask::registry::shared());
     kafka.create_topic(topic, 2, &[]).unwrap();
-    let unknown = b"\x00\x00\x00\x00\x63\x00".to_vec();
-    let records = records.into_iter().chain([unknown]).zip([0, 1].into_iter().cycle());
-    kafka.produce(topic, records.map(|(value, partition)| Record::new(partition, value))).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (broker, url) = (kafka.bootstrap(), registry(schemas));
-    succeeds(
-        directory.path(),
+    let (broker, format) = (kafka.bootstrap(), format.replace("URL", &registry.url()));
+    let job = Live::start(
         &format!(
-            "name: {topic}\ninputs: {{a: {{kafka: {{brokers: [\"{broker}\"], topic: {topic}}}, format: {{{format}: {{registry: {{url: \"{url}\"}}}}}}}}}}\n\
-             outputs: {{o: {{file: {{path: out/}}}}}}\nquery: SELECT n, user, added, more FROM a\n"
+            "name: {topic}\ninputs: {{a: {{kafka: {{brokers: [\"{broker}\"], topic: {topic}}}, format: {format}}}}}\n\
+             outputs: {{o: {{file: {{path: out/}}}}}}\nstate: {{epoch: 100ms}}\n\
+             query: SELECT n, \"user\", added, more, at, price, kind FROM a\n"
         ),
+        &[reader],
     );
-    let letters = tidemill(directory.path(), &["dead-letters", "job.yaml", "--format", "json"]);
+    let framed = |id: u32, body: &[u8]| [&[0][..], &id.to_be_bytes(), body].concat();
+    let mut first = None;
+    for (done, (schema, body)) in versions.iter().enumerate() {
+        let id = registry.register(&format!("{topic}-value"), kind, schema).unwrap();
+        // A producer that was not restarted yet goes on with its schema.
+        let (old, body) = (framed(*first.get_or_insert(id), &versions[0].1), framed(id, body));
+        kafka.produce(topic, [Record::new(0, old), Record::new(1, body)]).unwrap();
+        job.rows(2 * (done + 1));
+    }
+    let behind = framed(first.unwrap(), &versions[0].1);
+    kafka.produce(topic, [Record::new(0, framed(999_999, &[0])), Record::new(0, behind)]).unwrap();
+    let rows = job.rows(7);
+    let letters = tidemill(job.folder.path(), &["dead-letters", "job.yaml", "--format", "json"]);
     let letters: Value = serde_json::from_slice(&letters.stdout).unwrap();
     assert_eq!((&letters["classes"][0]["class"], &letters["classes"][0]["count"]), (&json!("schema"), &json!(1)));
-    assert_eq!(letters["classes"][0]["samples"][0]["error"], "schema 99: 404 Not Found: Schema not found");
-    rows(&directory.path().join("out"))
+    let sample = &letters["classes"][0]["samples"][0];
+    assert_eq!(sample["schema_id"], 999_999, "{sample}");
+    assert!(sample["error"].as_str().unwrap().starts_with("schema 999999: 404 Not Found"), "{sample}");
+    rows
 }
 
 #[test]
-fn avro_schemas_change_twice_mid_stream() {
-    let schema =
-        |fields: Value| json!({"schema": json!({"type": "record", "name": "r", "fields": fields}).to_string()});
-    let schemas = vec![
-        (1, schema(json!([{"name": "user", "type": "string"}, {"name": "n", "type": "int"}]))),
-        (
-            2,
-            schema(
-                json!([{"name": "n", "type": "long"}, {"name": "user", "type": "string"}, {"name": "added", "type": "string"}]),
-            ),
-        ),
-        (
-            3,
-            schema(json!([
-                {"name": "n", "type": "long"}, {"name": "user", "type": "string"},
-                {"name": "added", "type": "string", "default": "-"}, {"name": "more", "type": ["null", "double"], "default": null},
-            ])),
-        ),
-    ];
-    let records = vec![
-        b"\x00\x00\x00\x00\x01\x02a\x02".to_vec(),
-        b"\x00\x00\x00\x00\x02\x04\x02b\x02x".to_vec(),
-        [&b"\x00\x00\x00\x00\x03\x06\x02c\x02y\x02"[..], &0.5f64.to_le_bytes()].concat(),
-        b"\x00\x00\x00\x00\x01\x02d\x08".to_vec(),
-    ];
+fn a_producer_evolves_an_avro_schema_twice_mid_stream() {
+    let schema = |fields: Value| json!({"type": "record", "name": "r", "fields": fields}).to_string();
+    let (n, user) = (json!({"name": "n", "type": "long"}), json!({"name": "user", "type": "string"}));
+    let added = json!({"name": "added", "type": "string", "default": "-"});
+    let first = schema(json!([user, {"name": "n", "type": "int"}]));
+    let second = schema(json!([n, user, added]));
+    let third = schema(json!([
+        n, user, added,
+        {"name": "more", "type": ["null", "double"], "default": null},
+        {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": null},
+        {
+            "name": "price",
+            "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}],
+            "default": null,
+        },
+        {"name": "kind", "type": {"type": "enum", "name": "k", "symbols": ["A", "B"]}, "default": "A"},
+    ]));
+    let last = [&b"\x06\x02c\x02y\x02"[..], &0.5f64.to_le_bytes(), b"\x02\xb8\x17\x02\x04\x04\xd2\x02"].concat();
+    let versions = [(&*first, b"\x02a\x02".to_vec()), (&*second, b"\x04\x02b\x02x".to_vec()), (&*third, last)];
+    let format = r#"{avro: {registry: {url: "URL"}, schema_file: row.avsc}}"#;
+    let old = r#"{"n":1,"user":"a","added":"-","more":null,"at":null,"price":null,"kind":"A"}"#;
     assert_eq!(
-        evolved("evolving-avro", "avro", schemas, records),
+        evolved("evolving-avro", "AVRO", format, ("row.avsc", &third), versions),
         [
-            r#"{"n":1,"user":"a","added":"-","more":null}"#,
-            r#"{"n":2,"user":"b","added":"x","more":null}"#,
-            r#"{"n":3,"user":"c","added":"y","more":0.5}"#,
-            r#"{"n":4,"user":"d","added":"-","more":null}"#,
+            [old; 5].as_slice(),
+            &[
+                r#"{"n":2,"user":"b","added":"x","more":null,"at":null,"price":null,"kind":"A"}"#,
+                r#"{"n":3,"user":"c","added":"y","more":0.5,"at":"1970-01-01T00:00:01.5000000Z","price":12.34,"kind":"B"}"#,
+            ],
         ]
+        .concat()
     );
 }
 
 #[test]
-fn protobuf_schemas_change_twice_mid_stream() {
-    let schema = |fields: &str| json!({"schemaType": "PROTOBUF", "schema": format!("syntax = \"proto3\"; message M {{ {fields} }}")});
-    let schemas = vec![
-        (1, schema("string user = 1; int32 n = 2;")),
-        (2, schema("string user = 1; int64 n = 2; string added = 3;")),
-        (3, schema("string user = 1; int64 n = 2; string added = 3; optional double more = 4;")),
-    ];
-    let records = vec![
-        b"\x00\x00\x00\x00\x01\x00\x0a\x01a\x10\x01".to_vec(),
-        b"\x00\x00\x00\x00\x02\x02\x00\x0a\x01b\x10\x02\x1a\x01x".to_vec(),
-        [&b"\x00\x00\x00\x00\x03\x00\x0a\x01c\x10\x03\x1a\x01y\x21"[..], &0.5f64.to_le_bytes()].concat(),
-        b"\x00\x00\x00\x00\x01\x00\x0a\x01d\x10\x04".to_vec(),
-    ];
-    assert_eq!(
-        evolved("evolving-protobuf", "protobuf", schemas, records),
-        [
-            r#"{"n":1,"user":"a","added":"","more":null}"#,
-            r#"{"n":2,"user":"b","added":"x","more":null}"#,
-            r#"{"n":3,"user":"c","added":"y","more":0.5}"#,
-            r#"{"n":4,"user":"d","added":"","more":null}"#,
-        ]
+fn a_producer_evolves_a_protobuf_schema_twice_mid_stream() {
+    let schema = |fields: &str| {
+        format!(
+            "syntax = \"proto3\"; import \"google/protobuf/timestamp.proto\"; message M {{ {fields} }} enum Kind {{ A = 0; B = 1; }}"
+        )
+    };
+    let first = schema("string user = 1; int32 n = 2;");
+    let second = schema("string user = 1; int64 n = 2; string added = 3;");
+    let third = schema(
+        "string user = 1; int64 n = 2; string added = 3; optional double more = 4; google.protobuf.Timestamp at = 5; \
+         optional float price = 6; Kind kind = 7;",
     );
+    let last = [
+        &b"\x00\x0a\x01c\x10\x03\x1a\x01y\x21"[..],
+        &0.5f64.to_le_bytes(),
+        b"\x2a\x08\x08\x01\x10\x80\xca\xb5\xee\x01\x35",
+        &12.5f32.to_le_bytes(),
+        b"\x38\x01",
+    ]
+    .concat();
+    let versions = [
+        (&*first, b"\x00\x0a\x01a\x10\x01".to_vec()),
+        (&*second, b"\x02\x00\x0a\x01b\x10\x02\x1a\x01x".to_vec()),
+        (&*third, last),
+    ];
+    let format = r#"{protobuf: {registry: {url: "URL"}, files: [row.proto], message: M}}"#;
+    let old = r#"{"n":1,"user":"a","added":"","more":null,"at":null,"price":null,"kind":"A"}"#;
+    assert_eq!(
+        evolved("evolving-protobuf", "PROTOBUF", format, ("row.proto", &third), versions),
+        [
+            [old; 5].as_slice(),
+            &[
+                r#"{"n":2,"user":"b","added":"x","more":null,"at":null,"price":null,"kind":"A"}"#,
+                r#"{"n":3,"user":"c","added":"y","more":0.5,"at":"1970-01-01T00:00:01.5000000Z","price":12.5,"kind":"B"}"#,
+            ],
+        ]
+        .concat()
+    );
+}
+
+/// What a job writes behind ids of a registry, and how it ends.
+fn written(topic: &str, format: &str, query: &str) -> (Option<i32>, String, Vec<Vec<u8>>) {
+    let (kafka, registry) = (shared(), xtask::registry::shared());
+    let _ = kafka.create_topic(topic, 1, &[]); // it may be there already
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("in.jsonl"), "{\"n\": 7, \"user\": \"a\"}\n").unwrap();
+    let (broker, format) = (kafka.bootstrap(), format.replace("URL", &registry.url()));
+    let output = bounded(
+        directory.path(),
+        &format!(
+            "name: {topic}\ninputs: {{a: {{file: {{path: in.jsonl}}, schema: {{n: bigint, user: string}}}}}}\n\
+             outputs: {{o: {{kafka: {{brokers: [\"{broker}\"], topic: {topic}}}, format: {format}}}}}\nquery: {query}\n"
+        ),
+    );
+    let messages = kafka.read(topic).unwrap();
+    let values = messages.iter().map(|message| rdkafka::Message::payload(message).unwrap().to_vec());
+    (output.status.code(), String::from_utf8(output.stderr).unwrap(), values.collect())
+}
+
+#[test]
+fn rows_are_registered_or_written_by_the_latest_schema_and_the_registrys_refusal_is_shown() {
+    let registry = xtask::registry::shared();
+    // Registered: the first schema is, one that readers of it cannot read is not.
+    let register = r#"{avro: {registry: {url: "URL"}}}"#;
+    let (code, said, values) = written("registered", register, "SELECT n FROM a");
+    assert_eq!((code, values.len()), (Some(0), 1), "{said}");
+    registry.demand("registered-value", "BACKWARD").unwrap();
+    let (code, said, values) = written("registered", register, "SELECT \"user\" AS n FROM a");
+    assert_eq!((code, values.len()), (Some(1), 1), "{said}");
+    assert!(
+        said.contains("its rows' schema was not registered under `registered-value`") && said.contains("409"),
+        "{said}"
+    );
+
+    // The latest one.
+    let latest = r#"{avro: {registry: {url: "URL", use_latest: true}}}"#;
+    let (code, said, _) = written("latest", latest, "SELECT n FROM a");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no latest schema of `latest-value`"), "{said}");
+    let schema = json!({"type": "record", "name": "r", "fields": [
+        {"name": "user", "type": "string"}, {"name": "n", "type": "int"}, {"name": "more", "type": "long", "default": 3},
+    ]});
+    let id = registry.register("latest-value", "AVRO", &schema.to_string()).unwrap();
+    let (code, said, values) = written("latest", latest, "SELECT n, \"user\" FROM a");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(values, [[&[0][..], &id.to_be_bytes(), b"\x02a\x0e\x06"].concat()]);
+    let (code, said, values) = written("latest", latest, "SELECT n, \"user\", 1 AS other FROM a");
+    assert_eq!((code, values.len()), (Some(1), 1), "{said}");
+    let sentence = "the rows do not fit the subject's latest schema: it has no field for column `other`; available: `user`, `n`, `more`";
+    assert!(said.contains(sentence), "{said}");
+
+    let schema = "syntax = \"proto3\"; message A { string x = 1; } message B { string user = 1; int32 n = 4; }";
+    let id = registry.register("latest-proto-value", "PROTOBUF", schema).unwrap();
+    let latest = r#"{protobuf: {registry: {url: "URL", use_latest: true}, message: B}}"#;
+    let (code, said, values) = written("latest-proto", latest, "SELECT n, \"user\" FROM a");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(values, [[&[0][..], &id.to_be_bytes(), b"\x02\x02\x0a\x01a\x20\x07"].concat()]);
 }
