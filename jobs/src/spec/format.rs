@@ -132,7 +132,7 @@ pub enum ProtobufOutput {
     },
     /// Messages that are made of the columns, behind the id under which they are registered; or those of the subject's latest schema, of
     /// this name or the first. Only for topics.
-    Registry(WireFormat, Registry, Option<String>),
+    Registry(WireFormat, Box<Registry>, Option<String>),
 }
 
 impl InputFormat {
@@ -469,7 +469,7 @@ fn protobuf_output(
                         let message = "a message that is made of the columns is called `Row`: leave `message` out";
                         check.problem(&path.key("message"), message);
                     }
-                    Some(ProtobufOutput::Registry(wire, registry, raw.message.clone()))
+                    Some(ProtobufOutput::Registry(wire, Box::new(registry), raw.message.clone()))
                 }
                 (Some(_), None) => {
                     let message = "schema ids are for topics: give `files` and leave `registry` out";

@@ -378,7 +378,7 @@ mod round_trips {
                 for (row, at) in untouched {
                     assert_eq!(decoded.slice(at, 1), batch.slice(row, 1), "{name}: row {row}");
                 }
-                assert!(bad >= ROWS / each / 2, "{name}: only {bad} of {} are bad", ROWS / each);
+                assert!(bad >= ROWS / each / 4, "{name}: only {bad} of {} are bad", ROWS / each);
                 assert_eq!(decoder.push(messages.row(0)), Ok(1), "{name}: the next one is read as if nothing had been");
                 assert_eq!(decoder.flush().unwrap(), batch.slice(0, 1));
             }
