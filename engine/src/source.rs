@@ -118,6 +118,21 @@ pub enum SourceEvent<'a> {
     },
 }
 
+impl SourceEvent<'_> {
+    /// The partition that it is about; none: all of them.
+    #[must_use]
+    pub fn partition(&self) -> Option<PartitionId> {
+        match *self {
+            Self::Records { partition, .. }
+            | Self::Position { partition, .. }
+            | Self::End { partition, .. }
+            | Self::Joined { partition, .. }
+            | Self::Finished { partition } => Some(partition),
+            Self::Topology { .. } => None,
+        }
+    }
+}
+
 /// Takes what a source reports; an error ends the poll.
 pub type Visit<'v> = dyn FnMut(SourceEvent<'_>) -> Result<()> + 'v;
 

@@ -148,6 +148,12 @@ impl InputTime {
         self.partitions.iter().map(|(&partition, share)| (partition, share.watermark()))
     }
 
+    /// Watermark of one partition, `MAX` when finished; `None` before it joined.
+    #[must_use]
+    pub fn watermark_of(&self, partition: PartitionId) -> Option<EventTime> {
+        self.partitions.get(&partition).map(Share::watermark)
+    }
+
     /// What happened in all partitions together.
     #[must_use]
     pub fn counters(&self) -> TimeCounters {

@@ -134,6 +134,8 @@ struct Rows {
     runs: Vec<(PartitionId, usize)>,
     /// What happened to event times, as far as it was published.
     counted: TimeCounters,
+    /// Partitions of which something was heard since the counters were told.
+    heard: Vec<PartitionId>,
     /// Of how many epochs of an earlier run the rows since the last flush are part.
     covering: u8,
     ended: bool,
@@ -187,6 +189,7 @@ impl Intake {
             record_of_row: vec![],
             runs: vec![],
             counted: TimeCounters::default(),
+            heard: vec![],
             covering: 0,
             ended: false,
             options,
@@ -284,6 +287,9 @@ impl Reader {
 
 impl Rows {
     fn take(&mut self, event: SourceEvent<'_>, emit: &mut EmitInput<'_>) -> Result<()> {
+        if let Some(partition) = event.partition().filter(|partition| self.heard.last() != Some(partition)) {
+            self.heard.push(partition);
+        }
         match event {
             SourceEvent::Joined { partition, topic, number, start_offset } => {
                 self.join(partition, topic, number, start_offset);
@@ -669,7 +675,8 @@ impl Rows {
             }
         }
         if let Some(reader) = self.readers.first() {
-            self.options.counters.progress(&self.partitions, reader.time.watermarks());
+            let watermark = |partition| Some((partition, reader.time.watermark_of(partition)?));
+            self.options.counters.progress(&self.partitions, self.heard.drain(..).filter_map(watermark));
             let counted = reader.time.counters();
             self.options.counters.times(std::mem::replace(&mut self.counted, counted), counted);
         }
