@@ -17,8 +17,10 @@ mod reference;
 mod secret;
 mod store;
 
-pub use key_vault::{AzureIdentity, KeyVault, KeyVaultSettings, VaultError};
-pub use material::{CertificateFacts, Expiry, Identity, MaterialError, MaterialSecrets, Note, Part, TlsMaterial};
+pub use key_vault::{AzureIdentity, AzureTokens, KeyVault, KeyVaultSettings, VaultError};
+pub use material::{
+    CertificateFacts, Expiry, Identity, MaterialError, MaterialSecrets, Note, Part, SigningKey, TlsMaterial,
+};
 pub use reference::{SecretError, SecretRef};
 pub use rustls::pki_types::UnixTime;
 pub use secret::Secret;

@@ -11,15 +11,19 @@ use serde_json::Value;
 /// `connectors -> certs`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bench-formats", &["tidemill-connectors", "tidemill-engine"]),
-    ("tidemill", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "xtask"]),
+    ("tidemill", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "stand-in", "xtask"]),
     ("tidemill-jobs", &["tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs"]),
     ("tidemill-queries", &["tidemill-engine"]),
-    ("tidemill-connectors", &["tidemill-engine", "tidemill-certs"]),
+    ("tidemill-connectors", &["tidemill-engine", "tidemill-certs", "stand-in"]),
     ("tidemill-engine", &[]),
-    ("tidemill-certs", &[]),
+    ("tidemill-certs", &["stand-in"]),
     ("own-consume", &["tidemill-connectors", "tidemill-engine"]),
     ("raw-consume", &[]),
-    ("xtask", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs"]),
+    ("stand-in", &[]),
+    (
+        "xtask",
+        &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs", "stand-in"],
+    ),
 ];
 
 /// What a crate of ours is not to know, told by the crates it would take.

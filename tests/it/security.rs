@@ -2,14 +2,23 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use rdkafka::Message;
-use xtask::kafka::{Broker, Certificates, Listener, Operation, PASSWORD, Record, Resource, shared, unsigned_token};
+use stand_in::{Azure, Oidc, Refusal, Way};
+use xtask::{
+    kafka::{Broker, Certificates, Listener, Operation, PASSWORD, Record, Resource, shared, unsigned_token},
+    rotation,
+};
 
 /// What `security:` of a job says, and where secrets are for it.
 struct Secured<'a> {
@@ -26,6 +35,14 @@ impl Secured<'_> {
         format!("ca: {{file: {}}}", self.broker.certificates().ca.display())
     }
 
+    /// The certificates and the key, as secrets of a key vault.
+    fn in_vault(&self, azure: &Azure) -> String {
+        let Certificates { ca, certificate, key, .. } = self.broker.certificates();
+        azure.put_files(&[("kafka-ca", &ca), ("kafka-cert", &certificate), ("kafka-key", &key)]);
+        let reference = |field: &str, name: &str| format!("{field}: {{key_vault: {name}}}");
+        [reference("ca", "kafka-ca"), reference("certificate", "kafka-cert"), reference("key", "kafka-key")].join(", ")
+    }
+
     fn client(&self) -> String {
         let Certificates { certificate, key, .. } = self.broker.certificates();
         format!("certificate: {{file: {}}}, key: {{file: {}}}", certificate.display(), key.display())
@@ -38,11 +55,24 @@ impl Secured<'_> {
     }
 
     fn command(&self, topic: &str, out: &str, address: &str, security: &str, arguments: &[&str]) -> Command {
+        self.command_with("", topic, out, address, security, arguments)
+    }
+
+    /// The same with further lines of the spec.
+    fn command_with(
+        &self,
+        lines: &str,
+        topic: &str,
+        out: &str,
+        address: &str,
+        security: &str,
+        arguments: &[&str],
+    ) -> Command {
         let name = format!("{out}-job");
         let kafka = |topic: &str| format!("{{brokers: [\"{address}\"], topic: {topic}, security: {{{security}}}}}");
         let spec = format!(
             "name: {name}\ninputs: {{a: {{kafka: {}, schema: {{i: bigint}}}}}}\noutputs: {{b: {{kafka: {}}}}}\n\
-             query: SELECT i INTO b FROM a\n",
+             query: SELECT i INTO b FROM a\n{lines}",
             kafka(topic),
             kafka(out)
         );
@@ -88,6 +118,127 @@ fn a_job_runs_over_secured_listeners() {
             });
         }
     });
+}
+
+/// The program as it is shipped, Azure's own crates, a key vault under its own name, a listener that wants certificates.
+#[test]
+fn a_job_runs_over_mtls_from_a_key_vault_by_each_identity() {
+    let broker = shared();
+    broker.create_topic("vaulted", 2, &[]).unwrap();
+    broker.produce("vaulted", (0..100).map(|i| Record::new(i % 2, format!(r#"{{"i":{i}}}"#)))).unwrap();
+    let cases = [
+        (Way::VirtualMachine, "system"),
+        (Way::VirtualMachine, "{client_id: 11111111-1111-1111-1111-111111111111}"),
+        (Way::AppService, "system"),
+        (Way::Workload, "workload"),
+    ];
+    std::thread::scope(|scope| {
+        for (number, (way, identity)) in cases.into_iter().enumerate() {
+            scope.spawn(move || {
+                let folder = tempfile::tempdir().unwrap();
+                let secured = Secured { broker, folder: folder.path() };
+                let azure = Azure::start();
+                let security = format!("protocol: mtls, {}", secured.in_vault(&azure));
+                let out = format!("vaulted-{number}");
+                broker.create_topic(&out, 1, &[]).unwrap();
+                let vault = format!("key_vault: {{vault: my-vault, identity: {identity}}}\n");
+                let (address, arguments) = (broker.address(Listener::Mtls), ["run", "--bounded"]);
+                let mut command = secured.command_with(&vault, "vaulted", &out, &address, &security, &arguments);
+                let output = command.envs(azure.environment(way, folder.path())).output().unwrap();
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{way:?} {identity}: {stderr}");
+                assert_eq!(broker.read(&out).unwrap().len(), 100, "{way:?} {identity}");
+                let requests = azure.stand_in().requests();
+                assert!(requests.iter().any(|request| request.line.contains("/secrets/kafka-key")), "{requests:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn what_a_key_vault_refuses_is_named() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("refused", 1, &[]).unwrap();
+    let azure = Azure::start();
+    let security = format!("protocol: mtls, {}", secured.in_vault(&azure));
+    let sentence = |identity: &str, way, number: usize| {
+        let vault = format!("key_vault: {{vault: my-vault, identity: {identity}}}\n");
+        let (out, address) = (format!("refused-{number}"), broker.address(Listener::Mtls));
+        let mut command = secured.command_with(&vault, "refused", &out, &address, &security, &["run", "--bounded"]);
+        let output = command.envs(azure.environment(way, folder.path())).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let cases = [
+        (
+            Refusal::NoRole,
+            "does not let the system-assigned managed identity (principal `bb-22`) read secrets (403): give it",
+        ),
+        (
+            Refusal::Absent,
+            "key vault `my-vault` has no secret `kafka-key`; if it was deleted: az keyvault secret recover",
+        ),
+        (Refusal::Disabled, "secret `kafka-key` of key vault `my-vault` is disabled: enable it"),
+        (Refusal::Expired, "secret `kafka-key` of key vault `my-vault` expired 2020-01-01: set a new one"),
+        (Refusal::Unknown, "does not accept the token of the system-assigned managed identity (401)"),
+    ];
+    for (number, (refusal, expected)) in cases.into_iter().enumerate() {
+        azure.refuse("kafka-key", refusal);
+        let said = sentence("system", Way::VirtualMachine, number);
+        assert!(said.contains("input `a`: security `key`: `{key_vault: kafka-key}`: "), "{said}");
+        assert!(said.contains(expected), "{refusal:?}: {said}");
+    }
+    let said = sentence("workload", Way::AppService, cases.len());
+    assert!(said.contains("no token for the workload identity: "), "{said}");
+    assert!(said.contains("are `AZURE_CLIENT_ID`, `AZURE_TENANT_ID` and `AZURE_FEDERATED_TOKEN_FILE` set"), "{said}");
+}
+
+/// Tokens from an identity provider, checked by Kafka's own validator; in by our own path, out by librdkafka.
+#[test]
+fn a_job_runs_on_tokens_of_an_identity_provider() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("granted", 2, &[]).unwrap();
+    broker.produce("granted", (0..100).map(|i| Record::new(i % 2, format!(r#"{{"i":{i}}}"#)))).unwrap();
+    // Any key will do for the client; it has to be another one than the issuer's.
+    let client = broker.certificates().key;
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let provider = Oidc::start(&read(&broker.certificates().issuer_key), &read(&client));
+    fs::write(folder.path().join("secret"), Oidc::CLIENT_SECRET).unwrap();
+    fs::write(folder.path().join("wrong"), "hunter2").unwrap();
+    let security = |proof: &str| {
+        let url = provider.token_url();
+        let oidc = format!("token_url: \"{url}\", scope: kafka, {proof}");
+        format!("protocol: sasl_ssl, {}, mechanism: OAUTHBEARER, oidc: {{{oidc}}}", secured.ca())
+    };
+    let by_secret = "client_id: tidemill, client_secret: {file: secret}";
+    let by_key = format!("client_id: tidemill, key: {{file: {}}}, key_id: k1", client.display());
+    let run = |out: &str, security: &str| secured.run("granted", out, &broker.address(Listener::Oidc), security, "10s");
+    for (out, security) in [("granted-secret", security(by_secret)), ("granted-key", security(&by_key))] {
+        broker.create_topic(out, 1, &[]).unwrap();
+        let output = run(out, &security);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{out}: {stderr}");
+        assert_eq!(broker.read(out).unwrap().len(), 100, "{out}");
+    }
+    for (proof, sentence) in [
+        (
+            "client_id: tidemill, client_secret: {file: wrong}".to_owned(),
+            "gives no token to client `tidemill`: invalid_client: who are you?",
+        ),
+        (by_secret.replace("tidemill", "other-audience"), "it does not take our token (invalid_token): is it for this"),
+        (by_secret.replace("secret}", "absent}"), "security `oidc.client_secret`: cannot read secret file"),
+    ] {
+        let started = Instant::now();
+        let output = run("granted-secret", &security(&proof));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(sentence), "{stderr}");
+        assert!(started.elapsed() < Duration::from_secs(8), "not retried for the whole wait: {stderr}");
+    }
 }
 
 #[test]
@@ -219,7 +370,23 @@ fn a_missing_right_names_principal_and_resource() {
     assert!(transaction.contains(&sentence), "{transaction}");
     assert!(transaction.contains(&command("Write", &format!("--transactional-id {id}"))), "{transaction}");
 
+    let doctor = || {
+        let output = secured.command("rights", "rights-out", &address, &security, &["doctor"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let looked = doctor();
+    let id_refused = format!("`User:bob` is not allowed to use transactional id `{id}`");
+    let found = |looked: &str, mark: char, step: &str, text: &str| {
+        looked.lines().any(|line| line.trim().starts_with(&format!("{mark} {step} (")) && line.contains(text))
+    };
+    let id_step = format!("write as transactional id {id}");
+    assert!(found(&looked, '\u{2717}', &id_step, &id_refused), "{looked}");
+    assert!(found(&looked, '\u{2713}', "write to topic rights-out", "allowed"), "{looked}");
+    let group_refused = "`User:bob` is not allowed to use group `rights-out-job`";
+    assert!(found(&looked, '\u{2717}', "commit as group rights-out-job", group_refused), "{looked}");
+
     broker.allow("bob", Operation::Write, Resource::TransactionalId(id)).unwrap();
+    assert!(found(&doctor(), '\u{2713}', &id_step, "allowed"), "{}", doctor());
     let group = refused("rights-out");
     assert!(group.contains("input `a`: `User:bob` is not allowed to use group `rights-out-job`"), "{group}");
     assert!(group.contains(&command("Read", "--group rights-out-job")), "{group}");
@@ -310,6 +477,9 @@ fn certificates_that_change_are_taken_up_while_the_job_runs() {
         }
     };
     produce_until("rows", &|| !broker.read("rotating-out").unwrap().is_empty());
+    // A look takes nothing from the job that runs.
+    let looked = secured.command("rotating", "rotating-out", &address, &security, &["doctor"]).output().unwrap();
+    assert_eq!(looked.status.code(), Some(0), "{}", String::from_utf8_lossy(&looked.stdout));
     put(&files.strange_certificate, &files.strange_key);
     produce_until("a warning", &|| {
         said("new secrets cannot be used, the job runs on with those it has: input `a`: no broker")
@@ -334,51 +504,124 @@ fn certificates_that_change_are_taken_up_while_the_job_runs() {
     assert_eq!(running.0.wait().unwrap().code(), Some(0), "{}", fs::read_to_string(&log).unwrap());
 }
 
-/// Whatever a run leaves behind, and says at the most talkative level, holds no secret.
+/// The short form of `cargo xtask rotation`.
+#[test]
+fn another_authority_is_taken_up_under_load() {
+    let binary = Some(env!("CARGO_BIN_EXE_tidemill").into());
+    let options = rotation::Options { rate: 5_000, run_for: Duration::from_secs(2), binary };
+    let outcome = rotation::run(&options).unwrap();
+    println!("{outcome}");
+    assert!(outcome.ok(), "{outcome}");
+}
+
+/// Whatever a run leaves behind, shows, and says at the most talkative level, holds no secret.
 #[test]
 fn no_secret_shows_anywhere() {
+    const AWS_SECRET: &str = "aws-secret-key-7731";
     let broker = shared();
     let folder = tempfile::tempdir().unwrap();
     let secured = Secured { broker, folder: folder.path() };
     broker.create_topic("marked", 1, &[]).unwrap();
     broker.produce("marked", [Record::new(0, r#"{"i":1}"#), Record::new(0, "{")]).unwrap();
     let token = unsigned_token("alice");
-    fs::write(folder.path().join("token.jwt"), &token).unwrap();
-    let Certificates { key, .. } = broker.certificates();
-    let key_line = fs::read_to_string(key).unwrap().lines().nth(1).unwrap().to_owned();
-    let plain = STANDARD.encode(format!("\0alice\0{PASSWORD}"));
-    let markers = [PASSWORD.to_owned(), plain, token, key_line, "hunter2".to_owned()];
+    let planted = [("token.jwt", token.as_str()), ("client.secret", Oidc::CLIENT_SECRET)];
+    for (name, content) in planted {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let Certificates { key, issuer_key, .. } = broker.certificates();
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    let (azure, provider) = (Azure::start(), Oidc::start(&read(&issuer_key), &read(&key)));
+    let vaulted = secured.in_vault(&azure);
+    let environment = azure.environment(Way::VirtualMachine, folder.path());
+    let begin = |text: &str| URL_SAFE_NO_PAD.encode(text)[..16].to_owned();
+    let markers = [
+        PASSWORD.to_owned(),
+        STANDARD.encode(format!("\0alice\0{PASSWORD}")),
+        token.clone(),
+        read(&key).lines().nth(1).unwrap().to_owned(),
+        "hunter2".to_owned(),
+        Oidc::CLIENT_SECRET.to_owned(),
+        STANDARD.encode(format!("tidemill:{}", Oidc::CLIENT_SECRET)),
+        // How the identity provider's tokens begin, and those for AWS.
+        begin(r#"{"alg":"ES256","kid":"#),
+        begin("https://kafka.eu-west-1.amazonaws.com/"),
+        AWS_SECRET.to_owned(),
+        Azure::TOKEN.to_owned(),
+    ];
 
     let (ca, client, alice) = (secured.ca(), secured.client(), secured.user("alice", "PLAIN"));
     let wrong = "mechanism: SCRAM-SHA-256, username: alice, password: {env: WRONG_PASSWORD}";
-    let both = format!("protocol: sasl_ssl, {ca}, {client}, {alice}");
+    let bearer = format!("protocol: sasl_ssl, {ca}, mechanism: OAUTHBEARER");
+    let oidc =
+        format!("token_url: \"{}\", client_id: tidemill, client_secret: {{file: client.secret}}", provider.token_url());
+    let aws = "region: eu-west-1, access_key_id: AKID, secret_access_key: {env: AWS_SECRET}";
     let cases = [
-        (Listener::SaslTls, both),
-        (Listener::Mtls, format!("protocol: mtls, {ca}, {client}")),
-        (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, mechanism: OAUTHBEARER, token: {{file: token.jwt}}")),
+        (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, {client}, {alice}")),
+        (Listener::Mtls, format!("protocol: mtls, {vaulted}")),
+        (Listener::SaslTls, format!("{bearer}, token: {{file: token.jwt}}")),
+        (Listener::Oidc, format!("{bearer}, oidc: {{{oidc}}}")),
+        (Listener::Oidc, format!("protocol: sasl_ssl, {ca}, mechanism: AWS_MSK_IAM, aws: {{{aws}}}")),
         (Listener::SaslTls, format!("protocol: sasl_ssl, {ca}, {wrong}")),
     ];
+    let judge = |number: usize, listener: Listener, security: &str| {
+        let out = format!("marked-out-{number}");
+        broker.create_topic(&out, 1, &[]).unwrap();
+        let address = broker.address(listener);
+        let command = |arguments: &[&str]| {
+            let vault = "key_vault: {vault: my-vault}\n";
+            let mut command = secured.command_with(vault, "marked", &out, &address, security, arguments);
+            let environment = environment.iter().map(|(name, value)| (name, value));
+            command.envs(environment).env("AWS_SECRET", AWS_SECRET);
+            command.env("TIDEMILL_LOG", "trace").env("RUST_BACKTRACE", "1");
+            command
+        };
+        for arguments in [&["run", "--bounded", "--workers", "1"][..], &["validate"], &["explain"], &["doctor"]] {
+            let output = command(arguments).output().unwrap();
+            for text in [output.stdout, output.stderr] {
+                assert_shows_none(&String::from_utf8_lossy(&text), &markers);
+            }
+        }
+    };
     std::thread::scope(|scope| {
         for (number, (listener, security)) in cases.iter().enumerate() {
-            let (secured, markers) = (&secured, &markers);
-            scope.spawn(move || {
-                let out = format!("marked-out-{number}");
-                broker.create_topic(&out, 1, &[]).unwrap();
-                for arguments in [&["run", "--bounded", "--workers", "1"][..], &["validate"], &["doctor"]] {
-                    let mut command = secured.command("marked", &out, &broker.address(*listener), security, arguments);
-                    let output = command.env("TIDEMILL_LOG", "trace").env("RUST_BACKTRACE", "1").output().unwrap();
-                    for text in [output.stdout, output.stderr] {
-                        assert_shows_none(&String::from_utf8_lossy(&text), markers);
-                    }
-                }
-            });
+            let judge = &judge;
+            scope.spawn(move || judge(number, *listener, security));
         }
     });
+    // One that goes on keeps a state, and shows how it does.
+    let address = broker.address(Listener::SaslTls);
+    let log = folder.path().join("goes-on.log");
+    let arguments = ["run", "--metrics", "127.0.0.1:0"];
+    let mut command = secured.command("marked", "marked-out-0", &address, &cases[0].1, &arguments);
+    let log_file = fs::File::create(&log).unwrap();
+    let mut running = Running(command.env("TIDEMILL_LOG", "trace").stderr(log_file).spawn().unwrap());
+    let shown = |path: &str| {
+        let log = fs::read_to_string(&log).ok()?;
+        let (_, rest) = log.split_once("metrics at http://")?;
+        let mut socket = TcpStream::connect(rest.split_once('/')?.0).ok()?;
+        socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        let mut shown = String::new();
+        socket.read_to_string(&mut shown).ok()?;
+        Some(shown)
+    };
+    let started = Instant::now();
+    let metrics = loop {
+        match shown("/metrics") {
+            Some(shown) if folder.path().join("state").exists() && shown.contains("tidemill_secret") => break shown,
+            other => assert!(started.elapsed() < Duration::from_secs(30), "{other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    for text in [metrics, shown("/healthz").unwrap()] {
+        assert_shows_none(&text, &markers);
+    }
+    assert!(Command::new("kill").arg(running.0.id().to_string()).status().unwrap().success());
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
     let mut left = vec![folder.path().to_owned()];
     while let Some(path) = left.pop() {
         if path.is_dir() {
             left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.file_name().is_some_and(|name| name != "token.jwt") {
+        } else if !planted.iter().any(|(name, _)| path.ends_with(name)) {
             assert_shows_none(&String::from_utf8_lossy(&fs::read(path).unwrap()), &markers);
         }
     }

@@ -6,6 +6,7 @@
 //! - [`conformance`]: worked examples of the languages against our planner and engine
 //! - [`torture`]: a job that is killed again and again, against an undisturbed one
 //! - [`bench`]: what jobs cost on a real Kafka, against a consumer that decodes nothing
+//! - [`rotation`]: certificates that change under a job in full run
 //! - [`paths`]: the two ways to read a topic, against each other
 //! - [`faults`]: brokers that are killed, frozen, cut off
 //!
@@ -23,5 +24,6 @@ pub mod memory;
 pub mod paths;
 pub mod registry;
 mod repository;
+pub mod rotation;
 pub mod test;
 pub mod torture;

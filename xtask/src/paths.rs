@@ -8,15 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tidemill_certs::{SecretRef, SecretStore, UnixTime};
+use stand_in::Oidc;
+use tidemill_certs::{SecretRef, SecretStore};
 use tidemill_connectors::kafka::{
-    Fetch, Isolation, KafkaConnection, KafkaInput, SaslSettings, ScramHash, Security, SecuritySettings, SourceSettings,
-    TlsSettings,
+    ClientProof, Fetch, Isolation, KafkaConnection, KafkaInput, OidcSettings, SaslSettings, ScramHash, Security,
+    SecuritySettings, SourceSettings, TlsSettings, TokenSettings,
 };
 use tidemill_engine::source::{Source, SourceEvent, TimestampKind};
 
@@ -265,7 +266,7 @@ fn secured(kafka: &Broker, folder: &Path) -> Result<Vec<(Listener, Security)>> {
     if !kafka.is_secured() {
         return Ok(vec![]);
     }
-    let Certificates { ca, certificate, key, .. } = kafka.certificates();
+    let Certificates { ca, certificate, key, issuer_key, .. } = kafka.certificates();
     let (password, token) = (folder.join("password"), folder.join("token"));
     fs::write(&password, PASSWORD)?;
     fs::write(&token, unsigned_token("alice"))?;
@@ -281,12 +282,22 @@ fn secured(kafka: &Broker, folder: &Path) -> Result<Vec<(Listener, Security)>> {
     let mut ways = vec![(Listener::Tls, Some(tls()), None), (Listener::Mtls, Some(mtls), None)];
     ways.extend(by_password().map(|sasl| (Listener::SaslPlaintext, None, Some(sasl))));
     ways.extend(by_password().map(|sasl| (Listener::SaslTls, Some(tls()), Some(sasl))));
-    let bearer = SaslSettings::OauthBearer { token: file(&token) };
+    let bearer = SaslSettings::OauthBearer(TokenSettings::Given(file(&token)));
     ways.push((Listener::SaslTls, Some(tls()), Some(bearer)));
+    let provider = Oidc::start(&fs::read_to_string(&issuer_key)?, &fs::read_to_string(&key)?);
+    let oidc = OidcSettings {
+        token_url: provider.token_url(),
+        client_id: "tidemill".to_owned(),
+        proof: ClientProof::Key { key: file(&key), password: None, id: None },
+        scope: None,
+        audience: None,
+        ca: None,
+    };
+    ways.push((Listener::Oidc, Some(tls()), Some(SaslSettings::OauthBearer(TokenSettings::Oidc(Box::new(oidc))))));
     let secrets = Arc::new(SecretStore::new(None));
-    let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?);
+    let clock = machine_clock();
     let resolve = |(listener, tls, sasl)| {
-        Ok((listener, SecuritySettings { tls, sasl, ..SecuritySettings::default() }.resolve(&secrets, now)?))
+        Ok((listener, SecuritySettings { tls, sasl, ..SecuritySettings::default() }.resolve(&secrets, &clock)?))
     };
     ways.into_iter().map(resolve).collect()
 }

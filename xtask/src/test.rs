@@ -98,25 +98,48 @@ fn clippy() -> Result<Counts> {
     component("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
 }
 
-/// Licences and advisories, by `deny.toml`. The advisories come from the network, and are left out aloud where it is not there.
+/// Licences and advisories, by `deny.toml` and `.cargo/audit.toml`. The advisories come from the network, and are left out aloud
+/// where it is not there.
 fn dependencies() -> Result<Counts> {
-    let deny =
-        |arguments: &[&str]| cargo(&["deny"]).args(arguments).stderr(Stdio::null()).stdout(Stdio::null()).status();
-    if !deny(&["--version"])?.success() {
-        println!("skipped: not installed; `cargo install cargo-deny` adds it");
+    Ok(deny()? + audit()?)
+}
+
+fn deny() -> Result<Counts> {
+    if !works(&["deny", "--version"])? {
+        println!("skipped: cargo-deny is not installed; `cargo install cargo-deny` adds it");
         return Ok(Counts::SKIPPED);
     }
     let checked = Counts::check(cargo(&["deny", "check", "licenses", "bans", "sources"]).status()?.success());
-    if !deny(&["fetch"])?.success() {
-        println!("skipped: the advisory database cannot be reached");
+    if !works(&["deny", "fetch"])? {
+        println!("skipped: cargo-deny cannot reach the advisory database");
         return Ok(checked + Counts::SKIPPED);
     }
     Ok(checked + Counts::check(cargo(&["deny", "check", "advisories"]).status()?.success()))
 }
 
+fn audit() -> Result<Counts> {
+    if !works(&["audit", "--version"])? {
+        println!("skipped: cargo-audit is not installed; `cargo install cargo-audit` adds it");
+        return Ok(Counts::SKIPPED);
+    }
+    let output = cargo(&["audit", "--quiet"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("couldn't fetch advisory database") || said.contains("error loading advisory database") {
+        println!("skipped: cargo-audit cannot reach the advisory database");
+        return Ok(Counts::SKIPPED);
+    }
+    println!("{}{said}", String::from_utf8_lossy(&output.stdout));
+    Ok(Counts::check(output.status.success()))
+}
+
+/// Whether a cargo command succeeds, whatever it says.
+fn works(arguments: &[&str]) -> Result<bool> {
+    Ok(cargo(arguments).stderr(Stdio::null()).stdout(Stdio::null()).status()?.success())
+}
+
 /// A cargo command that rustup installs apart; skipped where it is not.
 fn component(name: &str, args: &[&str]) -> Result<Counts> {
-    if !cargo(&args[..1]).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+    if !works(&[args[0], "--version"])? {
         println!("skipped: not installed; `rustup component add {name}` adds it");
         return Ok(Counts::SKIPPED);
     }

@@ -125,7 +125,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
 }
 
 /// The program, built as it is.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     ensure!(
         cargo(&["build", "--quiet", "--workspace", "--bin", "tidemill"]).status()?.success(),
         "cannot build tidemill"
@@ -205,13 +205,13 @@ impl Subject<'_> {
 }
 
 /// A job that runs; killed when dropped.
-struct Running {
-    child: Child,
-    log: PathBuf,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) log: PathBuf,
 }
 
 impl Running {
-    fn signal(&self, name: &str) -> Result<()> {
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
         ensure!(status.success(), "the job is not there to get SIG{name}: {}", self.said());
         Ok(())
@@ -224,14 +224,14 @@ impl Running {
         Ok(())
     }
 
-    fn still_runs(&mut self) -> Result<()> {
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("the job has ended by itself ({status}): {}", self.said()),
         }
     }
 
-    fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+    pub(crate) fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -243,7 +243,7 @@ impl Running {
     }
 
     /// The end of its log.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
@@ -375,7 +375,7 @@ fn finish(subject: &Subject<'_>, output: &Broker, folder: &Path) -> Result<Outco
 }
 
 /// Rows of each output, as text, with how often they are there.
-type Rows = BTreeMap<(String, String), usize>;
+pub(crate) type Rows = BTreeMap<(String, String), usize>;
 
 /// The same query over the same records, in one go, to files.
 fn undisturbed(subject: &Subject<'_>, folder: &Path) -> Result<Rows> {
@@ -412,7 +412,7 @@ fn found(output: &Broker, folder: &Path) -> Result<Rows> {
     Ok(rows)
 }
 
-fn add_files(rows: &mut Rows, name: &str, folder: &Path) -> Result<()> {
+pub(crate) fn add_files(rows: &mut Rows, name: &str, folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
@@ -425,7 +425,7 @@ fn add_files(rows: &mut Rows, name: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn compare(expected: &Rows, found: &Rows) -> Outcome {
+pub(crate) fn compare(expected: &Rows, found: &Rows) -> Outcome {
     let mut outcome = Outcome::default();
     for (row, count) in expected {
         let there = found.get(row).copied().unwrap_or(0);
@@ -436,7 +436,7 @@ fn compare(expected: &Rows, found: &Rows) -> Outcome {
     outcome
 }
 
-fn show_differences(expected: &Rows, found: &Rows) {
+pub(crate) fn show_differences(expected: &Rows, found: &Rows) {
     let missing = expected.iter().filter(|(row, count)| found.get(row).copied().unwrap_or(0) < **count);
     missing.take(10).for_each(|((output, row), _)| println!("lost        {output}: {row}"));
     let more = found.iter().filter(|(row, count)| expected.get(row).is_some_and(|expected| *count > expected));

@@ -109,10 +109,15 @@ pub enum VaultError {
         secret: String,
     },
     /// 429 to the end.
-    #[error("key vault `{vault}` is throttling (429) and did not stop within the time")]
+    #[error(
+        "key vault `{vault}` is throttling (429){}: who else reads it? `refresh` says how often this job does",
+        wants_patience(*.retry_after)
+    )]
     Throttled {
         /// Its name.
         vault: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// The secret is switched off.
     #[error("secret `{secret}` of key vault `{vault}` is disabled: enable it, or name another version")]
@@ -196,7 +201,7 @@ impl VaultError {
             }
             403 => Self::NotAllowed { vault, identity, principal: object_id(&body) },
             404 => Self::NoSuchSecret { vault, secret },
-            429 => Self::Throttled { vault },
+            429 => Self::Throttled { vault, retry_after: retry_after(error) },
             status => {
                 let code = error_code.as_deref().unwrap_or("no code");
                 Self::Unexpected { vault, why: format!("{status} ({code})") }
@@ -217,6 +222,10 @@ impl VaultError {
             Self::Unreachable { vault, why }
         }
     }
+}
+
+fn wants_patience(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |wait| format!(" and wants to be asked again in {}s", wait.as_secs()))
 }
 
 /// Whether the vault is worth asking again.

@@ -6,6 +6,7 @@
 
 mod error;
 mod identity;
+mod tokens;
 
 use std::{
     fmt,
@@ -27,6 +28,7 @@ use crate::Secret;
 
 pub use error::VaultError;
 pub use identity::AzureIdentity;
+pub use tokens::AzureTokens;
 
 /// Azure's own answer takes 100 s where there is no identity.
 const IDENTITY_WITHIN: Duration = Duration::from_secs(10);
@@ -71,6 +73,8 @@ pub struct KeyVault {
     settings: KeyVaultSettings,
     client: SecretClient,
     credential: Arc<dyn TokenCredential>,
+    /// For one secret, asked again when the vault throttles or falters.
+    within: Duration,
     /// Of this thread's own: secrets are asked for by threads that have no runtime.
     runtime: Mutex<Runtime>,
 }
@@ -87,11 +91,15 @@ impl KeyVault {
     /// # Errors
     /// When the identity lacks something on this machine, or the address is none.
     pub fn open(settings: &KeyVaultSettings) -> Result<Self, VaultError> {
-        Self::open_through(settings, None)
+        Self::open_through(settings, None, SECRET_WITHIN)
     }
 
     /// The same, through a transport of the caller's; `None` is the ordinary one.
-    fn open_through(settings: &KeyVaultSettings, transport: Option<Arc<dyn HttpClient>>) -> Result<Self, VaultError> {
+    fn open_through(
+        settings: &KeyVaultSettings,
+        transport: Option<Arc<dyn HttpClient>>,
+        within: Duration,
+    ) -> Result<Self, VaultError> {
         let options = || ClientOptions {
             transport: transport.clone().map(Transport::new),
             // Retries are ours: Azure's would hide a vault's untrusted certificate for half a minute.
@@ -107,7 +115,7 @@ impl KeyVault {
             .enable_all()
             .build()
             .map_err(|error| VaultError::Address { address: settings.address(), why: error.to_string() })?;
-        Ok(Self { settings: settings.clone(), client, credential, runtime: Mutex::new(runtime) })
+        Ok(Self { settings: settings.clone(), client, credential, within, runtime: Mutex::new(runtime) })
     }
 
     /// Fetches a secret, or a certificate with its key; `NAME/VERSION` is one version of it.
@@ -118,37 +126,34 @@ impl KeyVault {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         runtime.block_on(async {
             self.log_in().await?;
-            match time::timeout(SECRET_WITHIN, self.ask(name)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(VaultError::Slow { vault: self.settings.vault.clone(), within: SECRET_WITHIN }),
-            }
+            self.ask(name).await
         })
     }
 
     /// A token first, by itself: what is wrong with the identity is then not said of the vault.
     async fn log_in(&self) -> Result<(), VaultError> {
-        let identity = &self.settings.identity;
         let scope = self.settings.scope();
-        match time::timeout(IDENTITY_WITHIN, self.credential.get_token(&[&scope], None)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(VaultError::of_identity(identity, &error)),
-            Err(_) => Err(VaultError::NoIdentity { identity: identity.clone(), within: IDENTITY_WITHIN }),
-        }
+        tokens::token(&self.settings.identity, &self.credential, &scope).await.map(drop)
     }
 
     async fn ask(&self, name: &str) -> Result<Secret, VaultError> {
+        let until = time::Instant::now() + self.within;
         let mut pause = PAUSE;
         let mut tries = 0;
         let found = loop {
-            match self.get(name).await {
+            let Ok(answer) = time::timeout_at(until, self.get(name)).await else {
+                return Err(VaultError::Slow { vault: self.settings.vault.clone(), within: self.within });
+            };
+            match answer {
                 Ok(found) => break found,
                 Err(error) => {
                     tries += 1;
                     let retry_after = error::retry_after(&error);
-                    if !error::is_passing(&error) || retry_after.is_none() && tries >= TRIES {
+                    let again = time::Instant::now() + retry_after.unwrap_or(pause);
+                    if !error::is_passing(&error) || retry_after.is_none() && tries >= TRIES || again >= until {
                         return Err(VaultError::of_vault(&self.settings, name, &error));
                     }
-                    time::sleep(retry_after.unwrap_or(pause)).await;
+                    time::sleep_until(again).await;
                     pause *= 2;
                 }
             }

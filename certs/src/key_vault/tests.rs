@@ -4,23 +4,33 @@
 
 use std::time::Instant;
 
-use rustls::pki_types::PrivateKeyDer;
+use stand_in::{Answer, Request, StandIn};
 
 use super::*;
 
-mod stand_in;
-use stand_in::{Answer, StandIn};
+fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> StandIn {
+    StandIn::start(&["my-vault.vault.azure.net"], script)
+}
+
+fn through(stand_in: &StandIn) -> reqwest::ClientBuilder {
+    reqwest::Client::builder().proxy(reqwest::Proxy::all(stand_in.address()).unwrap())
+}
+
+fn client(stand_in: &StandIn) -> Arc<dyn HttpClient> {
+    let ca = reqwest::Certificate::from_pem(stand_in.ca().as_bytes()).unwrap();
+    Arc::new(through(stand_in).add_root_certificate(ca).build().unwrap())
+}
 
 fn settings(identity: AzureIdentity) -> KeyVaultSettings {
     KeyVaultSettings { vault: "my-vault".into(), identity }
 }
 
 fn open(stand_in: &StandIn, identity: AzureIdentity) -> KeyVault {
-    KeyVault::open_through(&settings(identity), Some(stand_in.client())).unwrap()
+    KeyVault::open_through(&settings(identity), Some(client(stand_in)), SECRET_WITHIN).unwrap()
 }
 
 fn refusal(answer: Answer) -> String {
-    let stand_in = StandIn::start(move |request| match request.secret() {
+    let stand_in = start(move |request| match request.secret() {
         Some(_) => answer.clone(),
         None => Answer::token(),
     });
@@ -35,7 +45,7 @@ fn a_secret_is_read_by_every_managed_identity() {
         (AzureIdentity::ObjectId("22222222-2222-2222-2222-222222222222".into()), "object_id=22222222"),
         (AzureIdentity::ResourceId("/subscriptions/a/b".into()), "msi_res_id="),
     ] {
-        let stand_in = StandIn::start(|request| match request.secret() {
+        let stand_in = start(|request| match request.secret() {
             Some(_) => Answer::secret("-----BEGIN"),
             None => Answer::token(),
         });
@@ -53,7 +63,7 @@ fn a_secret_is_read_by_every_managed_identity() {
 
 #[test]
 fn a_version_is_asked_for_by_name() {
-    let stand_in = StandIn::start(|request| match request.secret() {
+    let stand_in = start(|request| match request.secret() {
         Some(_) => Answer::secret("x"),
         None => Answer::token(),
     });
@@ -119,7 +129,7 @@ fn refusals_say_what_to_change() {
 
 #[test]
 fn a_throttling_vault_is_asked_again_when_it_says() {
-    let stand_in = StandIn::start(|request| match request.secret() {
+    let stand_in = start(|request| match request.secret() {
         Some(0) => Answer::status(429, "{}").with("Retry-After", "1"),
         Some(_) => Answer::secret("x"),
         None => Answer::token(),
@@ -130,8 +140,33 @@ fn a_throttling_vault_is_asked_again_when_it_says() {
 }
 
 #[test]
+fn a_vault_that_wants_more_patience_than_there_is_is_named() {
+    let stand_in = start(|request| match request.secret() {
+        Some(_) => Answer::status(429, "{}").with("Retry-After", "3600"),
+        None => Answer::token(),
+    });
+    let start = Instant::now();
+    let error = open(&stand_in, AzureIdentity::System).secret("kafka-ca").unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(
+        error.to_string(),
+        "key vault `my-vault` is throttling (429) and wants to be asked again in 3600s: who else reads it? `refresh` says how \
+         often this job does"
+    );
+}
+
+#[test]
+fn a_vault_that_says_nothing_is_given_up() {
+    let stand_in = start(|request| if request.secret().is_some() { Answer::silence() } else { Answer::token() });
+    let settings = settings(AzureIdentity::System);
+    let vault = KeyVault::open_through(&settings, Some(client(&stand_in)), Duration::from_secs(1)).unwrap();
+    let error = vault.secret("kafka-ca").unwrap_err();
+    assert_eq!(error.to_string(), "key vault `my-vault` gave no answer within 1s");
+}
+
+#[test]
 fn a_faltering_vault_is_asked_again_a_few_times() {
-    let stand_in = StandIn::start(|request| match request.secret() {
+    let stand_in = start(|request| match request.secret() {
         Some(0) => Answer::status(503, "{}"),
         Some(_) => Answer::secret("x"),
         None => Answer::token(),
@@ -141,7 +176,7 @@ fn a_faltering_vault_is_asked_again_a_few_times() {
 
 #[test]
 fn an_identity_that_is_not_there_is_named_in_time() {
-    let stand_in = StandIn::start(|_| Answer::silence());
+    let stand_in = start(|_| Answer::silence());
     let start = Instant::now();
     let error = open(&stand_in, AzureIdentity::System).secret("kafka-ca").unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(12));
@@ -154,9 +189,8 @@ fn an_identity_that_is_not_there_is_named_in_time() {
 
 #[test]
 fn an_identity_that_is_refused_is_not_the_vaults_fault() {
-    let stand_in = StandIn::start(|_| {
-        Answer::status(400, r#"{"error":"invalid_request","error_description":"Identity not found"}"#)
-    });
+    let stand_in =
+        start(|_| Answer::status(400, r#"{"error":"invalid_request","error_description":"Identity not found"}"#));
     let id = AzureIdentity::ClientId("11111111-1111-1111-1111-111111111111".into());
     let error = open(&stand_in, id).secret("kafka-ca").unwrap_err().to_string();
     assert!(
@@ -168,9 +202,10 @@ fn an_identity_that_is_refused_is_not_the_vaults_fault() {
 
 #[test]
 fn an_untrusted_vault_is_named_at_once() {
-    let stand_in = StandIn::start(|_| Answer::token());
+    let stand_in = start(|_| Answer::token());
     let settings = settings(AzureIdentity::System);
-    let vault = KeyVault::open_through(&settings, Some(stand_in.client_without_its_ca())).unwrap();
+    let vault =
+        KeyVault::open_through(&settings, Some(Arc::new(through(&stand_in).build().unwrap())), SECRET_WITHIN).unwrap();
     let start = Instant::now();
     let error = vault.secret("kafka-ca").unwrap_err().to_string();
     assert!(start.elapsed() < Duration::from_secs(5));

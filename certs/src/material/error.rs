@@ -129,6 +129,12 @@ pub enum MaterialError {
         /// Which.
         part: Part,
     },
+    /// A kind of key that statements are not signed with here.
+    #[error("`{part}` cannot sign a statement: expected RSA (2048 bits or more) or P-256")]
+    CannotSign {
+        /// Which.
+        part: Part,
+    },
     /// The key belongs to no certificate of the chain.
     #[error("`key` does not belong to `certificate`: none of {} has its public key", subjects(.0))]
     KeyMismatch(Vec<String>),

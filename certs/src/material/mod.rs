@@ -14,6 +14,7 @@ mod container;
 mod error;
 mod key;
 mod pem;
+mod signing;
 
 use std::{fmt, time::Duration};
 
@@ -22,6 +23,7 @@ use zeroize::Zeroize;
 
 pub use certificate::{CertificateFacts, Expiry};
 pub use error::{MaterialError, Note, Part};
+pub use signing::SigningKey;
 
 use crate::Secret;
 

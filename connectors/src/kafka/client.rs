@@ -52,14 +52,14 @@ impl Brokers {
     pub(super) fn authenticate(&self, client: *mut rd_kafka_t) -> Result<(), Fault> {
         let Some(tokens) = &self.tokens else { return Ok(()) };
         let set = tokens.token().and_then(|token| token::set_token(client, &token));
-        set.map_err(|error| Fault::NoToken { why: error.explain() })
+        set.map_err(|error| Fault::NoToken { why: error.to_string() })
     }
 
     /// Another token, as librdkafka wants it.
     fn renewed_token(&self) -> Result<OAuthToken, Box<dyn Error>> {
         let tokens = self.tokens.as_ref().ok_or("no tokens are used")?;
         let token = tokens.token().inspect_err(|error| {
-            tracing::warn!("{}: the token for Kafka was not renewed: {}", self.owner, error.explain());
+            tracing::warn!("{}: the token for Kafka was not renewed: {error}", self.owner);
         })?;
         let value = token.value.expose_str().ok_or("the token is not text")?.trim().to_owned();
         Ok(OAuthToken { token: value, principal_name: token.principal, lifetime_ms: token.expires_ms })
@@ -115,7 +115,10 @@ impl Brokers {
 
     fn note(&self, text: &str) {
         let Some((broker, rest)) = broker_of(text) else { return };
-        let cause = Cause::of(rest);
+        let cause = match Cause::of(rest) {
+            Cause::WrongCredentials if self.tokens.is_some() => Cause::TokenRefused(String::new()),
+            cause => cause,
+        };
         if self.disconnected.load(Ordering::Relaxed) && cause != Cause::Disconnected {
             self.lost(&cause);
         }

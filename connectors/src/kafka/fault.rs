@@ -43,6 +43,15 @@ pub enum Cause {
     CertificateWanted,
     /// Wrong user or password.
     WrongCredentials,
+    /// The broker does not take our token; with its own word for why, if it said one.
+    TokenRefused(String),
+    /// We have no token to authenticate with.
+    NoToken {
+        /// Why.
+        why: String,
+        /// Whether there may be one at another try.
+        may_pass: bool,
+    },
     /// The broker does not offer the mechanism.
     MechanismRefused {
         /// The one that was asked for; empty when librdkafka asked.
@@ -94,7 +103,9 @@ impl Cause {
         matches!(self, Self::Answered(error) if !may_pass(*error))
             || matches!(
                 self,
-                Self::PlaintextListener
+                Self::NoToken { may_pass: false, .. }
+                    | Self::TokenRefused(_)
+                    | Self::PlaintextListener
                     | Self::TlsListener
                     | Self::NoSasl
                     | Self::CertificateNotVerified
@@ -131,6 +142,14 @@ impl fmt::Display for Cause {
             Self::CertificateNotYetValid => "its certificate is not valid yet: check the clocks",
             Self::CertificateWanted => "it wants a client certificate that it trusts: check `certificate` and `key`",
             Self::WrongCredentials => "wrong user or password",
+            Self::TokenRefused(status) => {
+                let status = if status.is_empty() { String::new() } else { format!(" ({status})") };
+                return write!(
+                    f,
+                    "it does not take our token{status}: is it for this cluster (issuer, audience, scope)?"
+                );
+            }
+            Self::NoToken { why, .. } => return write!(f, "no token for it: {why}"),
             Self::MechanismRefused { offered, .. } if offered.is_empty() => "it does not offer this mechanism",
             Self::MechanismRefused { mechanism, offered } => {
                 return write!(f, "it does not offer `{mechanism}`, only {}", offered.join(", "));

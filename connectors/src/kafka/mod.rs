@@ -53,5 +53,6 @@ pub use probe::{Step, probe};
 pub use security::{HAS_GSSAPI, Sasl, SaslSettings, ScramHash, Security, SecurityError, SecuritySettings, TlsSettings};
 pub use sink::{Contact, KafkaSink, KeepRejected, OnRejected, RejectedRow};
 pub use stretches::{ReadStretch, list_topics};
-pub use token::{Token, TokenError, TokenSource};
+pub use token::{AwsKeys, AwsSettings, ClientProof, OidcSettings, Token, TokenError, TokenSettings, TokenSource};
 pub use transaction::{GroupOffsets, Transaction, TransactionSettings};
+pub use wire::Right;

@@ -7,8 +7,9 @@ use rdkafka::ClientConfig;
 use tidemill_certs::{
     MaterialError, MaterialSecrets, Secret, SecretError, SecretRef, SecretStore, TlsMaterial, UnixTime,
 };
+use tidemill_engine::Clock;
 
-use super::token::{GivenToken, TokenError, TokenSource};
+use super::token::{TokenError, TokenSettings, TokenSource};
 
 /// Whether this build can do Kerberos.
 pub const HAS_GSSAPI: bool = cfg!(feature = "gssapi");
@@ -57,10 +58,7 @@ pub enum SaslSettings {
         password: SecretRef,
     },
     /// A token.
-    OauthBearer {
-        /// Where a ready token is; fetched again when it ends.
-        token: SecretRef,
-    },
+    OauthBearer(TokenSettings),
     /// Kerberos.
     Gssapi {
         /// The service part of the brokers' principals.
@@ -114,7 +112,7 @@ pub enum SecurityError {
     #[error("security {0}")]
     Material(#[from] MaterialError),
     /// There is no token.
-    #[error(transparent)]
+    #[error("security {0}")]
     Token(#[from] TokenError),
     /// The program was built without it.
     #[error("this build lacks {what}; rebuild with `cargo build --features {feature}`")]
@@ -124,6 +122,14 @@ pub enum SecurityError {
         /// The cargo feature.
         feature: &'static str,
     },
+}
+
+impl SecurityError {
+    /// Whether another try may succeed without anybody's doing.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Token(error) if error.may_pass())
+    }
 }
 
 /// How connections are secured, secrets in hand. Its `Debug` shows none of them.
@@ -217,13 +223,26 @@ impl fmt::Debug for Sasl {
 }
 
 impl SecuritySettings {
+    /// All references that it holds.
+    #[must_use]
+    pub fn references(&self) -> Vec<&SecretRef> {
+        let tls = self.tls.iter().flat_map(|tls| [&tls.ca, &tls.certificate, &tls.key, &tls.key_password]).flatten();
+        let sasl = match &self.sasl {
+            None | Some(SaslSettings::Gssapi { .. }) => vec![],
+            Some(SaslSettings::Plain { password, .. } | SaslSettings::Scram { password, .. }) => vec![password],
+            Some(SaslSettings::OauthBearer(tokens)) => tokens.references(),
+        };
+        tls.chain(sasl).collect()
+    }
+
     /// Fetches what the references lead to, and checks it.
     ///
     /// # Errors
     /// When a reference leads nowhere, material cannot be used, or the mechanism is not in this build.
-    pub fn resolve(&self, secrets: &Arc<SecretStore>, now: UnixTime) -> Result<Security, SecurityError> {
+    pub fn resolve(&self, secrets: &Arc<SecretStore>, clock: &Arc<dyn Clock>) -> Result<Security, SecurityError> {
+        let now = UnixTime::since_unix_epoch(Duration::from_micros(u64::try_from(clock.wall().0).unwrap_or(0)));
         let tls = self.tls.as_ref().map(|tls| tls.resolve(secrets, now)).transpose()?;
-        let sasl = self.sasl.as_ref().map(|sasl| sasl.resolve(secrets)).transpose()?;
+        let sasl = self.sasl.as_ref().map(|sasl| sasl.resolve(secrets, clock)).transpose()?;
         Ok(Security { tls: tls.map(Arc::new), sasl })
     }
 }
@@ -244,7 +263,7 @@ impl TlsSettings {
 }
 
 impl SaslSettings {
-    fn resolve(&self, secrets: &Arc<SecretStore>) -> Result<Sasl, SecurityError> {
+    fn resolve(&self, secrets: &Arc<SecretStore>, clock: &Arc<dyn Clock>) -> Result<Sasl, SecurityError> {
         Ok(match self {
             Self::Plain { username, password } => {
                 Sasl::Plain { username: username.clone(), password: fetch_text(secrets, "password", password)? }
@@ -254,11 +273,7 @@ impl SaslSettings {
                 username: username.clone(),
                 password: fetch_text(secrets, "password", password)?,
             },
-            Self::OauthBearer { token } => {
-                let source = GivenToken::new(Arc::clone(secrets), token.clone());
-                source.token()?;
-                Sasl::OauthBearer(Arc::new(source))
-            }
+            Self::OauthBearer(tokens) => Sasl::OauthBearer(tokens.open(secrets, clock)?),
             Self::Gssapi { .. } if !HAS_GSSAPI => {
                 return Err(SecurityError::NotInThisBuild { what: "GSSAPI (Kerberos)", feature: "gssapi" });
             }

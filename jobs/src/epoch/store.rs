@@ -241,6 +241,13 @@ impl Store {
         path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 
+    /// Whether objects can be put and removed; none is left behind.
+    pub(crate) fn check_writable(&self) -> Result<(), StoreError> {
+        const PROBE: &str = "doctor";
+        self.put(PROBE, vec![])?;
+        self.delete(PROBE)
+    }
+
     /// Removes an object; one that is not there is removed.
     pub(crate) fn delete(&self, name: &str) -> Result<(), StoreError> {
         match self.runtime.block_on(self.objects.delete(&self.path(name))) {

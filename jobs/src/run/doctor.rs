@@ -1,20 +1,23 @@
 //! Looks at everything that a job connects to, step by step, without running it.
 
-use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, error::Error, fs, path::Path, sync::Arc, time::Duration};
 
+use tidemill_certs::SecretRef;
 use tidemill_connectors::{
     formats::encode::JsonEncoder,
-    kafka::{KafkaConnection, KafkaSink, OnRejected, Security, SecuritySettings, SinkSettings, probe},
+    kafka::{KafkaConnection, KafkaSink, OnRejected, Right, Security, SecuritySettings, SinkSettings, probe},
 };
 
 use super::{
     RunOptions,
     inputs::ConnectedInput,
-    security::{Secrets, in_a_line, unix_time},
+    outputs::transactional_id,
+    registry,
+    security::{Secrets, in_a_line},
 };
 use crate::{
     epoch::store::Store,
-    spec::{Input, InputTransport, Job, KafkaOutput, Output, OutputTransport, StateStore},
+    spec::{Delivery, Input, InputTransport, Job, KafkaOutput, Output, OutputTransport, Registry, StateStore},
 };
 
 /// One thing that was looked at.
@@ -35,6 +38,7 @@ pub struct Finding {
 pub fn doctor(job: &Job, options: &RunOptions, each: &mut dyn FnMut(Finding)) -> bool {
     let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
     let mut doctor = Doctor { job, options, secrets, each, is_well: true };
+    doctor.key_vault();
     for input in &job.inputs {
         doctor.input(input);
     }
@@ -57,10 +61,67 @@ struct Doctor<'a> {
 }
 
 impl Doctor<'_> {
+    /// Each secret of the job that is in the key vault.
+    fn key_vault(&mut self) {
+        let Some(vault) = &self.job.key_vault else { return };
+        let of_inputs = self.job.inputs.iter().filter_map(|input| match &input.transport {
+            InputTransport::Kafka(kafka) => Some(&kafka.security),
+            InputTransport::File(_) => None,
+        });
+        let of_outputs = self.job.outputs.iter().filter_map(|output| match &output.transport {
+            OutputTransport::Kafka(kafka) => Some(&kafka.security),
+            _ => None,
+        });
+        let of_registries = self.job.inputs.iter().filter_map(|input| input.format.registry());
+        let of_registries = of_registries.chain(self.job.outputs.iter().filter_map(|output| output.format.registry()));
+        let references = of_inputs.chain(of_outputs).flat_map(|security| security.references());
+        let names: BTreeSet<&String> = references
+            .chain(of_registries.flat_map(Registry::references))
+            .filter_map(|reference| if let SecretRef::KeyVault(name) = reference { Some(name) } else { None })
+            .collect();
+        let (subject, secrets) = (format!("key vault `{}`", vault.vault), Arc::clone(&self.secrets));
+        for name in names {
+            self.step(&subject, format!("secret {name}"), || {
+                secrets.store.fetch(&SecretRef::KeyVault(name.clone()))?;
+                Ok(((), format!("read as {}", vault.identity)))
+            });
+        }
+    }
+
+    /// Whether a registry answers.
+    fn registry(&mut self, subject: &str, registry: &Registry) -> Option<()> {
+        let (secrets, options) = (Arc::clone(&self.secrets), self.options);
+        self.step(subject, format!("registry {}", registry.url), || {
+            registry::client(registry, &secrets, options)?.check()?;
+            Ok(((), "answers".to_owned()))
+        })
+    }
+
+    /// Whether the cluster lets us do something.
+    fn right(&mut self, subject: &str, what: String, right: Right<'_>, connection: &KafkaConnection) {
+        let options = self.options;
+        self.step(subject, what, || {
+            let given = right.is_given(connection, &options.clock, options.wait)?;
+            Ok(((), given.map_or("the cluster does not tell", |()| "allowed").to_owned()))
+        });
+    }
+
     fn input(&mut self, input: &Input) {
         let subject = format!("input `{}`", input.name);
-        if let InputTransport::Kafka(kafka) = &input.transport
-            && self.cluster(&subject, &kafka.brokers, &kafka.security).is_none()
+        if let InputTransport::Kafka(kafka) = &input.transport {
+            let Some(security) = self.cluster(&subject, &kafka.brokers, &kafka.security) else { return };
+            let connection = KafkaConnection { brokers: kafka.brokers.clone(), security };
+            if input.reference.is_none() {
+                self.right(
+                    &subject,
+                    format!("commit as group {}", kafka.group),
+                    Right::Group(&kafka.group),
+                    &connection,
+                );
+            }
+        }
+        if let Some(registry) = input.format.registry()
+            && self.registry(&subject, registry).is_none()
         {
             return;
         }
@@ -87,6 +148,9 @@ impl Doctor<'_> {
 
     fn output(&mut self, output: &Output) {
         let subject = format!("output `{}`", output.name);
+        if let Some(registry) = output.format.registry() {
+            self.registry(&subject, registry);
+        }
         match &output.transport {
             OutputTransport::Kafka(kafka) => self.kafka_output(&subject, &output.name, kafka),
             OutputTransport::File(file) => self.directory(&subject, &file.path),
@@ -103,19 +167,27 @@ impl Doctor<'_> {
             key: kafka.key.clone(),
             queue_kib: 64,
         };
-        let options = self.options;
-        self.step(subject, format!("topic {}", kafka.topic), || {
+        let (options, connection) = (self.options, settings.connection.clone());
+        let found = self.step(subject, format!("topic {}", kafka.topic), || {
             let clock = options.clock.as_ref();
             KafkaSink::connect(settings, Box::new(JsonEncoder), OnRejected::Stop, clock, options.wait)?;
-            Ok(((), "exists; whether it may be written shows with the first row".to_owned()))
+            Ok(((), "exists".to_owned()))
         });
+        if found.is_none() {
+            return;
+        }
+        self.right(subject, format!("write to topic {}", kafka.topic), Right::Topic(&kafka.topic), &connection);
+        if kafka.delivery == Delivery::ExactlyOnce {
+            let id = transactional_id(self.job);
+            self.right(subject, format!("write as transactional id {id}"), Right::TransactionalId(&id), &connection);
+        }
     }
 
     /// The secrets, then each broker; the security when one of them lets us in.
     fn cluster(&mut self, subject: &str, brokers: &[String], settings: &SecuritySettings) -> Option<Security> {
-        let (secrets, now) = (Arc::clone(&self.secrets), unix_time(self.options.clock.as_ref()));
+        let (secrets, options) = (Arc::clone(&self.secrets), self.options);
         let security = self.step(subject, "security".to_owned(), || {
-            let security = settings.resolve(&secrets.store, now)?;
+            let security = settings.resolve(&secrets.store, &options.clock)?;
             let mut found = security.protocol().to_owned();
             if let Some(tls) = &security.tls {
                 for expiry in tls.expiries() {
@@ -154,12 +226,14 @@ impl Doctor<'_> {
         });
     }
 
-    /// Whether a bucket can be read.
+    /// Whether a bucket can be read and written.
     fn bucket(&mut self, subject: &str, bucket: &StateStore) {
         let job = self.job;
         self.step(subject, bucket.to_string(), || {
-            let snapshots = Store::open(bucket, &job.name)?.snapshots(false)?;
-            Ok(((), format!("can be read; {} snapshots", snapshots.len())))
+            let store = Store::open(bucket, &job.name)?;
+            let snapshots = store.snapshots(false)?;
+            store.check_writable()?;
+            Ok(((), format!("can be read and written; {} snapshots", snapshots.len())))
         });
     }
 

@@ -200,9 +200,9 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let mut options = options.clone();
     loop {
         let error = match run_once(job, &options, &mut attempt, each) {
-            Ok(Ended { rotates: true, .. }) => {
+            Ok(Ended { rotating_since: Some(since), .. }) => {
                 (options.from_start, options.discard_state, options.reinfer) = (false, false, false);
-                attempt.rotating_since = Some(options.clock.monotonic());
+                attempt.rotating_since = Some(since);
                 continue;
             }
             Ok(ended) => return Ok(ended.summary),
@@ -258,7 +258,7 @@ struct Attempt {
     has_begun: bool,
     /// The secrets of the last attempt that came to run, until new ones were tried because it failed.
     secrets: Option<Arc<Secrets>>,
-    /// When the last attempt ended to go on with new secrets.
+    /// When the last attempt began to end, to go on with new secrets.
     rotating_since: Option<Monotonic>,
 }
 
@@ -302,8 +302,8 @@ impl Attempt {
 /// How an attempt ended.
 struct Ended {
     summary: Summary,
-    /// To go on with new secrets.
-    rotates: bool,
+    /// Since when it ended, to go on with new secrets.
+    rotating_since: Option<Monotonic>,
 }
 
 fn run_once(
@@ -329,7 +329,7 @@ fn run_once(
     let Some(tables) = inputs::tables(store.as_deref(), &script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
         let summary = Summary { status, stopped: options.stop.load(Ordering::Relaxed) };
-        return Ok(Ended { summary, rotates: false });
+        return Ok(Ended { summary, rotating_since: None });
     };
     options.stats.watch_functions(&job.functions);
     let dataflow = plan(job, &script, &tables).map_err(query_error)?;
@@ -491,14 +491,14 @@ fn supervise(
     let beat = if options.bounded { i64::MAX } else { job.state.epoch.micros() };
     let started = clock.monotonic();
     let (mut reported, mut begun, mut sealed) = (started, started, started);
-    let (mut stopped, mut rotates) = (false, false);
+    let (mut stopped, mut rotating_since) = (false, None);
     loop {
         match pipeline.wait(TICK) {
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
                 pipeline.join();
                 let summary = Summary { status: options.stats.status(clock, options.bounded), stopped: true };
-                return Ok(Ended { summary, rotates: false });
+                return Ok(Ended { summary, rotating_since: None });
             }
             Err(error) => {
                 // What the threads hold (producers, the log) is let go of before another attempt takes it.
@@ -513,8 +513,10 @@ fn supervise(
         }
         let now = clock.monotonic();
         references.tend(now)?;
-        rotates |= rotation.tick(now, &options.stats);
-        if (rotates || options.stop.load(Ordering::Relaxed)) && !stopped {
+        if rotation.tick(now, &options.stats) {
+            rotating_since.get_or_insert(now);
+        }
+        if (rotating_since.is_some() || options.stop.load(Ordering::Relaxed)) && !stopped {
             stopped = pipeline.stop(!options.bounded);
         } else if now.0 - begun.0 >= beat && !stopped {
             let seal = need.decide(now.0 - sealed.0 >= job.state.snapshot.micros()) == RestartBy::Snapshot;
@@ -533,8 +535,8 @@ fn supervise(
     }
     pipeline.join();
     let status = options.stats.status(clock, options.bounded);
-    let rotates = rotates && !options.stop.load(Ordering::Relaxed);
-    Ok(Ended { summary: Summary { status, stopped }, rotates })
+    let rotating_since = rotating_since.filter(|_| !options.stop.load(Ordering::Relaxed));
+    Ok(Ended { summary: Summary { status, stopped }, rotating_since })
 }
 
 fn workers(job: &Job, options: &RunOptions) -> usize {

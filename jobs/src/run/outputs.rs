@@ -84,7 +84,7 @@ pub(super) fn contact(
         let settings = TransactionSettings {
             outputs: outputs.iter().map(|output| contacts.kafka[output].0.output.clone()).collect(),
             connection: first.connection.clone(),
-            transactional_id: format!("tidemill-{}", job.name),
+            transactional_id: transactional_id(job),
             queue_kib: queue_kib(job),
             limit: outputs.iter().filter_map(|output| contacts.kafka[output].1.limit).min(),
         };
@@ -115,6 +115,11 @@ impl Contacts {
         };
         self.clusters.iter().map(cluster).collect()
     }
+}
+
+/// Under which a job writes its transactions, in each cluster.
+pub(super) fn transactional_id(job: &Job) -> String {
+    format!("tidemill-{}", job.name)
 }
 
 /// How the files of a run are named.

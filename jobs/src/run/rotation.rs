@@ -97,8 +97,8 @@ impl Look {
         let store = Arc::new(SecretStore::new(self.key_vault.clone()));
         let mut have_changed = false;
         for Connection { owner, brokers, settings, security } in self.secrets.in_use() {
-            let now = unix_time(self.clock.as_ref());
-            let new = settings.resolve(&store, now).map_err(|error| format!("{owner}: {}", in_a_line(&error)))?;
+            let new = settings.resolve(&store, &self.clock);
+            let new = new.map_err(|error| format!("{owner}: {}", in_a_line(&error)))?;
             if new.is_same_as(&security) {
                 continue;
             }

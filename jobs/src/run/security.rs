@@ -72,9 +72,8 @@ pub(crate) fn resolve(
     secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Security, EngineError> {
-    let now = unix_time(options.clock.as_ref());
-    let security =
-        settings.resolve(&secrets.store, now).map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
+    let security = settings.resolve(&secrets.store, &options.clock);
+    let security = security.map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
     if let Some(tls) = &security.tls {
         for note in tls.notes() {
             match note.is_repair() {
@@ -83,7 +82,7 @@ pub(crate) fn resolve(
             }
         }
         options.stats.add_certificates(&owner.to_string(), tls.expiries());
-        options.stats.warn_of_expiries(now);
+        options.stats.warn_of_expiries(unix_time(options.clock.as_ref()));
     }
     if settings.refresh.is_some() {
         let (owner, brokers) = (owner.to_string(), brokers.to_vec());

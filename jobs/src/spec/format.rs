@@ -39,6 +39,18 @@ pub enum InputFormat {
     Protobuf(ProtobufInput),
 }
 
+impl InputFormat {
+    /// Where it has schemas from, if it does.
+    #[must_use]
+    pub fn registry(&self) -> Option<&Registry> {
+        match self {
+            Self::Avro(avro) => avro.registry.as_ref(),
+            Self::Protobuf(protobuf) => protobuf.registry.as_ref(),
+            Self::Json(_) | Self::Csv(_) | Self::Parquet => None,
+        }
+    }
+}
+
 /// Options of the JSON decoder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JsonOptions {
@@ -91,6 +103,15 @@ pub struct Registry {
     pub certificate: Option<SecretRef>,
 }
 
+impl Registry {
+    /// All references that it holds.
+    #[must_use]
+    pub fn references(&self) -> Vec<&SecretRef> {
+        let password = self.basic.as_ref().map(|(_, password)| password);
+        [password, self.token.as_ref(), self.ca.as_ref(), self.certificate.as_ref()].into_iter().flatten().collect()
+    }
+}
+
 /// How an output's rows are encoded.
 #[derive(Clone, Debug)]
 pub enum OutputFormat {
@@ -109,6 +130,18 @@ pub enum OutputFormat {
     Parquet,
     /// Protobuf.
     Protobuf(ProtobufOutput),
+}
+
+impl OutputFormat {
+    /// Where it registers schemas, if it does.
+    #[must_use]
+    pub fn registry(&self) -> Option<&Registry> {
+        match self {
+            Self::Avro(AvroOutput { ids: Some((_, registry)), .. })
+            | Self::Protobuf(ProtobufOutput::Registry(_, registry)) => Some(registry),
+            _ => None,
+        }
+    }
 }
 
 /// How rows become Avro.

@@ -28,6 +28,7 @@ mod reference;
 mod schedule;
 mod security;
 mod syntax;
+mod tokens;
 mod transport;
 mod units;
 mod validate;

@@ -236,13 +236,74 @@ pub(super) struct RawSecurity {
     pub(super) key: Option<SecretRef>,
     /// The password of `key`, or of a `certificate` that is PKCS#12.
     pub(super) key_password: Option<SecretRef>,
-    /// The token (JWT) for `OAUTHBEARER`, by reference; fetched again when it nears its end.
+    /// For `OAUTHBEARER`: a token (JWT) that something else puts there; read again when it nears its end.
     pub(super) token: Option<SecretRef>,
+    /// For `OAUTHBEARER`: tokens from an identity provider.
+    pub(super) oidc: Option<RawOidc>,
+    /// For `OAUTHBEARER`: tokens of an Azure identity, as Event Hubs takes them.
+    pub(super) azure: Option<RawAzure>,
+    /// For `AWS_MSK_IAM`. Default: the region that the brokers' names tell, the keys of the environment, the machine or the pod.
+    pub(super) aws: Option<RawAws>,
     /// For `GSSAPI`.
     pub(super) kerberos: Option<RawKerberos>,
     /// How often the secrets are fetched again; when they have changed and brokers take them, connections are made anew with them.
     /// Default: `1h`.
     pub(super) refresh: Option<Duration>,
+}
+
+/// Tokens that an identity provider gives for a client's credentials (OAuth 2.0).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Oidc")]
+pub(super) struct RawOidc {
+    /// The provider's token endpoint, `https://...`.
+    #[schemars(required)]
+    pub(super) token_url: Option<String>,
+    /// Who we are to it.
+    #[schemars(required)]
+    pub(super) client_id: Option<String>,
+    /// The client's secret, by reference.
+    pub(super) client_secret: Option<SecretRef>,
+    /// In its place: a private key, RSA or P-256, that signs a statement of who we are.
+    pub(super) key: Option<SecretRef>,
+    /// The password of `key`.
+    pub(super) key_password: Option<SecretRef>,
+    /// The name of `key` at the provider.
+    pub(super) key_id: Option<String>,
+    /// What the token is to allow.
+    pub(super) scope: Option<String>,
+    /// For whom the token is to be.
+    pub(super) audience: Option<String>,
+    /// The authorities that the provider's certificate is checked against, as PEM. Default: those of the system.
+    pub(super) ca: Option<SecretRef>,
+}
+
+/// Tokens of an Azure identity.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Azure")]
+pub(super) struct RawAzure {
+    /// Who we are. Default: `system`.
+    #[serde(default)]
+    pub(super) identity: RawIdentity,
+    /// What the token is for. Default: the brokers' namespace of Event Hubs.
+    pub(super) scope: Option<String>,
+}
+
+/// Options of `AWS_MSK_IAM`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map of fields")]
+#[schemars(rename = "Aws")]
+pub(super) struct RawAws {
+    /// The cluster's region, `eu-west-1`. Default: the one in the brokers' names.
+    pub(super) region: Option<String>,
+    /// Whose key it is. Default: the keys of the environment (`AWS_ACCESS_KEY_ID` and the like), of a web identity, a container
+    /// or the machine, in this order.
+    pub(super) access_key_id: Option<String>,
+    /// The secret key, by reference.
+    pub(super) secret_access_key: Option<SecretRef>,
+    /// The token of a session, by reference.
+    pub(super) session_token: Option<SecretRef>,
 }
 
 /// Options of `GSSAPI`.
@@ -288,7 +349,7 @@ pub(super) enum Mechanism {
     /// A token.
     #[serde(rename = "OAUTHBEARER")]
     OauthBearer,
-    /// AWS' own. Not built yet.
+    /// Tokens that are signed with keys of AWS, for Amazon MSK.
     #[serde(rename = "AWS_MSK_IAM")]
     AwsMskIam,
     /// Kerberos; takes a build with the feature `gssapi`.

@@ -9,20 +9,21 @@ use super::{
     check::Check,
     problem::Path,
     raw::{Mechanism, Protocol, RawIdentity, RawJob, RawKeyVault, RawSecurity},
-    syntax,
+    syntax, tokens,
 };
 
 /// Mechanisms, as a spec writes them.
-const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, GSSAPI";
+const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM, GSSAPI";
 
 /// How often secrets are fetched again.
 const REFRESH: Duration = Duration::from_secs(3_600);
 
-/// How the connections of the input or output at `parent` are secured.
+/// How the connections of the input or output at `parent` to `brokers` are secured.
 pub(super) fn security(
     check: &mut Check<'_>,
     parent: &Path,
     raw: Option<&RawSecurity>,
+    brokers: &[String],
     job: &RawJob,
 ) -> Option<SecuritySettings> {
     let Some(raw) = raw else { return Some(SecuritySettings::default()) };
@@ -34,8 +35,8 @@ pub(super) fn security(
     };
     without_effect(check, &path, protocol, raw);
     for (field, reference) in references(raw) {
-        if let Some(SecretRef::KeyVault(name)) = reference {
-            let field = path.key(field);
+        if let SecretRef::KeyVault(name) = reference {
+            let field = field.split('.').fold(path.clone(), |path, key| path.key(key));
             check.holds(&field, syntax::key_vault_secret(name));
             if job.key_vault.is_none() {
                 check.problem(&field, "`key_vault` references need a vault: give the job `key_vault: {vault: NAME}`");
@@ -56,7 +57,7 @@ pub(super) fn security(
     }
     let sasl = match protocol {
         Protocol::None | Protocol::Mtls => None,
-        Protocol::SaslPlaintext | Protocol::SaslSsl => Some(sasl(check, &path, raw)?),
+        Protocol::SaslPlaintext | Protocol::SaslSsl => Some(sasl(check, &path, raw, brokers)?),
     };
     if raw.refresh.is_some_and(|refresh| refresh.is_zero()) {
         check.problem(&path.key("refresh"), "expected a duration above zero");
@@ -65,34 +66,53 @@ pub(super) fn security(
     Some(SecuritySettings { tls, sasl, refresh })
 }
 
-fn references(raw: &RawSecurity) -> [(&'static str, Option<&SecretRef>); 6] {
-    [
+/// All that lead to secrets, with where they stand.
+fn references(raw: &RawSecurity) -> Vec<(&'static str, &SecretRef)> {
+    let (oidc, aws) = (raw.oidc.as_ref(), raw.aws.as_ref());
+    let all = [
         ("password", raw.password.as_ref()),
         ("ca", raw.ca.as_ref()),
         ("certificate", raw.certificate.as_ref()),
         ("key", raw.key.as_ref()),
         ("key_password", raw.key_password.as_ref()),
         ("token", raw.token.as_ref()),
-    ]
+        ("oidc.client_secret", oidc.and_then(|oidc| oidc.client_secret.as_ref())),
+        ("oidc.key", oidc.and_then(|oidc| oidc.key.as_ref())),
+        ("oidc.key_password", oidc.and_then(|oidc| oidc.key_password.as_ref())),
+        ("oidc.ca", oidc.and_then(|oidc| oidc.ca.as_ref())),
+        ("aws.secret_access_key", aws.and_then(|aws| aws.secret_access_key.as_ref())),
+        ("aws.session_token", aws.and_then(|aws| aws.session_token.as_ref())),
+    ];
+    all.into_iter().filter_map(|(field, reference)| Some((field, reference?))).collect()
 }
 
 /// What is written and means nothing beside the rest is a mistake: somebody relies on it.
 fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &RawSecurity) {
     const TLS: [&str; 4] = ["ca", "certificate", "key", "key_password"];
-    let others = [
+    const OF_MECHANISMS: [&str; 7] = ["username", "password", "token", "oidc", "azure", "aws", "kerberos"];
+    let given = [
         ("mechanism", raw.mechanism.is_some()),
         ("username", raw.username.is_some()),
         ("kerberos", raw.kerberos.is_some()),
         ("refresh", raw.refresh.is_some()),
+        ("password", raw.password.is_some()),
+        ("ca", raw.ca.is_some()),
+        ("certificate", raw.certificate.is_some()),
+        ("key", raw.key.is_some()),
+        ("key_password", raw.key_password.is_some()),
+        ("token", raw.token.is_some()),
+        ("oidc", raw.oidc.is_some()),
+        ("azure", raw.azure.is_some()),
+        ("aws", raw.aws.is_some()),
     ];
-    let references = references(raw).map(|(field, reference)| (field, reference.is_some()));
-    let of_other_mechanisms: &[&str] = match raw.mechanism {
-        Some(Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha512) => &["token", "kerberos"],
-        Some(Mechanism::OauthBearer) => &["username", "password", "kerberos"],
-        Some(Mechanism::Gssapi) => &["username", "password", "token"],
-        Some(Mechanism::AwsMskIam) | None => &[],
+    let own: &[&str] = match raw.mechanism {
+        Some(Mechanism::Plain | Mechanism::ScramSha256 | Mechanism::ScramSha512) => &["username", "password"],
+        Some(Mechanism::OauthBearer) => &["token", "oidc", "azure"],
+        Some(Mechanism::AwsMskIam) => &["aws"],
+        Some(Mechanism::Gssapi) => &["kerberos"],
+        None => &OF_MECHANISMS,
     };
-    for (field, _) in others.into_iter().chain(references).filter(|(_, is_given)| *is_given) {
+    for (field, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
         let why = match protocol {
             Protocol::None => "without a security `protocol`",
             Protocol::SaslPlaintext if TLS.contains(&field) => {
@@ -101,7 +121,7 @@ fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &
             Protocol::Mtls if !TLS.contains(&field) && field != "refresh" => {
                 "with `mtls`, where the certificate says who we are; did you mean `sasl_ssl`?"
             }
-            Protocol::SaslPlaintext | Protocol::SaslSsl if of_other_mechanisms.contains(&field) => {
+            Protocol::SaslPlaintext | Protocol::SaslSsl if OF_MECHANISMS.contains(&field) && !own.contains(&field) => {
                 "with this `mechanism`"
             }
             _ => continue,
@@ -110,7 +130,7 @@ fn without_effect(check: &mut Check<'_>, path: &Path, protocol: Protocol, raw: &
     }
 }
 
-fn sasl(check: &mut Check<'_>, path: &Path, raw: &RawSecurity) -> Option<SaslSettings> {
+fn sasl(check: &mut Check<'_>, path: &Path, raw: &RawSecurity, brokers: &[String]) -> Option<SaslSettings> {
     let Some(mechanism) = raw.mechanism else {
         if !check.given(&path.key("mechanism")) {
             check.problem(path, format!("`mechanism` is missing: one of {MECHANISMS}"));
@@ -133,10 +153,8 @@ fn sasl(check: &mut Check<'_>, path: &Path, raw: &RawSecurity) -> Option<SaslSet
                 _ => SaslSettings::Plain { username, password },
             })
         }
-        Mechanism::OauthBearer => {
-            let token = check.required(raw.token.as_ref(), path, "token")?;
-            Some(SaslSettings::OauthBearer { token: check.below(token) })
-        }
+        Mechanism::OauthBearer => tokens::bearer(check, path, raw, brokers).map(SaslSettings::OauthBearer),
+        Mechanism::AwsMskIam => tokens::aws(check, path, raw.aws.as_ref(), brokers).map(SaslSettings::OauthBearer),
         Mechanism::Gssapi => {
             let kerberos = raw.kerberos.as_ref();
             let keytab = kerberos.and_then(|kerberos| kerberos.keytab.as_deref());
@@ -150,7 +168,6 @@ fn sasl(check: &mut Check<'_>, path: &Path, raw: &RawSecurity) -> Option<SaslSet
                 },
             })
         }
-        Mechanism::AwsMskIam => None,
     }
 }
 
@@ -166,18 +183,23 @@ pub(super) fn key_vault(
     if let Some(vault) = vault {
         check.holds(&path.key("vault"), syntax::key_vault(vault));
     }
-    let identity = match &raw.identity {
+    let identity = identity(check, &path.key("identity"), &raw.identity);
+    Some(Some(KeyVaultSettings { vault: vault?.clone(), identity }))
+}
+
+/// Who we are to Azure.
+pub(super) fn identity(check: &mut Check<'_>, path: &Path, raw: &RawIdentity) -> AzureIdentity {
+    if let RawIdentity::ClientId(id) | RawIdentity::ObjectId(id) | RawIdentity::ResourceId(id) = raw
+        && id.is_empty()
+    {
+        check.problem(path, "expected an id, found an empty text");
+    }
+    match raw {
         RawIdentity::System => AzureIdentity::System,
         RawIdentity::Workload => AzureIdentity::Workload,
         RawIdentity::AzureCli => AzureIdentity::AzureCli,
         RawIdentity::ClientId(id) => AzureIdentity::ClientId(id.clone()),
         RawIdentity::ObjectId(id) => AzureIdentity::ObjectId(id.clone()),
         RawIdentity::ResourceId(id) => AzureIdentity::ResourceId(id.clone()),
-    };
-    if let RawIdentity::ClientId(id) | RawIdentity::ObjectId(id) | RawIdentity::ResourceId(id) = &raw.identity
-        && id.is_empty()
-    {
-        check.problem(&path.key("identity"), "expected an id, found an empty text");
     }
-    Some(Some(KeyVaultSettings { vault: vault?.clone(), identity }))
 }

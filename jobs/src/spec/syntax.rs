@@ -72,6 +72,22 @@ pub(super) fn key_vault_secret(secret: &str) -> Result<(), String> {
     }
 }
 
+/// The address of a token endpoint: what goes there is secret.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn token_url(url: &str) -> Result<(), String> {
+    let is_address = |rest: &str| rest.chars().next().is_some_and(|c| c.is_ascii_alphanumeric() || c == '[');
+    let here = ["127.0.0.1", "localhost", "[::1]"];
+    let is_here =
+        |rest: &str| here.iter().any(|host| rest.strip_prefix(host).is_some_and(|rest| rest.starts_with([':', '/'])));
+    match url.split_once("://") {
+        Some(("https", rest)) if is_address(rest) => Ok(()),
+        Some(("http", rest)) if is_here(rest) => Ok(()),
+        _ => Err(format!("`{url}` is no token endpoint: expected an address that begins with `https://`")),
+    }
+}
+
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
@@ -109,6 +125,16 @@ mod tests {
         }
         for name in ["", ".", "..", "a b", "a/b", "ä", &"x".repeat(250)] {
             assert!(topic(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn token_endpoints() {
+        for url in ["https://idp.example/oauth2/token", "http://127.0.0.1:8080/token", "http://localhost/token"] {
+            assert_eq!(token_url(url), Ok(()));
+        }
+        for url in ["", "idp.example/token", "https://", "http://idp.example/token", "http://localhost.example/token"] {
+            assert!(token_url(url).is_err(), "{url}");
         }
     }
 

@@ -113,7 +113,7 @@ fn kafka_input(
     if raw.group.as_deref() == Some("") {
         check.problem(&path.key("group"), "expected a consumer group, found an empty text");
     }
-    let security = security::security(check, &path, raw.security.as_ref(), job);
+    let security = security::security(check, &path, raw.security.as_ref(), &raw.brokers, job);
     let timestamp = match input.timestamp {
         None | Some(RawTimestamp::LogAppendTime) => Timestamp::LogAppendTime,
         Some(RawTimestamp::CreateTime) => {
@@ -309,7 +309,7 @@ fn kafka_output(check: &mut Check<'_>, path: &Path, raw: &RawKafkaOutput, job: &
     if raw.key.as_deref() == Some("") {
         check.problem(&path.key("key"), "expected a column, found an empty text");
     }
-    let security = security::security(check, path, raw.security.as_ref(), job);
+    let security = security::security(check, path, raw.security.as_ref(), &raw.brokers, job);
     let (key, delivery) = (raw.key.clone(), raw.delivery);
     Some(KafkaOutput { brokers: brokers?, topic: topic?.clone(), key, delivery, security: Box::new(security?) })
 }

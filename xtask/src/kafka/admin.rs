@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use kafka_protocol::messages::IncrementalAlterConfigsRequest;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::protocol::StrBytes;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -11,7 +14,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Broker;
+use std::path::Path;
+
+use super::{Broker, Listener, wire::ask};
 
 /// Far above what a healthy broker takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +103,28 @@ impl Broker {
         let described = described.into_iter().next().context("the broker described nothing")?;
         let described = described.map_err(|code| anyhow!("cannot describe `{name}`: {code}"))?;
         Ok(described.entries.into_iter().map(|entry| (entry.name, entry.value)).collect())
+    }
+
+    /// Lets a listener trust the client certificates of this authority alone, from the next connection on; those that stand stay.
+    ///
+    /// # Errors
+    /// When the broker refuses it.
+    pub fn trust(&self, listener: Listener, ca: &Path) -> Result<()> {
+        const BROKER: i8 = 4;
+        const ONLY_NODE: &str = "1";
+        let setting = format!("listener.name.{}.ssl.truststore.location", listener.name().to_lowercase());
+        let altered = AlterableConfig::default()
+            .with_name(StrBytes::from_string(setting))
+            .with_value(Some(StrBytes::from_string(ca.display().to_string())));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(BROKER)
+            .with_resource_name(StrBytes::from_static_str(ONLY_NODE))
+            .with_configs(vec![altered]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let answer = ask(self.bootstrap(), &request, 1)?;
+        let refusal = answer.responses.iter().find(|response| response.error_code != 0);
+        ensure!(refusal.is_none(), "the broker refused another truststore: {refusal:?}");
+        Ok(())
     }
 
     /// The offsets that a consumer group has committed for a topic, by partition; none where it has not.

@@ -15,12 +15,15 @@ pub enum Listener {
     SaslTls,
     /// SASL over TLS, PLAIN alone, with a server certificate that has expired.
     Expired,
+    /// SASL over TLS, OAUTHBEARER alone, with tokens that are signed by the broker's issuer
+    /// ([`Certificates::issuer_key`](super::Certificates::issuer_key)).
+    Oidc,
 }
 
 impl Listener {
     /// All, in their order.
-    pub const ALL: [Self; 6] =
-        [Self::Plaintext, Self::Tls, Self::Mtls, Self::SaslPlaintext, Self::SaslTls, Self::Expired];
+    pub const ALL: [Self; 7] =
+        [Self::Plaintext, Self::Tls, Self::Mtls, Self::SaslPlaintext, Self::SaslTls, Self::Expired, Self::Oidc];
 
     /// Its name in the broker's settings.
     pub(super) fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Listener {
             Self::SaslPlaintext => "SASLPLAINTEXT",
             Self::SaslTls => "SASLTLS",
             Self::Expired => "EXPIRED",
+            Self::Oidc => "OIDC",
         }
     }
 
@@ -40,7 +44,7 @@ impl Listener {
             Self::Plaintext => "PLAINTEXT",
             Self::Tls | Self::Mtls => "SSL",
             Self::SaslPlaintext => "SASL_PLAINTEXT",
-            Self::SaslTls | Self::Expired => "SASL_SSL",
+            Self::SaslTls | Self::Expired | Self::Oidc => "SASL_SSL",
         }
     }
 }

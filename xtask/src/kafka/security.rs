@@ -16,6 +16,9 @@ use super::listeners::Listener;
 /// The password of `alice` and of `bob`.
 pub const PASSWORD: &str = "open-sesame-7731";
 
+/// The issuer's public keys, in the broker's directory.
+const ISSUER_KEYS: &str = "issuer.json";
+
 const USERS: [&str; 2] = ["alice", "bob"];
 
 /// Files of a broker, all PEM. The server's certificate is for `127.0.0.1` alone: under any other name it does not fit.
@@ -31,6 +34,14 @@ pub struct Certificates {
     pub next_certificate: PathBuf,
     /// Its key.
     pub next_key: PathBuf,
+    /// An authority that the broker trusts once it is told to, [`Broker::trust`](super::Broker::trust).
+    pub second_ca: PathBuf,
+    /// The same client's certificate of that authority.
+    pub second_certificate: PathBuf,
+    /// Its key.
+    pub second_key: PathBuf,
+    /// The key that tokens for [`Listener::Oidc`] are signed with.
+    pub issuer_key: PathBuf,
     /// An authority that nobody knows.
     pub strange_ca: PathBuf,
     /// A certificate of that authority, `CN=stranger`.
@@ -48,6 +59,10 @@ impl Certificates {
             key: file("client.key"),
             next_certificate: file("client-next.pem"),
             next_key: file("client-next.key"),
+            second_ca: file("second-ca.pem"),
+            second_certificate: file("client-second.pem"),
+            second_key: file("client-second.key"),
+            issuer_key: file("issuer.key"),
             strange_ca: file("strange-ca.pem"),
             strange_certificate: file("stranger.pem"),
             strange_key: file("stranger.key"),
@@ -58,12 +73,15 @@ impl Certificates {
 /// Makes an authority, the broker's certificates, a client's, and a stranger's.
 pub(super) fn write_certificates(dir: &Path) -> Result<()> {
     let (ca, strange_ca) = (authority("tidemill test CA")?, authority("strange CA")?);
+    let second_ca = authority("tidemill test CA 2")?;
     let files = Certificates::in_directory(dir);
     fs::write(&files.ca, ca.pem())?;
+    fs::write(&files.second_ca, second_ca.pem())?;
     fs::write(&files.strange_ca, strange_ca.pem())?;
     for (certificate, key, issuer, name) in [
         (&files.certificate, &files.key, &ca, "client"),
         (&files.next_certificate, &files.next_key, &ca, "client"),
+        (&files.second_certificate, &files.second_key, &second_ca, "client"),
         (&files.strange_certificate, &files.strange_key, &strange_ca, "stranger"),
     ] {
         let mut params = named(name, vec![])?;
@@ -72,6 +90,9 @@ pub(super) fn write_certificates(dir: &Path) -> Result<()> {
         fs::write(certificate, params.signed_by(&pair, issuer)?.pem())?;
         fs::write(key, pair.serialize_pem())?;
     }
+    let issuer = KeyPair::generate()?;
+    fs::write(&files.issuer_key, issuer.serialize_pem())?;
+    fs::write(dir.join(ISSUER_KEYS), stand_in::Oidc::public_keys(&issuer.serialize_pem()))?;
     for (file, until) in [("broker.pem", 2100), ("expired.pem", 2020)] {
         let mut params = named("broker", vec!["127.0.0.1".to_owned()])?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -148,7 +169,27 @@ super.users=User:ANONYMOUS;User:alice;User:CN=client
             mechanism("oauthbearer", "oauthbearer.OAuthBearerLoginModule", own_token);
         }
     }
+    let oidc = format!("listener.name.{}", Listener::Oidc.name().to_lowercase());
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{oidc}.sasl.enabled.mechanisms=OAUTHBEARER
+{oidc}.oauthbearer.sasl.jaas.config={LOGIN}.oauthbearer.OAuthBearerLoginModule required;
+{oidc}.oauthbearer.sasl.server.callback.handler.class={LOGIN}.oauthbearer.OAuthBearerValidatorCallbackHandler
+{oidc}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={}
+{oidc}.oauthbearer.sasl.oauthbearer.expected.audience={}
+{oidc}.oauthbearer.sasl.oauthbearer.expected.issuer={}
+",
+        issuer_keys(dir),
+        stand_in::Oidc::AUDIENCE,
+        stand_in::Oidc::ISSUER,
+    );
     text
+}
+
+/// Where the broker finds the issuer's keys; Kafka wants to be told beside its settings, too.
+pub(super) fn issuer_keys(dir: &Path) -> String {
+    format!("file://{}", dir.join(ISSUER_KEYS).display())
 }
 
 /// A token for `OAUTHBEARER`, as the broker takes it for a test: not signed.

@@ -149,6 +149,7 @@ fn java(dir: &Path, options: &BrokerOptions) -> Result<Command> {
     if !options.long_run {
         command.arg("-XX:TieredStopAtLevel=1");
     }
+    command.arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}", security::issuer_keys(dir)));
     command.arg("-cp").arg(jars::directory(options.version)?.join("*")).current_dir(dir);
     Ok(command)
 }

@@ -194,6 +194,18 @@ impl RegistryClient {
         Ok(found)
     }
 
+    /// Whether it answers and lets us in.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        match self.ask(Method::GET, &["schemas", "types"].map(str::to_owned), None) {
+            // An old one does not know the question, but it answers.
+            Ok(_) | Err(RegistryError::Absent { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The latest schema of a subject.
     ///
     /// # Errors

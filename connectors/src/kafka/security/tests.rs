@@ -1,12 +1,22 @@
-use std::{io::Write, time::Duration};
+use std::io::Write;
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use tempfile::NamedTempFile;
+use tidemill_engine::{EventTime, Monotonic};
 
 use super::*;
 
-fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(1_811_808_000))
+/// A clock that stands.
+struct Stopped;
+
+impl Clock for Stopped {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(0)
+    }
+
+    fn wall(&self) -> EventTime {
+        EventTime(1_811_808_000_000_000)
+    }
 }
 
 fn file(content: &str) -> (NamedTempFile, SecretRef) {
@@ -17,7 +27,8 @@ fn file(content: &str) -> (NamedTempFile, SecretRef) {
 }
 
 fn resolve(settings: &SecuritySettings) -> Result<Security, SecurityError> {
-    settings.resolve(&Arc::new(SecretStore::default()), now())
+    let clock: Arc<dyn Clock> = Arc::new(Stopped);
+    settings.resolve(&Arc::new(SecretStore::default()), &clock)
 }
 
 fn configured(settings: &SecuritySettings) -> ClientConfig {
@@ -75,4 +86,32 @@ fn what_leads_nowhere_is_named() {
     let tls = TlsSettings { ca: Some(ca), ..TlsSettings::default() };
     let error = resolve(&SecuritySettings { tls: Some(tls), sasl: None, refresh: None }).unwrap_err();
     assert_eq!(error.to_string(), "security `ca` is not PEM: expected `-----BEGIN CERTIFICATE-----`, found other text");
+}
+
+/// What a panic says is what `Debug` shows.
+fn panicked(body: impl FnOnce()) -> String {
+    let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_err();
+    said.downcast_ref::<String>().unwrap().clone()
+}
+
+#[test]
+fn a_panic_shows_no_secret() {
+    let (_password, password) = file("hunter2-password");
+    let claims = "eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0";
+    let (_token, token) = file(&format!("e30.{claims}.hunter2-signature"));
+    let (_key, key) = file(&KeyPair::generate().unwrap().serialize_pem());
+    for sasl in [
+        SaslSettings::Plain { username: "alice".into(), password: password.clone() },
+        SaslSettings::Scram { hash: ScramHash::Sha256, username: "alice".into(), password },
+        SaslSettings::OauthBearer(TokenSettings::Given(token)),
+    ] {
+        let settings = SecuritySettings { tls: Some(TlsSettings::default()), sasl: Some(sasl), refresh: None };
+        let security = resolve(&settings).unwrap();
+        let said = panicked(|| Err::<(), _>((&settings, security)).unwrap());
+        assert!(said.contains("SecuritySettings") && !said.contains("hunter2") && !said.contains(claims), "{said}");
+    }
+    let tls = TlsSettings { certificate: Some(key), ..TlsSettings::default() };
+    let refusal = resolve(&SecuritySettings { tls: Some(tls), ..SecuritySettings::default() });
+    let said = panicked(|| drop(refusal.unwrap()));
+    assert!(!said.contains("BEGIN PRIVATE"), "{said}");
 }

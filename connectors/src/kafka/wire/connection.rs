@@ -128,6 +128,14 @@ impl Connection {
         self.ask_in(request, version)
     }
 
+    /// The version in which [`Connection::ask`] asks.
+    ///
+    /// # Errors
+    /// When both sides speak none.
+    pub(super) fn version<R: Measured>(&self) -> Result<i16, Cause> {
+        self.versions.of::<R>(R::VERSIONS)
+    }
+
     fn ask_in<R: Measured>(&mut self, request: &R, version: i16) -> Result<R::Response, Cause> {
         self.correlation = self.correlation.wrapping_add(1);
         let frame = frame(request, version, self.correlation)?;

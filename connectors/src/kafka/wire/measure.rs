@@ -6,8 +6,8 @@
 
 use kafka_protocol::{
     messages::{
-        ApiVersionsRequest, DescribeConfigsRequest, ListOffsetsRequest, MetadataRequest, SaslAuthenticateRequest,
-        SaslHandshakeRequest,
+        ApiVersionsRequest, DescribeConfigsRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest,
+        ListOffsetsRequest, MetadataRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
     },
     protocol::Request,
 };
@@ -146,6 +146,38 @@ impl Measured for DescribeConfigsRequest {
         ]))),
     ]);
     const FLEXIBLE: i16 = 4;
+}
+
+impl Measured for FindCoordinatorRequest {
+    const SHAPE: Shape = plain(&[
+        since(1, Field::Fixed(4)),
+        Part { versions: (0, 3), field: Field::Fixed(2) },
+        Part { versions: (1, 3), field: Field::Text },
+        Part { versions: (0, 3), field: Field::Fixed(4) },
+        Part { versions: (0, 3), field: Field::Text },
+        Part { versions: (0, 3), field: Field::Fixed(4) },
+        since(
+            4,
+            Field::Many(plain(&[
+                always(Field::Text),
+                always(Field::Fixed(4)),
+                always(Field::Text),
+                always(Field::Fixed(6)),
+                always(Field::Text),
+            ])),
+        ),
+    ]);
+    const FLEXIBLE: i16 = 3;
+}
+
+impl Measured for HeartbeatRequest {
+    const SHAPE: Shape = plain(&[since(1, Field::Fixed(4)), always(Field::Fixed(2))]);
+    const FLEXIBLE: i16 = 4;
+}
+
+impl Measured for InitProducerIdRequest {
+    const SHAPE: Shape = plain(&[always(Field::Fixed(16)), since(6, Field::Fixed(10))]);
+    const FLEXIBLE: i16 = 2;
 }
 
 impl Measured for SaslHandshakeRequest {

@@ -7,7 +7,7 @@ use tidemill_certs::TlsMaterial;
 
 use super::sasl::Credentials;
 use crate::kafka::{
-    fault::Fault,
+    fault::{Cause, Fault},
     security::{Sasl, Security},
 };
 
@@ -35,7 +35,11 @@ impl Protection {
             }
             Some(Sasl::OauthBearer(tokens)) => {
                 let tokens = Arc::clone(tokens);
-                Some(Credentials::Token(Arc::new(move || tokens.token().map_err(|error| error.explain()))))
+                Some(Credentials::Token(Arc::new(move || {
+                    tokens
+                        .token()
+                        .map_err(|error| Cause::NoToken { why: error.to_string(), may_pass: error.may_pass() })
+                })))
             }
             Some(Sasl::Gssapi { .. }) => {
                 return Err(Fault::Protection("`fetch: own` cannot do GSSAPI: leave `fetch` out".to_owned()));

@@ -14,13 +14,14 @@ use rsasl::{
     prelude::{MessageSent, SASLClient, SessionError, State},
     property::OAuthBearerToken,
 };
+use serde_json::Value;
 use tidemill_certs::Secret;
 
 use super::connection::Connection;
 use crate::kafka::{fault::Cause, token::Token};
 
 /// Gives a token that is valid now; called for each connection.
-pub(in crate::kafka) type Tokens = Arc<dyn Fn() -> Result<Token, String> + Send + Sync>;
+pub(in crate::kafka) type Tokens = Arc<dyn Fn() -> Result<Token, Cause> + Send + Sync>;
 
 /// Who we are.
 #[derive(Clone)]
@@ -40,6 +41,14 @@ impl Credentials {
         }
     }
 
+    /// The broker does not take them; of a token it may have said why.
+    fn refused(&self, said: Option<&[u8]>) -> Cause {
+        let Self::Token(_) = self else { return Cause::WrongCredentials };
+        let said: Option<Value> = said.and_then(|said| serde_json::from_slice(said).ok());
+        let status = said.as_ref().and_then(|said| said["status"].as_str());
+        Cause::TokenRefused(status.unwrap_or_default().to_owned())
+    }
+
     fn config(&self) -> Result<Arc<SASLConfig>, Cause> {
         let config = match self {
             Self::Password { username, password, .. } => {
@@ -47,7 +56,7 @@ impl Credentials {
                 SASLConfig::with_credentials(None, username.clone(), password.to_owned())
             }
             Self::Token(token) => {
-                let token = token().map_err(Cause::Unnamed)?.value;
+                let token = token()?.value;
                 SASLConfig::builder().with_default_mechanisms().with_callback(Bearer(token))
             }
         };
@@ -87,15 +96,15 @@ pub(super) fn authenticate(connection: &mut Connection, credentials: &Credential
     let mut lifetime_ms = 0;
     loop {
         let mut message = Vec::new();
-        // A server that does not know our password cannot prove that it does: the step fails.
-        let state = session.step(said.as_deref(), &mut message).map_err(|_| Cause::WrongCredentials)?;
+        // A server that does not know our password cannot prove that it does, and to a bad token it answers: the step fails.
+        let state = session.step(said.as_deref(), &mut message).map_err(|_| credentials.refused(said.as_deref()))?;
         if state == State::Finished(MessageSent::No) {
             return Ok(lifetime_ms);
         }
         let answer = connection.ask(&SaslAuthenticateRequest::default().with_auth_bytes(message.into()))?;
         match ResponseError::try_from_code(answer.error_code) {
             None => {}
-            Some(ResponseError::SaslAuthenticationFailed) => return Err(Cause::WrongCredentials),
+            Some(ResponseError::SaslAuthenticationFailed) => return Err(credentials.refused(None)),
             Some(other) => return Err(Cause::Answered(other)),
         }
         lifetime_ms = answer.session_lifetime_ms;

@@ -1,96 +1,115 @@
-//! The stand-in: one port, a thread a connection, HTTP by hand.
+//! The server.
 
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
-use azure_core::http::HttpClient;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-
-use super::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub struct Request {
     /// Method, target, version.
-    pub(super) line: String,
+    pub line: String,
+    /// What it carries.
+    pub body: String,
     headers: Vec<(String, String)>,
     /// How many requests for secrets came before it with a token.
     earlier: usize,
 }
 
 impl Request {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    /// A header, by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// For a request for a secret with a token, how many came before it.
-    pub(super) fn secret(&self) -> Option<usize> {
+    #[must_use]
+    pub fn secret(&self) -> Option<usize> {
         (self.line.contains(" /secrets/") && self.header("authorization").is_some()).then_some(self.earlier)
     }
 }
 
 /// What the stand-in says.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
 impl Answer {
-    pub(super) fn status(status: u16, body: &str) -> Self {
+    /// A status with JSON.
+    #[must_use]
+    pub fn status(status: u16, body: &str) -> Self {
         let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
         Self { status, headers, body: body.to_owned() }
     }
 
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    /// The same with another header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(super) fn token() -> Self {
+    /// A token of a managed identity.
+    #[must_use]
+    pub fn token() -> Self {
         let body = r#"{"access_token":"a-token","expires_on":"4102444800","token_type":"Bearer","resource":"r"}"#;
         Self::status(200, body)
     }
 
-    pub(super) fn secret(value: &str) -> Self {
-        Self::status(200, &format!(r#"{{"value":"{value}","id":"i","attributes":{{"enabled":true}}}}"#))
+    /// A secret of a key vault.
+    #[must_use]
+    pub fn secret(value: &str) -> Self {
+        let body = serde_json::json!({"value": value, "id": "i", "attributes": {"enabled": true}});
+        Self::status(200, &body.to_string())
     }
 
-    pub(super) fn challenge() -> Self {
+    /// What a key vault says to who comes without a token.
+    #[must_use]
+    pub fn challenge() -> Self {
         let challenge =
             r#"Bearer authorization="https://login.microsoftonline.com/t", resource="https://vault.azure.net""#;
         Self::status(401, "{}").with("WWW-Authenticate", challenge)
     }
 
     /// The connection stays open and nothing comes.
-    pub(super) fn silence() -> Self {
+    #[must_use]
+    pub fn silence() -> Self {
         Self::status(0, "")
     }
 }
 
 type Script = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 
-pub(super) struct StandIn {
+/// See the crate.
+pub struct StandIn {
     proxy: String,
     ca: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl StandIn {
-    /// Starts it; `script` answers all but the vault's challenge to a request without a token.
-    pub(super) fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    /// Starts it for TLS under the names `hosts`; `script` answers all but the vault's challenge to a request without a token.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(hosts: &[&str], script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["my-vault.vault.azure.net".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &ca).unwrap().der().clone();
+        let names: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap().der().clone();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -114,21 +133,22 @@ impl StandIn {
         Self { proxy, ca: ca.pem(), requests }
     }
 
-    pub(super) fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+    /// Its address, `http://127.0.0.1:...`: a proxy, and a plain server.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.proxy
     }
 
-    fn builder(&self) -> reqwest::ClientBuilder {
-        reqwest::Client::builder().proxy(reqwest::Proxy::all(&self.proxy).unwrap())
+    /// The authority that signed its certificate, as PEM.
+    #[must_use]
+    pub fn ca(&self) -> &str {
+        &self.ca
     }
 
-    pub(super) fn client(&self) -> Arc<dyn HttpClient> {
-        let ca = reqwest::Certificate::from_pem(self.ca.as_bytes()).unwrap();
-        Arc::new(self.builder().add_root_certificate(ca).build().unwrap())
-    }
-
-    pub(super) fn client_without_its_ca(&self) -> Arc<dyn HttpClient> {
-        Arc::new(self.builder().build().unwrap())
+    /// All that was asked.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -141,29 +161,19 @@ fn serve(
     let mut reader = BufReader::new(socket.try_clone()?);
     let Some(request) = read(&mut reader, seen)? else { return Ok(()) };
     if !request.line.starts_with("CONNECT ") {
-        seen.lock().unwrap().push(request.clone());
-        write(&mut socket, script(&request))?;
-        return answer_all(reader, socket, script, seen);
-    }
-    socket.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
-    let connection = ServerConnection::new(tls).unwrap();
-    let mut stream = StreamOwned::new(connection, socket);
-    loop {
-        let Some(request) = read(&mut BufReader::with_capacity(1, &mut stream), seen)? else { return Ok(()) };
-        let answer = reply(&request, script, seen);
-        write(&mut stream, answer)?;
-    }
-}
-
-fn answer_all(
-    mut reader: BufReader<TcpStream>,
-    mut socket: TcpStream,
-    script: &Script,
-    seen: &Mutex<Vec<Request>>,
-) -> std::io::Result<()> {
-    while let Some(request) = read(&mut reader, seen)? {
         let answer = reply(&request, script, seen);
         write(&mut socket, answer)?;
+        while let Some(request) = read(&mut reader, seen)? {
+            let answer = reply(&request, script, seen);
+            write(&mut socket, answer)?;
+        }
+        return Ok(());
+    }
+    socket.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let mut stream = StreamOwned::new(ServerConnection::new(tls).unwrap(), socket);
+    while let Some(request) = read(&mut BufReader::with_capacity(1, &mut stream), seen)? {
+        let answer = reply(&request, script, seen);
+        write(&mut stream, answer)?;
     }
     Ok(())
 }
@@ -198,8 +208,9 @@ fn read(reader: &mut impl BufRead, seen: &Mutex<Vec<Request>>) -> std::io::Resul
         headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    let body = String::from_utf8_lossy(&body).into_owned();
     let earlier = seen.lock().unwrap().iter().filter(|request| request.secret().is_some()).count();
-    Ok(Some(Request { line: lines[0].clone(), headers, earlier }))
+    Ok(Some(Request { line: lines[0].clone(), body, headers, earlier }))
 }
 
 fn write(stream: &mut impl Write, answer: Answer) -> std::io::Result<()> {
