@@ -73,7 +73,10 @@ pub(crate) fn resolve(
     options: &RunOptions,
 ) -> Result<Security, EngineError> {
     let security = settings.resolve(&secrets.store, &options.clock);
-    let security = security.map_err(|error| owner.error(ErrorKind::User, in_a_line(&error)))?;
+    let security = security.map_err(|error| {
+        let kind = if error.may_pass() { ErrorKind::Unavailable } else { ErrorKind::User };
+        owner.error(kind, in_a_line(&error))
+    })?;
     if let Some(tls) = &security.tls {
         for note in tls.notes() {
             match note.is_repair() {
