@@ -14,7 +14,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use rdkafka::Message;
-use stand_in::{Azure, Oidc, Refusal, Way};
+use stand_in::{Answer, Azure, Oidc, Refusal, StandIn, Way};
 use xtask::{
     kafka::{Broker, Certificates, Listener, Operation, PASSWORD, Record, Resource, shared, unsigned_token},
     rotation,
@@ -153,6 +153,35 @@ fn a_job_runs_over_mtls_from_a_key_vault_by_each_identity() {
             });
         }
     });
+}
+
+/// As with Event Hubs: the tokens are those of an Azure identity, for a scope.
+#[test]
+fn a_job_runs_on_tokens_of_an_azure_identity() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("azured", 1, &[]).unwrap();
+    broker.create_topic("azured-out", 1, &[]).unwrap();
+    broker.produce("azured", (0..100).map(|i| Record::new(0, format!(r#"{{"i":{i}}}"#)))).unwrap();
+    let azure = Azure::start();
+    let tokens = "identity: workload, scope: \"https://my-namespace.servicebus.windows.net/.default\"";
+    let security = format!("protocol: sasl_ssl, {}, mechanism: OAUTHBEARER, azure: {{{tokens}}}", secured.ca());
+    let run = |way| {
+        let (address, arguments) = (broker.address(Listener::SaslTls), ["run", "--bounded"]);
+        let mut command = secured.command("azured", "azured-out", &address, &security, &arguments);
+        let output = command.envs(azure.environment(way, folder.path())).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(Way::Workload);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(broker.read("azured-out").unwrap().len(), 100);
+    let requests = azure.stand_in().requests();
+    let scope = "scope=https%3A%2F%2Fmy-namespace.servicebus.windows.net%2F.default";
+    assert!(requests.iter().any(|request| request.body.contains(scope)), "{requests:?}");
+    let (code, said) = run(Way::VirtualMachine);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("input `a`: security `azure`: no token for the workload identity: "), "{said}");
 }
 
 #[test]
@@ -430,6 +459,68 @@ fn the_doctor_shows_each_step_and_the_chain_as_it_was_sent() {
     assert!(stdout.starts_with("input `a`\n  \u{2713} security ("), "{stdout}");
     assert!(stdout.contains(&format!("\u{2717} {address}: TLS (")), "{stdout}");
     assert!(!stdout.contains("login"), "what follows a failure is not tried: {stdout}");
+}
+
+#[test]
+fn the_doctor_looks_at_vault_registry_and_stores() {
+    let broker = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let secured = Secured { broker, folder: folder.path() };
+    broker.create_topic("examined", 1, &[]).unwrap();
+    broker.create_topic("examined-out", 1, &[]).unwrap();
+    let azure = Azure::start();
+    let security = format!("security: {{protocol: mtls, {}}}", secured.in_vault(&azure));
+    let registry = StandIn::start(&[], |request| match request.line.as_str() {
+        "GET /schemas/types HTTP/1.1" => Answer::status(200, r#"["AVRO"]"#),
+        _ => Answer::status(403, r#"{"message":"not you"}"#),
+    });
+    let brokers = format!("brokers: [\"{}\"]", broker.address(Listener::Mtls));
+    let job = folder.path().join("examined.yaml");
+    let look = |registry: &str| {
+        let spec = format!(
+            "name: examined\nkey_vault: {{vault: my-vault}}\nstate: {{store: kept}}\n\
+             inputs: {{a: {{kafka: {{{brokers}, topic: examined, {security}}}, schema: {{i: bigint}}}}}}\n\
+             outputs: {{b: {{kafka: {{{brokers}, topic: examined-out, {security}}}, format: {{avro: {{registry: {{url: \"{registry}\"}}}}}}}}}}\n\
+             query: SELECT i INTO b FROM a\n"
+        );
+        fs::write(&job, spec).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(["doctor", "--format", "json", "--wait", "2s"]).arg(&job);
+        let output = command.envs(azure.environment(Way::AppService, folder.path())).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let report: serde_json::Value =
+            serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
+        let texts = |finding: &serde_json::Value| {
+            let text = |field: &str| finding[field].as_str().unwrap().to_owned();
+            (finding["ok"].as_bool().unwrap(), format!("{} | {}: {}", text("subject"), text("step"), text("text")))
+        };
+        let findings: Vec<_> = report["findings"].as_array().unwrap().iter().map(texts).collect();
+        (output.status.code(), findings)
+    };
+    let (code, findings) = look(registry.address());
+    assert_eq!(code, Some(0), "{findings:#?}");
+    for expected in [
+        "key vault `my-vault` | secret kafka-key: read as the system-assigned managed identity".to_owned(),
+        "input `a` | commit as group examined: allowed".to_owned(),
+        format!("output `b` | registry {}: answers", registry.address()),
+        "output `b` | write to topic examined-out: allowed".to_owned(),
+        "output `b` | write as transactional id tidemill-examined: allowed".to_owned(),
+        format!("state | {}: can be written", folder.path().join("kept").display()),
+    ] {
+        assert!(findings.contains(&(true, expected.clone())), "{expected}: {findings:#?}");
+    }
+    azure.refuse("kafka-key", Refusal::Disabled);
+    let (code, findings) = look(&format!("{}/elsewhere", registry.address()));
+    assert_eq!(code, Some(1));
+    let wrong: Vec<_> = findings.into_iter().filter(|(ok, _)| !ok).map(|(_, text)| text).collect();
+    let disabled = "secret `kafka-key` of key vault `my-vault` is disabled: enable it, or name another version";
+    let reference = "`{key_vault: kafka-key}`";
+    assert_eq!(wrong[0], format!("key vault `my-vault` | secret kafka-key: {reference}: {disabled}"));
+    assert_eq!(wrong[1], format!("input `a` | security: security `key`: {reference}: {disabled}"));
+    assert!(
+        wrong[2].starts_with("output `b` | registry ") && wrong[2].ends_with("403 Forbidden: not you"),
+        "{wrong:#?}"
+    );
 }
 
 /// A job that runs on; killed when dropped.

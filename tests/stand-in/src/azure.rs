@@ -62,8 +62,8 @@ pub struct Azure {
 }
 
 impl Azure {
-    /// The token that its endpoints give.
-    pub const TOKEN: &str = "azure-token-4711";
+    /// The token that its endpoints give: not signed, of `alice`, until 2100.
+    pub const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImlhdCI6MTYwMDAwMDAwMCwiZXhwIjo0MTAyNDQ0ODAwfQ.";
 
     /// Starts it, with an empty vault.
     #[must_use]

@@ -170,13 +170,13 @@ super.users=User:ANONYMOUS;User:alice;User:CN=client
         }
     }
     let oidc = format!("listener.name.{}", Listener::Oidc.name().to_lowercase());
-    // Writing to a String cannot fail. Without a validator by name Kafka 4.1 checks no signature.
+    // Writing to a String cannot fail. Kafka 4.1 checks no signature without this validator, and does not read its name behind the mechanism.
     let _ = write!(
         text,
         "{oidc}.sasl.enabled.mechanisms=OAUTHBEARER
 {oidc}.oauthbearer.sasl.jaas.config={LOGIN}.oauthbearer.OAuthBearerLoginModule required;
 {oidc}.oauthbearer.sasl.server.callback.handler.class={LOGIN}.oauthbearer.OAuthBearerValidatorCallbackHandler
-{oidc}.oauthbearer.sasl.oauthbearer.jwt.validator.class={LOGIN}.oauthbearer.BrokerJwtValidator
+{oidc}.sasl.oauthbearer.jwt.validator.class={LOGIN}.oauthbearer.BrokerJwtValidator
 {oidc}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url={}
 {oidc}.oauthbearer.sasl.oauthbearer.expected.audience={}
 {oidc}.oauthbearer.sasl.oauthbearer.expected.issuer={}

@@ -264,6 +264,12 @@ pub(super) fn set_token(client: *mut native::rd_kafka_t, token: &Token) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::{
+        ClientConfig,
+        consumer::{BaseConsumer, Consumer},
+    };
+    use tidemill_engine::{EventTime, Monotonic};
+
     use super::*;
 
     fn secret(claims: &str) -> Secret {
@@ -274,6 +280,42 @@ mod tests {
     fn a_token_says_whose_it_is_and_when_it_ends() {
         let claims = claims(&secret(r#"{"sub":"alice","exp":1795132800.5}"#)).unwrap();
         assert_eq!((claims.subject.as_str(), claims.expires_ms), ("alice", 1_795_132_800_500));
+    }
+
+    /// It takes a token by its form, which is not the same for all.
+    #[test]
+    fn librdkafka_takes_tokens_of_every_kind() {
+        struct Stopped;
+        impl Clock for Stopped {
+            fn monotonic(&self) -> Monotonic {
+                Monotonic(0)
+            }
+            fn wall(&self) -> EventTime {
+                EventTime(4_000_000_000_000_000)
+            }
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2").unwrap();
+        let keys = AwsKeys {
+            access_key_id: "AKID".into(),
+            secret_access_key: SecretRef::File(file.path().to_owned()),
+            session_token: None,
+        };
+        let settings = AwsSettings { region: "eu-west-1".into(), keys: Some(keys) };
+        let aws = aws::MskTokens::new(&settings, Arc::default(), Arc::new(Stopped)).unwrap().token().unwrap();
+        let jwt = Token {
+            value: secret(r#"{"sub":"alice"}"#),
+            principal: "the managed identity with client id `1`".into(),
+            expires_ms: 4_102_444_800_000,
+        };
+        let client: BaseConsumer = ClientConfig::new()
+            .set("security.protocol", "sasl_plaintext")
+            .set("sasl.mechanism", "OAUTHBEARER")
+            .create()
+            .unwrap();
+        for token in [aws, jwt] {
+            set_token(client.client().native_ptr(), &token).unwrap();
+        }
     }
 
     #[test]
