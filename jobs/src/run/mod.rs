@@ -200,9 +200,10 @@ pub fn run(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Re
     let mut options = options.clone();
     loop {
         let error = match run_once(job, &options, &mut attempt, each) {
-            Ok(Ended { rotating_since: Some(since), .. }) => {
+            Ok(Ended { rotating: Some(Rotating { since, connections }), .. }) => {
                 (options.from_start, options.discard_state, options.reinfer) = (false, false, false);
                 attempt.rotating_since = Some(since);
+                attempt.prepared = connections;
                 continue;
             }
             Ok(ended) => return Ok(ended.summary),
@@ -260,12 +261,17 @@ struct Attempt {
     secrets: Option<Arc<Secrets>>,
     /// When the last attempt began to end, to go on with new secrets.
     rotating_since: Option<Monotonic>,
+    /// Connections with secrets that brokers take, for the next attempt.
+    prepared: Vec<security::Connection>,
 }
 
 impl Attempt {
     /// Whether an attempt that failed is worth another one, with other secrets: once for each attempt that came to run.
     fn has_new_secrets(&mut self, job: &Job, options: &RunOptions) -> bool {
-        self.secrets.take().is_some_and(|secrets| rotation::have_changed(job, &secrets, options))
+        let anew = self.secrets.take().and_then(|secrets| rotation::look(job, &secrets, options));
+        let are_new = anew.is_some();
+        self.prepared = anew.unwrap_or_default();
+        are_new
     }
 
     /// The threads run.
@@ -302,8 +308,16 @@ impl Attempt {
 /// How an attempt ended.
 struct Ended {
     summary: Summary,
-    /// Since when it ended, to go on with new secrets.
-    rotating_since: Option<Monotonic>,
+    /// It is to go on with new secrets.
+    rotating: Option<Rotating>,
+}
+
+/// The end of an attempt for the sake of new secrets.
+struct Rotating {
+    /// When it began to end.
+    since: Monotonic,
+    /// All connections, with the new ones.
+    connections: Vec<security::Connection>,
 }
 
 fn run_once(
@@ -317,7 +331,7 @@ fn run_once(
     check(job).map_err(query_error)?; // what can be said without a connection is said before one is made
 
     let read = script.inputs();
-    let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
+    let secrets = Arc::new(Secrets::with(job.key_vault.clone(), std::mem::take(&mut attempt.prepared)));
     let mut connected = vec![];
     for input in job.inputs.iter().filter(|input| read.iter().any(|name| name.eq_ignore_ascii_case(&input.name))) {
         connected.push(ConnectedInput::connect(job, input, &secrets, options)?);
@@ -329,7 +343,7 @@ fn run_once(
     let Some(tables) = inputs::tables(store.as_deref(), &script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
         let summary = Summary { status, stopped: options.stop.load(Ordering::Relaxed) };
-        return Ok(Ended { summary, rotating_since: None });
+        return Ok(Ended { summary, rotating: None });
     };
     options.stats.watch_functions(&job.functions);
     let dataflow = plan(job, &script, &tables).map_err(query_error)?;
@@ -491,14 +505,14 @@ fn supervise(
     let beat = if options.bounded { i64::MAX } else { job.state.epoch.micros() };
     let started = clock.monotonic();
     let (mut reported, mut begun, mut sealed) = (started, started, started);
-    let (mut stopped, mut rotating_since) = (false, None);
+    let (mut stopped, mut rotating) = (false, None);
     loop {
         match pipeline.wait(TICK) {
             // Whoever read our rows has seen enough.
             Err(RunError::Engine(EngineError::ReaderGone { .. })) => {
                 pipeline.join();
                 let summary = Summary { status: options.stats.status(clock, options.bounded), stopped: true };
-                return Ok(Ended { summary, rotating_since: None });
+                return Ok(Ended { summary, rotating: None });
             }
             Err(error) => {
                 // What the threads hold (producers, the log) is let go of before another attempt takes it.
@@ -513,10 +527,10 @@ fn supervise(
         }
         let now = clock.monotonic();
         references.tend(now)?;
-        if rotation.tick(now, &options.stats) {
-            rotating_since.get_or_insert(now);
+        if let Some(connections) = rotation.tick(now, &options.stats) {
+            rotating.get_or_insert(Rotating { since: now, connections });
         }
-        if (rotating_since.is_some() || options.stop.load(Ordering::Relaxed)) && !stopped {
+        if (rotating.is_some() || options.stop.load(Ordering::Relaxed)) && !stopped {
             stopped = pipeline.stop(!options.bounded);
         } else if now.0 - begun.0 >= beat && !stopped {
             let seal = need.decide(now.0 - sealed.0 >= job.state.snapshot.micros()) == RestartBy::Snapshot;
@@ -535,8 +549,8 @@ fn supervise(
     }
     pipeline.join();
     let status = options.stats.status(clock, options.bounded);
-    let rotating_since = rotating_since.filter(|_| !options.stop.load(Ordering::Relaxed));
-    Ok(Ended { summary: Summary { status, stopped }, rotating_since })
+    let rotating = rotating.filter(|_| !options.stop.load(Ordering::Relaxed));
+    Ok(Ended { summary: Summary { status, stopped }, rotating })
 }
 
 fn workers(job: &Job, options: &RunOptions) -> usize {

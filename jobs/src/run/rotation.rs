@@ -30,7 +30,7 @@ pub(super) struct Rotation {
     /// The shortest `refresh` of the connections; `None` without a secured one.
     every: Option<Duration>,
     next: Monotonic,
-    under_way: Option<JoinHandle<Result<bool, String>>>,
+    under_way: Option<JoinHandle<Result<Option<Vec<Connection>>, String>>>,
     /// The last failure that was said.
     said: Option<String>,
 }
@@ -54,16 +54,16 @@ impl Rotation {
         Self { look, every, next, under_way: None, said: None }
     }
 
-    /// Lets time-driven work happen; true once there are new secrets that brokers take.
-    pub(super) fn tick(&mut self, now: Monotonic, stats: &Stats) -> bool {
+    /// Lets time-driven work happen; gives all connections anew once there are new secrets that brokers take.
+    pub(super) fn tick(&mut self, now: Monotonic, stats: &Stats) -> Option<Vec<Connection>> {
         if let Some(looked) = self.under_way.take_if(|looked| looked.is_finished()) {
             self.next = after(now, self.every);
             let found = looked.join().unwrap_or_else(|_| Err("looking at them panicked".to_owned()));
             stats.secrets_were_fetched(unix_time(self.look.clock.as_ref()), found.is_ok());
             match found {
-                Ok(have_changed) => {
+                Ok(anew) => {
                     self.said = None;
-                    return have_changed;
+                    return anew;
                 }
                 Err(why) if self.said.as_ref() != Some(&why) => {
                     tracing::warn!("new secrets cannot be used, the job runs on with those it has: {why}");
@@ -74,32 +74,35 @@ impl Rotation {
         }
         if self.every.is_some() && self.under_way.is_none() && now >= self.next {
             let look = self.look.clone();
-            let thread = thread::Builder::new().name("secrets".to_owned()).spawn(move || look.have_changed());
+            let thread = thread::Builder::new().name("secrets".to_owned()).spawn(move || look.look());
             match thread {
                 Ok(thread) => self.under_way = Some(thread),
                 Err(_) => self.next = after(now, self.every),
             }
         }
-        false
+        None
     }
 }
 
-/// Whether the secrets of connections that failed are others by now, which is worth another try.
-pub(super) fn have_changed(job: &Job, secrets: &Arc<Secrets>, options: &RunOptions) -> bool {
+/// All connections anew, if the secrets of those that failed are others by now, which is worth another try.
+pub(super) fn look(job: &Job, secrets: &Arc<Secrets>, options: &RunOptions) -> Option<Vec<Connection>> {
     let (secrets, clock) = (Arc::clone(secrets), Arc::clone(&options.clock));
-    Look { key_vault: job.key_vault.clone(), secrets, clock }.have_changed().unwrap_or(false)
+    Look { key_vault: job.key_vault.clone(), secrets, clock }.look().unwrap_or(None)
 }
 
 impl Look {
+    /// All connections anew, if something has changed.
+    ///
     /// # Errors
     /// Why they cannot be fetched or used.
-    fn have_changed(&self) -> Result<bool, String> {
+    fn look(&self) -> Result<Option<Vec<Connection>>, String> {
         let store = Arc::new(SecretStore::new(self.key_vault.clone()));
         let mut have_changed = false;
-        for Connection { owner, brokers, settings, security } in self.secrets.in_use() {
+        let mut anew = self.secrets.in_use();
+        for Connection { owner, brokers, settings, security } in &mut anew {
             let new = settings.resolve(&store, &self.clock);
             let new = new.map_err(|error| format!("{owner}: {}", in_a_line(&error)))?;
-            if new.is_same_as(&security) {
+            if new.is_same_as(security) {
                 continue;
             }
             have_changed = true;
@@ -120,8 +123,9 @@ impl Look {
             if !lets_us_in {
                 return Err(format!("{owner}: no broker lets us in with them: {refusal}"));
             }
+            *security = new;
         }
-        Ok(have_changed)
+        Ok(have_changed.then_some(anew))
     }
 }
 

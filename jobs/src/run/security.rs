@@ -42,6 +42,8 @@ impl fmt::Display for Owner<'_> {
 #[derive(Default)]
 pub(crate) struct Secrets {
     pub(super) store: Arc<SecretStore>,
+    /// What was fetched, checked and taken by a broker before the run began; each is used once.
+    prepared: Mutex<Vec<Connection>>,
     in_use: Mutex<Vec<Connection>>,
 }
 
@@ -56,7 +58,20 @@ pub(super) struct Connection {
 
 impl Secrets {
     pub(crate) fn new(key_vault: Option<KeyVaultSettings>) -> Self {
-        Self { store: Arc::new(SecretStore::new(key_vault)), in_use: Mutex::default() }
+        Self::with(key_vault, vec![])
+    }
+
+    /// With connections that were prepared: theirs are not fetched again, so that a rotation does not wait for a key vault.
+    pub(super) fn with(key_vault: Option<KeyVaultSettings>, prepared: Vec<Connection>) -> Self {
+        let store = Arc::new(SecretStore::new(key_vault));
+        Self { store, prepared: Mutex::new(prepared), in_use: Mutex::default() }
+    }
+
+    fn take_prepared(&self, owner: &str, settings: &SecuritySettings) -> Option<Security> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let place =
+            prepared.iter().position(|connection| connection.owner == owner && connection.settings == *settings)?;
+        Some(prepared.swap_remove(place).security)
     }
 
     pub(super) fn in_use(&self) -> Vec<Connection> {
@@ -72,11 +87,13 @@ pub(crate) fn resolve(
     secrets: &Secrets,
     options: &RunOptions,
 ) -> Result<Security, EngineError> {
-    let security = settings.resolve(&secrets.store, &options.clock);
-    let security = security.map_err(|error| {
-        let kind = if error.may_pass() { ErrorKind::Unavailable } else { ErrorKind::User };
-        owner.error(kind, in_a_line(&error))
-    })?;
+    let security = match secrets.take_prepared(&owner.to_string(), settings) {
+        Some(security) => security,
+        None => settings.resolve(&secrets.store, &options.clock).map_err(|error| {
+            let kind = if error.may_pass() { ErrorKind::Unavailable } else { ErrorKind::User };
+            owner.error(kind, in_a_line(&error))
+        })?,
+    };
     if let Some(tls) = &security.tls {
         for note in tls.notes() {
             match note.is_repair() {
