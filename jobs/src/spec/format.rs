@@ -137,8 +137,8 @@ impl OutputFormat {
     #[must_use]
     pub fn registry(&self) -> Option<&Registry> {
         match self {
-            Self::Avro(AvroOutput { ids: Some((_, registry)), .. })
-            | Self::Protobuf(ProtobufOutput::Registry(_, registry)) => Some(registry),
+            Self::Avro(AvroOutput { ids: Some((_, registry)), .. }) => Some(registry),
+            Self::Protobuf(ProtobufOutput::Registry(_, registry, _)) => Some(registry),
             _ => None,
         }
     }
