@@ -68,12 +68,12 @@ impl Doctor<'_> {
             InputTransport::Kafka(kafka) => Some(&kafka.security),
             InputTransport::File(_) => None,
         });
-        let of_outputs = self.job.outputs.iter().filter_map(|output| match &output.transport {
+        let of_outputs = self.job.destinations().filter_map(|output| match &output.transport {
             OutputTransport::Kafka(kafka) => Some(&kafka.security),
             _ => None,
         });
         let of_registries = self.job.inputs.iter().filter_map(|input| input.format.registry());
-        let of_registries = of_registries.chain(self.job.outputs.iter().filter_map(|output| output.format.registry()));
+        let of_registries = of_registries.chain(self.job.destinations().filter_map(|output| output.format.registry()));
         let references = of_inputs.chain(of_outputs).flat_map(|security| security.references());
         let names: BTreeSet<&String> = references
             .chain(of_registries.flat_map(Registry::references))

@@ -5,7 +5,6 @@
 //! ```
 //! - [`yaml`] makes a tree of nodes that know their positions, with bounds on depth and size;
 //! - [`deserialize`] turns it into the types of [`raw`], which are what the JSON Schema is generated from;
-//! - [`not_built`] refuses by name what a later version will do;
 //! - [`validate`] checks what types cannot say and makes the [`Job`].
 //!
 //! Every stage reports all that it finds, and a mistake found in one is not reported again by the next: a spec with five
@@ -20,7 +19,6 @@ mod format;
 mod job;
 mod json_schema;
 mod named;
-mod not_built;
 mod problem;
 mod query;
 mod raw;
@@ -72,10 +70,7 @@ pub fn load(path: &FilePath) -> Result<Job, SpecErrors> {
 /// # Errors
 /// Every problem of the spec.
 pub fn parse(text: &str, directory: &FilePath, file: &str) -> Result<Job, SpecErrors> {
-    checked(text, directory, file, |raw, check| {
-        not_built::refuse(raw, check);
-        validate::validate(raw, check)
-    })
+    checked(text, directory, file, |raw, check| validate::validate(raw, check))
 }
 
 /// Reads what questions can be asked of from a file: the `inputs` of a spec, and what they need of it.
@@ -93,10 +88,7 @@ pub fn load_context(path: &FilePath) -> Result<Context, SpecErrors> {
 /// # Errors
 /// Every problem of the inputs.
 pub fn parse_context(text: &str, directory: &FilePath, file: &str) -> Result<Context, SpecErrors> {
-    checked(text, directory, file, |raw, check| {
-        not_built::refuse_inputs(raw, check);
-        context::context(raw, check)
-    })
+    checked(text, directory, file, context::context)
 }
 
 /// Text to raw spec to what `validate` makes of it, with all problems on the way.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill_certs::{AzureIdentity, KeyVaultSettings, SecretRef};
-use tidemill_connectors::kafka::{SaslSettings, ScramHash, SecuritySettings, TlsSettings};
+use tidemill_connectors::kafka::{HAS_GSSAPI, SaslSettings, ScramHash, SecuritySettings, TlsSettings};
 
 use super::{
     check::Check,
@@ -34,6 +34,10 @@ pub(super) fn security(
         None => Protocol::None,
     };
     without_effect(check, &path, protocol, raw);
+    if matches!(raw.mechanism, Some(Mechanism::Gssapi)) && !HAS_GSSAPI {
+        let text = "this build lacks GSSAPI (Kerberos); rebuild with `cargo build --features gssapi`";
+        check.problem(&path.key("mechanism"), text);
+    }
     for (field, reference) in references(raw) {
         if let SecretRef::KeyVault(name) = reference {
             let field = field.split('.').fold(path.clone(), |path, key| path.key(key));
