@@ -139,6 +139,9 @@ impl ExactSum {
     /// - if so: counts of NaN, infinity and negative infinity as little-endian i64s,
     /// - the magnitude as little-endian u64s, first and last not 0.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        if self.rest.is_none() {
+            return self.encode_home(out);
+        }
         let Magnitude { negative, lowest_digit, limbs } = self.magnitude();
         let finite = self.is_finite();
         if limbs.is_empty() && finite {
@@ -156,6 +159,20 @@ impl ExactSum {
         for limb in limbs {
             out.extend(limb.to_le_bytes());
         }
+    }
+
+    /// [`Self::encode`] of the home digit alone, as sums mostly are.
+    fn encode_home(&self, out: &mut Vec<u8>) {
+        let magnitude = self.home.unsigned_abs();
+        let (low, high) = (magnitude as u64, (magnitude >> DIGIT_BITS) as u64);
+        let (lowest_digit, limbs) = match (low, high) {
+            (0, 0) => return,
+            (0, _) => (self.home_digit + 1, &[high][..]),
+            (_, 0) => (self.home_digit, &[low][..]),
+            _ => (self.home_digit, &[low, high][..]),
+        };
+        out.extend([u8::from(self.home < 0), lowest_digit as i8 as u8]);
+        limbs.iter().for_each(|limb| out.extend(limb.to_le_bytes()));
     }
 
     /// Reads what [`Self::encode`] wrote; `None` when it did not write that.
