@@ -95,7 +95,7 @@ pub(crate) enum Command {
     /// Run dead letters of a job through their inputs once more.
     ///
     /// After what was wrong with them was mended: a schema, a declared type, the query. Each letter is replayed at most once; what is bad
-    /// again becomes a new letter. Rows are added to the outputs; windows hold the replayed records alone.
+    /// again becomes a new letter. Rows are added to the outputs; windows that hold a replayed record are written once more, whole.
     Replay(ReplayArgs),
     /// Compare what a job has committed with what its query makes of the same records.
     ///

@@ -1,14 +1,12 @@
 //! `tidemill replay JOB`: dead letters run through their inputs once more, after what was wrong with them was mended.
 
-use std::sync::Arc;
-
 use tidemill_jobs::{
     dead_letters::{Selection, select},
-    run::RunOptions,
+    run::{self, RunOptions},
     spec,
 };
 
-use super::{print, run::execute};
+use super::{print, run::report};
 use crate::{
     cli::{LogFormat, ReplayArgs},
     clock::MachineClock,
@@ -26,6 +24,6 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         return print(format!("{}: nothing to replay\n", job.name).as_bytes());
     }
     replay.enter(&job).map_err(anyhow::Error::from)?;
-    let options = RunOptions { replay: Some(Arc::new(replay.records)), workers: Some(1), ..look };
-    execute(&job, &options, &mut |_| {})
+    let options = RunOptions { workers: Some(1), ..look };
+    report(&job, &options, &mut |show| run::replay(&job, replay.records.clone(), &options, show))
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use anyhow::Context;
 use tidemill_jobs::{
     metrics,
-    run::{self, RunError, RunOptions, Stats, Status},
+    run::{self, RunError, RunOptions, Stats, Status, Summary},
     spec::{self, Job},
 };
 
@@ -52,14 +52,25 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// Runs a job to its end or until it is stopped, and shows how it goes. `each` is called about five times a second.
 pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Status)) -> Result<(), Failure> {
+    report(job, options, &mut |show| {
+        run::run(job, options, &mut |status| {
+            show(status);
+            each(status);
+        })
+    })
+}
+
+/// Shows how a run of a job goes, which is given what shows it.
+pub(super) fn report(
+    job: &Job,
+    options: &RunOptions,
+    run: &mut dyn FnMut(&mut dyn FnMut(&Status)) -> Result<Summary, RunError>,
+) -> Result<(), Failure> {
     run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
     let status = || options.stats.status(options.clock.as_ref(), options.bounded);
     let mut report = Report::new(&job.dead_letters.transport);
     report.show(&status());
-    let outcome = run::run(job, options, &mut |status| {
-        report.show(status);
-        each(status);
-    });
+    let outcome = run(&mut |status| report.show(status));
     match outcome {
         Ok(summary) => report.close(&summary.status, summary.stopped),
         Err(RunError::Query { query, errors }) => {

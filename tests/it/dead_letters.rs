@@ -63,7 +63,9 @@ impl Job {
 
     /// The lines that a reader of a folder's files sees.
     fn lines_in(&self, folder: &str) -> Vec<String> {
-        let texts = visible(&self.path(folder)).into_iter().map(|path| fs::read_to_string(path).unwrap());
+        let mut files = visible(&self.path(folder));
+        files.sort();
+        let texts = files.into_iter().map(|path| fs::read_to_string(path).unwrap());
         texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
@@ -242,6 +244,88 @@ fn letters_are_there_once_however_the_job_dies_and_replayed_they_become_rows() {
     let rows = broker.read("letters-out").unwrap();
     assert_eq!(ids(rows.iter().map(|m| String::from_utf8(m.payload().unwrap().to_vec()).unwrap())), all);
     assert_eq!(ids(jobs[1].lines_in("out").into_iter()), all);
+}
+
+#[test]
+fn windows_with_replayed_records_are_written_once_more_whole() {
+    let broker = shared();
+    broker.create_topic("letters-windows", 2, &[]).unwrap();
+    let bootstrap = broker.bootstrap();
+    let spec = |name: &str, n: &str| {
+        format!(
+            r#"
+name: {name}
+inputs:
+  events: {{kafka: {{brokers: ["{bootstrap}"], topic: letters-windows}}, idle_margin: 500ms, schema: {{id: bigint, n: {n}}}}}
+outputs:
+  copy: {{file: {{path: {name}-copy/}}}}
+  counts: {{file: {{path: {name}-counts/}}}}
+state: {{epoch: 100ms}}
+clock_uncertainty: 0s
+query: |
+  SELECT id INTO copy FROM events WHERE n IS NOT NULL
+  SELECT id % 2 AS k, COUNT(*) AS c, MAX(id) AS hi, System.Timestamp() AS t
+  INTO counts FROM events WHERE n IS NOT NULL GROUP BY id % 2, TumblingWindow(millisecond, 500)
+"#
+        )
+    };
+    let mut job = Job::new(&spec("windows", "bigint"), false);
+    job.start();
+    // Only the second of three bursts has bad records.
+    for burst in 0..3 {
+        let is_bad = |i: usize| burst == 1 && i % 10 == 3;
+        let value =
+            |i: usize| if is_bad(i) { format!(r#"{{"id":{i},"n":"x"}}"#) } else { format!(r#"{{"id":{i},"n":1}}"#) };
+        let ids = burst * 40..burst * 40 + 40;
+        broker.produce("letters-windows", ids.map(|i| Record::new((i % 2) as i32, value(i)))).unwrap();
+        std::thread::sleep(Duration::from_millis(600)); // so that windows lie apart
+    }
+    // Of each row its key, and what it says.
+    let rows = |lines: Vec<String>| -> Vec<((u64, String), (u64, u64))> {
+        let rows = lines.into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
+        let key = |row: &Value| (number(row, "k"), row["t"].as_str().unwrap().to_owned());
+        rows.map(|row| (key(&row), (number(&row, "c"), number(&row, "hi")))).collect()
+    };
+    let counted = |job: &Job| rows(job.lines_in("windows-counts"));
+    wait_for("all windows", &job, || counted(&job).iter().map(|(_, (c, _))| c).sum::<u64>() == 116);
+    wait_for("all rows", &job, || job.lines_in("windows-copy").len() == 116);
+    job.stop();
+    let before = counted(&job);
+
+    fs::write(job.path("job.yaml"), spec("windows", "string")).unwrap();
+    let replayed = tidemill(job.folder.path(), &["replay", "job.yaml"]);
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    fs::write(job.path("never.yaml"), spec("never", "string")).unwrap();
+    let never = tidemill(job.folder.path(), &["run", "--bounded", "never.yaml"]);
+    assert!(never.status.success(), "{}", String::from_utf8_lossy(&never.stderr));
+    assert_eq!(ids(job.lines_in("windows-copy").into_iter()), ids(job.lines_in("never-copy").into_iter()));
+    // The last row of a window holds.
+    let after = counted(&job);
+    let last: BTreeMap<_, _> = after.iter().cloned().collect();
+    assert_eq!(last, rows(job.lines_in("never-counts")).into_iter().collect::<BTreeMap<_, _>>());
+    // Bad are odd ids alone; the windows of the others are not written again.
+    let again = &after[before.len()..];
+    assert!(!again.is_empty() && again.iter().all(|((_, t), _)| before.iter().any(|((_, known), _)| known == t)));
+    let untouched = before.iter().filter(|((_, t), _)| again.iter().all(|((_, other), _)| other != t));
+    assert_eq!(untouched.map(|(_, (c, _))| c).sum::<u64>(), 80, "{before:?} {again:?}");
+    assert_eq!(
+        job.counted(),
+        BTreeMap::from([("type".to_owned(), 4)]),
+        "those that were read again are no new letters"
+    );
+
+    // Where records of the windows are gone, less than what was written would be written in its place.
+    fs::write(job.path("job.yaml"), spec("cut", "bigint")).unwrap();
+    assert!(tidemill(job.folder.path(), &["run", "--bounded", "job.yaml"]).status.success());
+    broker.delete_records("letters-windows", 1, 25).unwrap();
+    fs::write(job.path("job.yaml"), spec("cut", "string")).unwrap();
+    let rows = job.lines_in("cut-counts").len();
+    let replayed = tidemill(job.folder.path(), &["replay", "job.yaml"]);
+    let said = String::from_utf8(replayed.stderr).unwrap();
+    assert_eq!(replayed.status.code(), Some(1), "{said}");
+    assert!(said.contains("windows are not: topic `letters-windows` partition 1 begins at offset 25"), "{said}");
+    assert_eq!((job.lines_in("cut-copy").len(), job.lines_in("cut-counts").len()), (120, rows));
 }
 
 #[test]

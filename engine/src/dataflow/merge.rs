@@ -71,8 +71,8 @@ struct Statement {
     output: usize,
     written: Written,
     written_below: EventTime,
-    /// Rows at or above it are left out.
-    until: EventTime,
+    /// The event times of the rows that are wanted, in order and apart from one another.
+    wanted: Vec<Range<EventTime>>,
 }
 
 /// See the module.
@@ -115,7 +115,8 @@ impl Merge {
             .enumerate()
             .map(|(i, (node, output))| {
                 let written = written.get(i).copied().unwrap_or(Written::NOTHING);
-                Statement { node, output, written, written_below: written.below, until: EventTime::MAX }
+                let wanted = vec![EventTime::MIN..EventTime::MAX];
+                Statement { node, output, written, written_below: written.below, wanted }
             })
             .collect();
         Ok(Self {
@@ -134,10 +135,11 @@ impl Merge {
         })
     }
 
-    /// Leaves out rows at or above an event time, by output node in the dataflow's order.
-    pub fn leave_out_from(&mut self, until: &[EventTime]) {
-        for (statement, until) in self.statements.iter_mut().zip(until) {
-            statement.until = *until;
+    /// Leaves out rows whose event times are in none of these ranges, which are in order and apart from one another; by output node in
+    /// the dataflow's order.
+    pub fn keep_only(&mut self, wanted: Vec<Vec<Range<EventTime>>>) {
+        for (statement, wanted) in self.statements.iter_mut().zip(wanted) {
+            statement.wanted = wanted;
         }
     }
 
@@ -276,7 +278,7 @@ impl Merge {
             match leaving.signal {
                 Signal::Batch(_) if leaving.covering > statement.written.covering => Ok(()),
                 Signal::Batch(batch) => {
-                    *rows += write(&mut outputs[statement.output], statement.written.below..statement.until, &batch)?;
+                    *rows += write(&mut outputs[statement.output], statement, &batch)?;
                     Ok(())
                 }
                 Signal::Watermark(t) => {
@@ -288,13 +290,24 @@ impl Merge {
     }
 }
 
+impl Statement {
+    fn wants_all(&self) -> bool {
+        self.written.below == EventTime::MIN && self.wanted == [EventTime::MIN..EventTime::MAX]
+    }
+
+    fn wants(&self, t: EventTime) -> bool {
+        let before = self.wanted.partition_point(|range| range.end <= t);
+        t >= self.written.below && self.wanted.get(before).is_some_and(|range| range.contains(&t))
+    }
+}
+
 /// Writes rows whose event times are wanted, without these; returns how many.
-fn write(output: &mut Output, wanted: Range<EventTime>, batch: &RecordBatch) -> Result<u64> {
+fn write(output: &mut Output, statement: &Statement, batch: &RecordBatch) -> Result<u64> {
     let time = batch.num_columns() - 1;
     let mut shown = batch.project(&(0..time).collect::<Vec<_>>())?;
-    if wanted != (EventTime::MIN..EventTime::MAX) {
+    if !statement.wants_all() {
         let times = batch.column(time).as_primitive::<TimestampMicrosecondType>();
-        let keep = BooleanArray::from_iter(times.values().iter().map(|&t| Some(wanted.contains(&EventTime(t)))));
+        let keep = BooleanArray::from_iter(times.values().iter().map(|&t| Some(statement.wants(EventTime(t)))));
         shown = filter_record_batch(&shown, &keep)?;
     }
     let rows = shown.num_rows() as u64;

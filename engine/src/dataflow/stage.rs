@@ -343,6 +343,12 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
 /// sum of what its operators reach back, from an input to an output. 0 when none does.
 #[must_use]
 pub fn reach_back(dataflow: &Dataflow) -> i64 {
+    reaches_back(dataflow).into_iter().max().unwrap_or(0)
+}
+
+/// The same of each node, from an input to it.
+#[must_use]
+pub fn reaches_back(dataflow: &Dataflow) -> Vec<i64> {
     // Rows of windows have the time of their window: what reads them by that time reaches back further.
     let (mut reach, mut shift) = (vec![0i64; dataflow.nodes.len()], vec![0i64; dataflow.nodes.len()]);
     for (id, node) in dataflow.nodes.iter().enumerate() {
@@ -372,5 +378,5 @@ pub fn reach_back(dataflow: &Dataflow) -> i64 {
             None => shift[id] = upstream(&shift).saturating_add(assigned),
         }
     }
-    reach.into_iter().max().unwrap_or(0)
+    reach
 }

@@ -10,7 +10,7 @@ use crate::EventTime;
 
 /// What the event time of a standard window's result lies before its end: `window_time` is `window_end` - 1 ms (Flink
 /// SQL's rowtime), so that windows over windows nest.
-pub(super) const WINDOW_TIME_BEFORE_END_US: i64 = 1_000;
+pub const WINDOW_TIME_BEFORE_END_US: i64 = 1_000;
 
 /// A half-open piece of the time line that no window boundary cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

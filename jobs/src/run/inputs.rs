@@ -105,8 +105,8 @@ impl ConnectedInput {
         options: &RunOptions,
     ) -> Result<Self, RunError> {
         // Reference data has no dead letters that could be replayed: it is read as always.
-        let replay = options.replay.as_ref().filter(|_| spec.reference.is_none());
-        let kept = replay.map(|replay| replay.get(&spec.name).cloned().unwrap_or_default());
+        let replay = options.replay.as_ref().filter(|replay| spec.reference.is_none() && !replay.windows);
+        let kept = replay.map(|replay| replay.records.get(&spec.name).cloned().unwrap_or_default());
         let transport = match (&spec.transport, kept) {
             (_, Some(records)) => Transport::Kept(records),
             (InputTransport::File(file), None) => Transport::File { files: list_files(&spec.name, &file.path)? },

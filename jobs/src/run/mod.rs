@@ -16,6 +16,7 @@ mod pinned;
 mod pipeline;
 mod reference;
 mod registry;
+mod replay;
 mod resume;
 mod rotation;
 pub(crate) mod security;
@@ -33,10 +34,7 @@ use std::{
     time::Duration,
 };
 
-use tidemill_connectors::{
-    dead_letters::{LetterBox, LetterOrigins},
-    replay::KeptRecord,
-};
+use tidemill_connectors::dead_letters::{LetterBox, LetterOrigins};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime, Monotonic,
     dataflow::{
@@ -65,6 +63,7 @@ use inputs::{ConnectedInput, Transport};
 use outputs::Naming;
 use pipeline::{Commit, Pipeline, Watch};
 use reference::References;
+pub use replay::{Replayed, replay};
 use resume::Begin;
 use rotation::Rotation;
 use security::Secrets;
@@ -72,6 +71,7 @@ pub use status::{
     Certificate, EpochStatus, FetchStatus, Fetched, InputStatus, OutputStatus, PartitionStatus, SecretsStatus, Stats,
     Status,
 };
+use verify::NoLetters;
 pub use verify::{Period, Verdict, Verified, verify};
 
 /// ASA's fixed bound on how far an event time may lie ahead of its arrival: 5 minutes.
@@ -91,8 +91,9 @@ pub struct RunOptions {
     pub ephemeral: bool,
     /// Infers the schemas of inputs again that were pinned by an earlier start.
     pub reinfer: bool,
-    /// In the place of all inputs: by input, kept records that are read once more. The run is bounded then.
-    pub replay: Option<Arc<BTreeMap<String, Vec<KeptRecord>>>>,
+    /// In the place of all inputs, or of all that their logs hold: kept records that are read once more ([`replay`]). The run is
+    /// bounded then.
+    pub replay: Option<Replayed>,
     /// In the place of `start` and of the logs' ends: the offsets that are read, by input, topic and partition. The run is bounded then.
     pub stretches: Option<Arc<Stretches>>,
     /// Worker threads, above the spec's.
@@ -355,8 +356,14 @@ fn run_once(
     let run_id = run_id(options.clock.as_ref());
     let letters = Letters::of(job, options);
     let references = References::read(references, &dataflow, options, &letters.aside)?;
-    let ready = match store {
-        Some(store) if !options.bounded => {
+    let (remade, mut until) = (options.replay.as_ref().filter(|replayed| replayed.windows), None);
+    let ready = match (remade, store) {
+        (Some(replayed), _) => {
+            let (begin, stands) = replayed.begin(job, &connected, &dataflow, options)?;
+            until = stands;
+            Ready { begin, ..from_start(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)? }
+        }
+        (None, Some(store)) if !options.bounded => {
             attempt.check()?;
             going_on(job, &connected, &dataflow, (&store, &run_id, &secrets), options, attempt, &letters)?
         }
@@ -364,9 +371,15 @@ fn run_once(
     };
     let Ready { begin, outputs, commit, need, abort } = ready;
     let workers = workers(job, options);
-    let of_worker = || letters.of_worker(begin.letters, options);
+    let of_worker = || match remade {
+        Some(_) => NoLetters::taker(),
+        None => letters.of_worker(begin.letters, options),
+    };
     let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &of_worker)?;
     let mut merge = Merge::try_new(&dataflow, outputs, &begin.written, workers, &options.stats.late)?;
+    if let Some(replayed) = &options.replay {
+        merge.keep_only(replayed.wanted(job, &dataflow, until.as_deref()));
+    }
     if let Some((store, manifest)) = &begin.snapshot {
         merge.restore(store.state(manifest)?)?;
     }

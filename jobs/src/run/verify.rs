@@ -133,13 +133,14 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
         let sink = Captured { encoder, encoded: EncodedRows::default(), rows };
         sinks.push(Output { sink: Box::new(sink), rows: options.stats.add_output(&output.name) });
     }
-    let letters: Arc<Mutex<dyn DeadLetters>> = Arc::new(Mutex::new(NoLetters));
+    let letters = NoLetters::taker();
     let references = References::read(references, &dataflow, options, &letters)?;
     let begin = begin(&connected, &dataflow, &begun, &last, period, options)?;
     let workers = workers(job, options);
     let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &|| Arc::clone(&letters))?;
     let mut merge = Merge::try_new(&dataflow, sinks, &begin.written, workers, &options.stats.late)?;
-    merge.leave_out_from(&until(&dataflow, &last, period));
+    let until = until(&dataflow, &last, period).into_iter();
+    merge.keep_only(until.map(|until| vec![EventTime::MIN..until]).collect());
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
     let flush = pipeline::flush_only();
     let pipeline =
@@ -160,7 +161,7 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
 }
 
 /// The last epoch that is committed everywhere it has to be: the groups' or the log's.
-fn last_epoch(
+pub(super) fn last_epoch(
     connected: &[ConnectedInput],
     log: Option<EpochRecord>,
     begun: &Begun,
@@ -180,7 +181,7 @@ fn last_epoch(
 }
 
 /// From where the job began, or early enough for the windows of the period, to where it stands.
-fn begin(
+pub(super) fn begin(
     connected: &[ConnectedInput],
     dataflow: &Dataflow,
     begun: &Begun,
@@ -229,7 +230,7 @@ fn begin(
 }
 
 /// The event time at which rows of each statement end: windows that were open at the last epoch have none yet.
-fn until(dataflow: &Dataflow, last: &EpochRecord, period: Period) -> Vec<EventTime> {
+pub(super) fn until(dataflow: &Dataflow, last: &EpochRecord, period: Period) -> Vec<EventTime> {
     let to = period.to.unwrap_or(EventTime::MAX);
     let statements = resume::statements(dataflow);
     let until = statements.iter().enumerate().map(|(index, statement)| match last.written_below.get(index) {
@@ -270,7 +271,13 @@ impl Sink for Captured {
 }
 
 /// The job's own run has kept them.
-struct NoLetters;
+pub(super) struct NoLetters;
+
+impl NoLetters {
+    pub(super) fn taker() -> Arc<Mutex<dyn DeadLetters>> {
+        Arc::new(Mutex::new(Self))
+    }
+}
 
 impl DeadLetters for NoLetters {
     fn put(&mut self, _letter: &DeadLetter<'_>) -> Result<()> {
