@@ -60,11 +60,14 @@ pub(super) fn execute(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&Sta
     })
 }
 
+/// Takes the status of a run, about five times a second.
+type Show<'s> = dyn FnMut(&Status) + 's;
+
 /// Shows how a run of a job goes, which is given what shows it.
 pub(super) fn report(
     job: &Job,
     options: &RunOptions,
-    run: &mut dyn FnMut(&mut dyn FnMut(&Status)) -> Result<Summary, RunError>,
+    run: &mut dyn FnMut(&mut Show<'_>) -> Result<Summary, RunError>,
 ) -> Result<(), Failure> {
     run::check(job).map_err(|errors| failure::in_file(&job.query, &errors))?;
     let status = || options.stats.status(options.clock.as_ref(), options.bounded);
