@@ -21,6 +21,8 @@ pub enum BadClass {
     Late,
     /// Its event time lies too far ahead of its arrival.
     Early,
+    /// A function of the job failed on it, or on a row made of it and others; then the value is that row as JSON.
+    Function,
     /// It made our own code panic.
     Bug,
     /// A row of ours that its output refused; the value is the encoded row.
@@ -39,6 +41,7 @@ impl BadClass {
             Self::EventTime => "event_time",
             Self::Late => "late",
             Self::Early => "early",
+            Self::Function => "function",
             Self::Bug => "bug",
             Self::Output => "output",
         }

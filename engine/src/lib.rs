@@ -27,6 +27,7 @@ pub mod signal;
 pub mod sink;
 pub mod source;
 pub mod time;
+pub mod user_code;
 pub mod window;
 
 pub use error::{EngineError, ErrorKind, Result};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::{array::ArrayRef, record_batch::RecordBatch};
 use datafusion_physical_expr::PhysicalExpr;
 
-use crate::{EventTime, Result};
+use crate::{EventTime, Result, user_code::FailedRow};
 
 /// Collects what an operator emits, in order. Epochs and the end are passed on by the driver.
 pub trait Emit {
@@ -13,6 +13,8 @@ pub trait Emit {
     fn batch(&mut self, batch: RecordBatch) -> Result<()>;
     /// A promise: no later row is below `t`.
     fn watermark(&mut self, t: EventTime) -> Result<()>;
+    /// A row that goes no further: user code failed on it.
+    fn failed(&mut self, row: FailedRow) -> Result<()>;
 }
 
 /// One step of a dataflow. `port` numbers its inputs from 0.

@@ -615,9 +615,10 @@ impl<'a> Expressions<'a> {
         }
         let [arg] = self.exactly(function, name)?;
         let value = coerce(self.argument_of_aggregate(arg)?, &any_type())?;
-        let aggregate = self.scope.functions.find(name, span)?.aggregate(span)?;
+        let function = self.scope.functions.find(name, span)?;
         let args = vec![value, self.rows.time(span)];
-        Ok(self.aggregate_column(AggregateCall::of(aggregate, args, any_type()), name, span))
+        let call = AggregateCall::of(function.aggregate(span)?, args, any_type());
+        function.result(self.aggregate_column(call, name, span))
     }
 
     fn aggregate_column(&mut self, call: AggregateCall, name: &str, span: Span) -> Typed {

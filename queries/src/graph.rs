@@ -4,8 +4,12 @@
 //! outputs, drops nodes and columns that nothing reads, and numbers the rest anew; what remains of an input is what its
 //! decoder builds.
 //!
+//! Rows that user code fails on leave alone: see [`user_code`].
+//!
 //! The place of a row in the order of all rows is one more column of every node between an input and an operator that
 //! needs it: [`ORDER_COLUMN`] here, the first column of the batches that run.
+
+mod user_code;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -170,12 +174,23 @@ impl Graph {
     /// # Errors
     /// When DataFusion refuses an aggregate that the planner took for good.
     pub(crate) fn finish(self, tables: &[InputTable], outputs: &[String]) -> Result<Dataflow> {
+        self.with_user_code_apart()?.pruned(tables, outputs)
+    }
+
+    fn pruned(self, tables: &[InputTable], outputs: &[String]) -> Result<Dataflow> {
         let needs = self.needs();
+        let may_fail = self.inputs_that_may_fail(&needs);
         let wanted = self.wanted_of_inputs(&needs);
         let looked_up = self.wanted_of_tables(&needs);
         let mut dataflow = Dataflow {
             nodes: vec![],
-            inputs: wanted.iter().map(|(input, columns)| input_columns(&tables[*input], columns)).collect(),
+            inputs: wanted
+                .iter()
+                .map(|(input, columns)| InputColumns {
+                    may_fail: may_fail.contains(input),
+                    ..input_columns(&tables[*input], columns)
+                })
+                .collect(),
             tables: looked_up.iter().map(|(table, columns)| table_plan(&tables[*table], columns)).collect(),
             outputs: outputs.to_vec(),
         };
@@ -270,11 +285,16 @@ impl Graph {
             if needs[id].is_empty() {
                 continue;
             }
+            // A row that fails says which record it was.
+            let may_fail = node.may_fail(&needs[id]);
+            if may_fail && matches!(node.step, Step::Lookup(_)) && self.can_order(id) {
+                needs[id].insert(ORDER_COLUMN);
+            }
             for (port, input) in node.inputs.iter().enumerate() {
                 let (wanted, width) = (node.wants(port, &needs[id]), self.nodes[*input].schema.fields().len());
                 needs[*input].extend(wanted.into_iter().filter(|c| *c < width || *c == ORDER_COLUMN));
                 needs[*input].insert(self.nodes[*input].time());
-                if node.takes_rows_in_order() && self.can_order(*input) {
+                if (may_fail || node.takes_rows_in_order()) && self.can_order(*input) {
                     needs[*input].insert(ORDER_COLUMN);
                 }
             }
@@ -513,9 +533,14 @@ fn moved_call(call: &AnalyticCall, places: &Places) -> Result<AnalyticCall> {
 
 /// Columns of its input that a match reads. Those behind the input's are its references.
 fn match_columns(plan: &MatchPlan) -> BTreeSet<usize> {
+    match_expressions(plan).flat_map(columns_of).collect()
+}
+
+/// The expressions of a match.
+fn match_expressions(plan: &MatchPlan) -> impl Iterator<Item = &Expr> {
     let conditions = plan.variables.iter().filter_map(|v| v.condition.as_ref());
     let arguments = plan.references.iter().map(|r| &r.argument);
-    plan.partition.iter().chain(conditions).chain(arguments).chain(&plan.measures).flat_map(columns_of).collect()
+    plan.partition.iter().chain(conditions).chain(arguments).chain(&plan.measures)
 }
 
 /// `before`: how many columns the input had; `width`: how many it has.
@@ -563,6 +588,7 @@ fn input_columns(table: &InputTable, columns: &BTreeSet<usize>) -> InputColumns 
         payload: Arc::new(Schema::new(payload)),
         metadata: columns.range(width..).filter_map(|c| MetadataColumn::ALL.get(c - width).copied()).collect(),
         ordered: columns.contains(&ORDER_COLUMN),
+        may_fail: false,
         exact: table.exact,
     }
 }

@@ -19,6 +19,10 @@ impl Emit for Nowhere {
     fn watermark(&mut self, _t: EventTime) -> Result<()> {
         Ok(())
     }
+
+    fn failed(&mut self, row: crate::user_code::FailedRow) -> Result<()> {
+        panic!("{row:?}")
+    }
 }
 
 #[test]

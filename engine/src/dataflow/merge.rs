@@ -6,7 +6,7 @@
 //! caller's business.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Range,
     sync::{
         Arc,
@@ -22,13 +22,15 @@ use arrow::{
 
 use super::{
     plan::{Dataflow, NodeId, OperatorPlan},
-    stage::{Exchange, Stage},
+    stage::{Exchange, Failed, Stage},
 };
 use crate::{
     EngineError, ErrorKind, EventTime, Result, Signal,
     epoch::{Position, Written},
+    intake::{BadRecords, RowText},
     signal::EpochId,
     sink::Sink,
+    user_code::CallFailed,
 };
 
 /// What a worker sends.
@@ -92,6 +94,27 @@ pub struct Merge {
     final_positions: Vec<Position>,
     rows: u64,
     ended: Vec<bool>,
+    failing: Failing,
+}
+
+/// What becomes of rows that user code fails on.
+struct Failing {
+    /// Of each input; empty: the job stops.
+    inputs: Vec<BadRecords>,
+    text: RowText,
+    /// By node.
+    nodes: Vec<Ends>,
+}
+
+/// Where the rows of a node come from and go.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    /// The first input that they come from.
+    input: usize,
+    /// Whether they come in the order of time: then an earlier run had those below what it had written.
+    waits: bool,
+    /// The output nodes that they go to, numbered in their order.
+    statements: BTreeSet<usize>,
 }
 
 impl Merge {
@@ -132,7 +155,14 @@ impl Merge {
             final_positions: vec![],
             rows: 0,
             ended: vec![false; workers],
+            failing: Failing { inputs: vec![], text: |_| Ok(vec![]), nodes: Ends::of_nodes(dataflow) },
         })
+    }
+
+    /// Rows that user code fails on are no end of the job but dead letters of their inputs, which are in the dataflow's order;
+    /// `text` writes them.
+    pub fn keep_failed(&mut self, inputs: Vec<BadRecords>, text: RowText) {
+        (self.failing.inputs, self.failing.text) = (inputs, text);
     }
 
     /// Leaves out rows whose event times are in none of these ranges, which are in order and apart from one another; by output node in
@@ -286,7 +316,47 @@ impl Merge {
                     Ok(())
                 }
             }
-        })
+        })?;
+        stage.failed().into_iter().try_for_each(|failed| self.failing.take(failed, &self.statements))
+    }
+}
+
+impl Failing {
+    fn take(&self, Failed { row, node, covering }: Failed, statements: &[Statement]) -> Result<()> {
+        let ends = &self.nodes[node];
+        let Some(input) = self.inputs.get(ends.input) else {
+            let (expression, source) = ("user code".to_owned(), CallFailed(row.message).into());
+            return Err(EngineError::Evaluate { expression, source });
+        };
+        // Then it was counted and kept by an earlier run.
+        let written = |at: &usize| row.time() < statements[*at].written.below;
+        let known = ends.waits && ends.statements.iter().all(written);
+        if known { Ok(()) } else { input.take_row(&row, covering, self.text) }
+    }
+}
+
+impl Ends {
+    fn of_nodes(dataflow: &Dataflow) -> Vec<Self> {
+        let mut ends: Vec<Self> = vec![];
+        for node in &dataflow.nodes {
+            let from = || node.inputs.iter().map(|&input| &ends[input]);
+            let input = match &node.operator {
+                OperatorPlan::Input(plan) => plan.input,
+                _ => from().map(|from| from.input).min().unwrap_or_default(),
+            };
+            let waits = node.operator.waits_for_watermark() || from().any(|from| from.waits);
+            ends.push(Self { input, waits, statements: BTreeSet::new() });
+        }
+        let mut statement = dataflow.statements().len();
+        for (id, node) in dataflow.nodes.iter().enumerate().rev() {
+            if let OperatorPlan::Output(_) = node.operator {
+                statement -= 1;
+                ends[id].statements.insert(statement);
+            }
+            let reached = ends[id].statements.clone();
+            node.inputs.iter().for_each(|&input| ends[input].statements.extend(&reached));
+        }
+        ends
     }
 }
 

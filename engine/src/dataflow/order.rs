@@ -42,6 +42,13 @@ pub fn order_of(input: usize, partition: PartitionId, offset: i64, row: usize) -
     (input as i128) << 112 | partition << 88 | i128::from(offset as u64) << 24 | row
 }
 
+/// The input, the partition and the offset that an [`order_of`] is made of.
+#[must_use]
+pub fn origin_of(order: i128) -> (usize, PartitionId, i64) {
+    let (input, partition, offset) = (order >> 112, (order >> 88) as u32 & ((1 << 24) - 1), (order >> 24) as i64);
+    (input as usize, PartitionId(partition), offset)
+}
+
 /// An array of [`order_of`].
 pub(crate) fn order_array(values: Vec<i128>) -> ArrayRef {
     Arc::new(Decimal128Array::from(values).with_data_type(order_type()))

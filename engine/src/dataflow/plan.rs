@@ -81,6 +81,8 @@ pub struct InputColumns {
     pub metadata: Vec<MetadataColumn>,
     /// Whether an operator needs to know the order of its rows.
     pub ordered: bool,
+    /// Whether user code may fail on its rows ([`crate::user_code`]); they are ordered then.
+    pub may_fail: bool,
     /// Whether a value has to be of its column's type as it stands (`CREATE TABLE`): text is no number then, and a number no
     /// text. A record with another is bad.
     pub exact: bool,

@@ -25,6 +25,7 @@ use crate::{
     operator::{Emit, Operator},
     recognize::Recognize,
     reference::Lookup,
+    user_code::FailedRow,
     window::{
         AssignSessions, AssignWindows, MergeSessions, MergeWindows, PartialAggregate, Sliding, WindowAggregate,
         shape::Windows, slices::Slices,
@@ -77,8 +78,20 @@ enum Target {
 }
 
 struct Slot {
+    node: NodeId,
     operator: Box<dyn Operator>,
     targets: Vec<Target>,
+}
+
+/// A row that went no further than a node, because user code failed on it.
+#[derive(Debug)]
+pub struct Failed {
+    /// The row.
+    pub row: FailedRow,
+    /// Where.
+    pub node: NodeId,
+    /// As [`Exchange::covering`].
+    pub covering: u8,
 }
 
 /// One half of a dataflow.
@@ -87,6 +100,7 @@ pub struct Stage {
     /// Where signals enter: at a worker's input nodes (port 0), or at the merge half's ports.
     entries: HashMap<(NodeId, usize), Vec<Target>>,
     queue: VecDeque<(Target, Signal, u8)>,
+    failed: Vec<Failed>,
 }
 
 /// Takes what leaves a half: (node, port, signal). For the merge half the node is an output's.
@@ -111,7 +125,7 @@ impl Stage {
 
     fn build(dataflow: &Dataflow, half: Half, late: &Arc<AtomicU64>) -> Result<Self> {
         let halves = halves(dataflow);
-        let mut stage = Stage { slots: vec![], entries: HashMap::new(), queue: VecDeque::new() };
+        let mut stage = Stage { slots: vec![], entries: HashMap::new(), queue: VecDeque::new(), failed: vec![] };
         // Slots that produce a node's rows in this half, and slots that consume its inputs.
         let mut producer: HashMap<NodeId, usize> = HashMap::new();
         let mut links: Vec<(NodeId, Target)> = vec![];
@@ -124,6 +138,7 @@ impl Stage {
                     let window = Arc::new(WindowAggregate::try_new(plan.clone(), input, Arc::clone(late))?);
                     let partial = (input_half(0) == half).then(|| {
                         stage.slots.push(Slot {
+                            node: id,
                             operator: Box::new(PartialAggregate::new(Arc::clone(&window))),
                             targets: vec![],
                         });
@@ -134,7 +149,7 @@ impl Stage {
                     }
                     if half == Half::Merge {
                         let operator = merge(window, plan.windows, Arc::clone(&node.schema))?;
-                        stage.slots.push(Slot { operator, targets: vec![] });
+                        stage.slots.push(Slot { node: id, operator, targets: vec![] });
                         let merge = stage.slots.len() - 1;
                         producer.insert(id, merge);
                         match partial {
@@ -151,7 +166,7 @@ impl Stage {
                     _ => {}
                 },
                 _ if halves[id] == half => {
-                    stage.slots.push(Slot { operator: operator(dataflow, id, late)?, targets: vec![] });
+                    stage.slots.push(Slot { node: id, operator: operator(dataflow, id, late)?, targets: vec![] });
                     let slot = stage.slots.len() - 1;
                     producer.insert(id, slot);
                     for (port, &input) in node.inputs.iter().enumerate() {
@@ -212,9 +227,10 @@ impl Stage {
             match target {
                 Target::Away { node, port } => leave(Exchange { node, port, signal, covering })?,
                 Target::Local { slot, port } => {
-                    let Slot { operator, targets } = &mut self.slots[slot];
+                    let Self { slots, queue, failed, .. } = self;
+                    let Slot { node, operator, targets } = &mut slots[slot];
                     let covering = if operator.passes_rows_on() { covering } else { 0 };
-                    let mut forward = Forward { targets, queue: &mut self.queue, covering };
+                    let mut forward = Forward { node: *node, targets, queue, failed, covering };
                     match signal {
                         Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
                         Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
@@ -225,14 +241,20 @@ impl Stage {
         Ok(())
     }
 
+    /// The rows that have failed since it was asked last.
+    pub fn failed(&mut self) -> Vec<Failed> {
+        std::mem::take(&mut self.failed)
+    }
+
     /// Sends on what a worker's half holds: nothing is in it afterwards, so that the merge half's state is the whole state.
     ///
     /// # Errors
     /// The first one of an operator or of `leave`; the stage must not be used afterwards.
     pub fn seal(&mut self, leave: &mut Leave<'_>) -> Result<()> {
         for slot in 0..self.slots.len() {
-            let Slot { operator, targets } = &mut self.slots[slot];
-            operator.seal(&mut Forward { targets, queue: &mut self.queue, covering: 0 })?;
+            let Self { slots, queue, failed, .. } = self;
+            let Slot { node, operator, targets } = &mut slots[slot];
+            operator.seal(&mut Forward { node: *node, targets, queue, failed, covering: 0 })?;
             self.drain(leave)?;
         }
         Ok(())
@@ -263,8 +285,10 @@ impl Stage {
 
 /// Puts what an operator emits into the queue, once for each target.
 struct Forward<'f> {
+    node: NodeId,
     targets: &'f [Target],
     queue: &'f mut VecDeque<(Target, Signal, u8)>,
+    failed: &'f mut Vec<Failed>,
     covering: u8,
 }
 
@@ -276,6 +300,11 @@ impl Emit for Forward<'_> {
 
     fn watermark(&mut self, t: EventTime) -> Result<()> {
         self.queue.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t), 0)));
+        Ok(())
+    }
+
+    fn failed(&mut self, row: FailedRow) -> Result<()> {
+        self.failed.push(Failed { row, node: self.node, covering: self.covering });
         Ok(())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::{array::AsArray, compute::filter_record_batch, datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{compute::filter_record_batch, datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion_physical_expr::PhysicalExpr;
 
 use crate::{
     EventTime, Result,
-    operator::{Emit, Operator, Stateless, evaluate},
+    operator::{Emit, Operator, Stateless},
+    user_code::{evaluate_rows, holds},
 };
 
 /// Keeps the rows for which the predicate is true.
@@ -15,8 +16,7 @@ pub(super) struct Filter(pub(super) Arc<dyn PhysicalExpr>);
 
 impl Stateless for Filter {
     fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
-        let keep = evaluate(&self.0, &batch)?;
-        let kept = filter_record_batch(&batch, keep.as_boolean())?;
+        let kept = filter_record_batch(&batch, &holds(&self.0, &batch, out)?)?;
         if kept.num_rows() > 0 { out.batch(kept) } else { Ok(()) }
     }
 }
@@ -29,8 +29,9 @@ pub(super) struct Project {
 
 impl Stateless for Project {
     fn rows(&mut self, batch: RecordBatch, out: &mut dyn Emit) -> Result<()> {
-        let columns = self.expressions.iter().map(|e| evaluate(e, &batch)).collect::<Result<Vec<_>>>()?;
-        out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+        let (rows, columns) = evaluate_rows(&self.expressions, batch, out)?;
+        let projected = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        if rows.num_rows() == 0 { Ok(()) } else { out.batch(projected) }
     }
 }
 

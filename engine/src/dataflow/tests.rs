@@ -140,7 +140,14 @@ fn dataflow() -> Dataflow {
         nodes.push(Node { operator: OperatorPlan::Output(output), inputs: vec![from], schema });
     }
     let payload = Arc::new(schema.project(&[0, 1, 2]).unwrap());
-    let inputs = vec![InputColumns { name: "events".into(), payload, metadata: vec![], ordered: false, exact: false }];
+    let inputs = vec![InputColumns {
+        name: "events".into(),
+        payload,
+        metadata: vec![],
+        ordered: false,
+        may_fail: false,
+        exact: false,
+    }];
     Dataflow { nodes, inputs, tables: vec![], outputs }
 }
 

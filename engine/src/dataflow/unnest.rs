@@ -68,6 +68,10 @@ mod tests {
         fn watermark(&mut self, _t: crate::EventTime) -> Result<()> {
             Ok(())
         }
+
+        fn failed(&mut self, row: crate::user_code::FailedRow) -> Result<()> {
+            panic!("{row:?}")
+        }
     }
 
     fn unnested(outer: bool) -> Vec<(i64, Option<i64>, Option<i64>)> {

@@ -55,7 +55,8 @@ impl Worker {
         for intake in intakes.iter_mut() {
             busy |= intake.poll(wait / open as u32, &mut |node, signal, covering| {
                 let entering = Exchange { node, port: 0, signal, covering };
-                stage.take(entering, &mut |exchange| send(FromWorker::Exchange(exchange)))
+                stage.take(entering, &mut |exchange| send(FromWorker::Exchange(exchange)))?;
+                Ok(stage.failed().into_iter().map(|failed| failed.row).collect())
             })?;
             for letters in intake.take_letters() {
                 send(FromWorker::Letters(letters))?;

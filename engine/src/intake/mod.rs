@@ -4,6 +4,7 @@
 //! of them has its own time policy, so its own event times and watermark. A bad record becomes a dead letter and harms
 //! nobody else; a record that makes the decoder panic is such a bad record (class `bug`).
 
+mod bad_records;
 mod metadata;
 mod progress;
 mod substreams;
@@ -25,6 +26,7 @@ use arrow::{
 };
 use datafusion_physical_expr::PhysicalExpr;
 
+pub use bad_records::{BadRecords, RowText};
 pub use metadata::{MetadataBuilders, metadata_field};
 pub use progress::{InputCounters, PartitionView};
 use progress::{Journal, PartitionProgress};
@@ -43,6 +45,7 @@ use crate::{
     event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeFact, TimeRule},
     operator::evaluate,
     source::{PartitionId, Record, Source, SourceEvent, UnreadHeaders},
+    user_code::FailedRow,
 };
 
 /// Rows of a batch at most, but for a payload that holds more: large enough that per-batch work does not show, small
@@ -101,8 +104,8 @@ pub struct IntakeOptions {
 }
 
 /// Takes what an intake emits: the input node, rows or watermark, and of how many epochs of an earlier run these rows are part
-/// ([`Resume::covering`]).
-pub type EmitInput<'e> = dyn FnMut(NodeId, Signal, u8) -> Result<()> + 'e;
+/// ([`Resume::covering`]). Gives the rows that failed before they were held anywhere.
+pub type EmitInput<'e> = dyn FnMut(NodeId, Signal, u8) -> Result<Vec<FailedRow>> + 'e;
 
 /// See the module.
 pub struct Intake {
@@ -114,6 +117,9 @@ pub struct Intake {
 struct Rows {
     name: String,
     options: IntakeOptions,
+    bad_records: BadRecords,
+    /// Whether rows may fail that are still those of records: these have to be at hand then.
+    may_fail: bool,
     decoder: Box<dyn Decoder>,
     /// [`ORDER`] if wanted, payload, metadata, arrival as [`EVENT_TIME`].
     schema: SchemaRef,
@@ -165,7 +171,7 @@ impl Intake {
         decoders: &DecoderFactory,
         options: IntakeOptions,
     ) -> Self {
-        let InputColumns { name, payload, metadata, ordered, .. } = dataflow.inputs[input].clone();
+        let InputColumns { name, payload, metadata, ordered, may_fail, .. } = dataflow.inputs[input].clone();
         let mut fields: Vec<Arc<Field>> = vec![];
         fields.extend(ordered.then(|| Arc::new(Field::new(ORDER, order_type(), false))));
         fields.extend(payload.fields().iter().cloned());
@@ -176,6 +182,8 @@ impl Intake {
             _ => None,
         });
         let rows = Rows {
+            bad_records: BadRecords::of(&name, &options),
+            may_fail,
             name,
             decoder: decoders(),
             schema: Arc::new(Schema::new(fields)),
@@ -435,7 +443,7 @@ impl Rows {
 
     /// Decodes records of one partition, all part of the same epochs.
     fn decode(&mut self, partition: PartitionId, records: &[Record<'_>], emit: &mut EmitInput<'_>) -> Result<()> {
-        let at_hand = self.readers.iter_mut().any(|reader| reader.may_leave_out(partition));
+        let at_hand = self.may_fail || self.readers.iter_mut().any(|reader| reader.may_leave_out(partition));
         if at_hand {
             self.flush(None, emit)?; // `record_of_row` counts from this event
         }
@@ -506,39 +514,40 @@ impl Rows {
             return Err(EngineError::Source { input: self.name.clone(), kind, message });
         }
         let (topic, number) = self.partitions.get(&partition).map_or(("", 0), |p| (p.topic.as_str(), p.number));
-        let is_new = self.covering == 0; // otherwise it was counted by the run that took it first
-        if is_new {
-            self.options.counters.bad(bad.class);
+        let mut read = vec![];
+        if let Some(UnreadHeaders { bytes, read: read_into }) = record.unread_headers {
+            read_into(bytes, &mut read);
         }
-        match self.options.on_bad_record {
-            OnBadRecord::Drop => Ok(()),
-            OnBadRecord::Fail if !is_new => Ok(()),
-            OnBadRecord::Fail => Err(EngineError::Source {
-                input: self.name.clone(),
-                kind: ErrorKind::Data,
-                message: format!("bad record in `{topic}` partition {number} offset {}: {bad}", record.offset),
-            }),
-            OnBadRecord::DeadLetter => {
-                let mut read = vec![];
-                if let Some(UnreadHeaders { bytes, read: read_into }) = record.unread_headers {
-                    read_into(bytes, &mut read);
-                }
-                let letter = DeadLetter {
-                    input: &self.name,
-                    topic,
-                    partition: number,
-                    offset: record.offset,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                    headers: if record.headers.is_empty() { &read } else { record.headers },
-                    class: bad.class,
-                    message: &bad.message,
-                    covering: self.covering,
-                };
-                self.options.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).put(&letter)
-            }
+        self.bad_records.take(&DeadLetter {
+            input: &self.name,
+            topic,
+            partition: number,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key,
+            value: record.value,
+            headers: if record.headers.is_empty() { &read } else { record.headers },
+            class: bad.class,
+            message: &bad.message,
+            covering: self.covering,
+        })
+    }
+
+    /// Takes rows that user code failed on: their records are dead letters, once for each row.
+    fn failed_rows(&self, failed: Vec<FailedRow>, records: Option<&[Record<'_>]>) -> Result<()> {
+        for row in failed {
+            let record = row.origin().zip(records).and_then(|((_, partition, offset), records)| {
+                let at = records.binary_search_by_key(&offset, |record| record.offset).ok()?;
+                Some((partition, &records[at]))
+            });
+            let message = row.message;
+            let Some((partition, record)) = record else {
+                let message = format!("the record of a row that failed is not at hand: {message}");
+                return Err(EngineError::Source { input: self.name.clone(), kind: ErrorKind::Bug, message });
+            };
+            self.bad_record(partition, record, &BadRecord { class: BadClass::Function, message })?;
         }
+        Ok(())
     }
 
     /// Emits the rows since the last flush. `records` of the event at hand when a reader may leave rows out.
@@ -579,9 +588,11 @@ impl Rows {
         records: Option<(&[Record<'_>], &[u32])>,
         emit: &mut EmitInput<'_>,
     ) -> Result<()> {
-        let events = reader.expression.as_ref().map(|e| event_times(e, batch)).transpose()?;
+        let at_hand = records.map(|(records, _)| records);
+        let mut failed = BTreeMap::new();
+        let events = reader.expression.as_ref().map(|e| event_times(e, batch, &mut failed)).transpose()?;
         let events = events.as_ref().map(|e| e.as_primitive::<TimestampMicrosecondType>());
-        let keys = reader.substreams.as_ref().map(|s| s.keys(batch)).transpose()?;
+        let keys = reader.substreams.as_ref().map(|s| s.keys(batch, &mut failed)).transpose()?;
         let mut times = Vec::with_capacity(arrivals.len());
         let mut left_out: Vec<usize> = vec![];
         let mut emitted = 0;
@@ -609,7 +620,7 @@ impl Rows {
                     // Windows decide by the watermark whether this row is late: it has to be there first.
                     let before = batch.slice(emitted, row - emitted);
                     let watermark = time.watermark();
-                    emit_rows(
+                    let failed = emit_rows(
                         reader.node,
                         &before,
                         times.split_off(0),
@@ -617,6 +628,7 @@ impl Rows {
                         self.covering,
                         emit,
                     )?;
+                    self.failed_rows(failed, at_hand)?;
                     if watermark > reader.sent && runs.len() == 1 && self.partitions.len() == 1 {
                         emit(reader.node, Signal::Watermark(watermark), 0)?;
                         reader.sent = watermark;
@@ -642,7 +654,10 @@ impl Rows {
                     }
                     other => {
                         left_out.extend(row..row + same);
-                        let bad = left_out_record(other);
+                        let bad = match failed.remove(&row) {
+                            Some(message) => BadRecord { class: BadClass::Function, message },
+                            None => left_out_record(other),
+                        };
                         if let Some((records, record_of_row)) = records {
                             // Rows with one stamp may be those of several records: each of them is bad.
                             for rows in record_of_row[row..row + same].chunk_by(PartialEq::eq) {
@@ -663,7 +678,8 @@ impl Rows {
             }
         }
         let rest = batch.slice(emitted, batch.num_rows() - emitted);
-        emit_rows(reader.node, &rest, times, &shifted(&mut left_out, emitted), self.covering, emit)
+        let failed = emit_rows(reader.node, &rest, times, &shifted(&mut left_out, emitted), self.covering, emit)?;
+        self.failed_rows(failed, at_hand)
     }
 
     fn send_watermarks(&mut self, emit: &mut EmitInput<'_>) -> Result<()> {
@@ -684,21 +700,28 @@ impl Rows {
     }
 }
 
-/// The value of a `TIMESTAMP BY` for each row; null where it cannot be computed (ASA: such an event is dropped).
-fn event_times(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
-    let computed = match evaluate(expression, batch) {
-        Ok(times) => times,
-        Err(_) if batch.num_rows() == 1 => return Ok(new_null_array(&datetime_type(), 1)),
-        Err(_) => {
-            let rows = (0..batch.num_rows()).map(|row| event_times(expression, &batch.slice(row, 1)));
-            let rows = rows.collect::<Result<Vec<_>>>()?;
-            return Ok(concat(&rows.iter().map(AsRef::as_ref).collect::<Vec<_>>())?);
+/// The value of a `TIMESTAMP BY` for each row; null where it cannot be computed (ASA: such an event is dropped), with the
+/// cause of user code that failed.
+fn event_times(
+    expression: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+    failed: &mut BTreeMap<usize, String>,
+) -> Result<ArrayRef> {
+    if let Ok(times) = evaluate(expression, batch) {
+        return Ok(cast(&times, &datetime_type())?);
+    }
+    let times = (0..batch.num_rows()).map(|row| match evaluate(expression, &batch.slice(row, 1)) {
+        Ok(time) => Ok(cast(&time, &datetime_type())?),
+        Err(error) => {
+            failed.extend(error.failed_call().map(|call| (row, call.to_string())));
+            Ok(new_null_array(&datetime_type(), 1))
         }
-    };
-    Ok(cast(&computed, &datetime_type())?)
+    });
+    let times = times.collect::<Result<Vec<_>>>()?;
+    Ok(concat(&times.iter().map(AsRef::as_ref).collect::<Vec<_>>())?)
 }
 
-/// Emits rows with `times` as their event time, without those at the indices `left_out`.
+/// Emits rows with `times` as their event time, without those at the indices `left_out`. Gives those that failed.
 fn emit_rows(
     node: NodeId,
     batch: &RecordBatch,
@@ -706,7 +729,7 @@ fn emit_rows(
     left_out: &[usize],
     covering: u8,
     emit: &mut EmitInput<'_>,
-) -> Result<()> {
+) -> Result<Vec<FailedRow>> {
     let mut columns = batch.columns().to_vec();
     columns.pop();
     columns.push(datetimes(times));
@@ -716,7 +739,7 @@ fn emit_rows(
         left_out.iter().for_each(|&row| keep[row] = false);
         placed = filter_record_batch(&placed, &BooleanArray::from(keep))?;
     }
-    if placed.num_rows() == 0 { Ok(()) } else { emit(node, Signal::Batch(placed), covering) }
+    if placed.num_rows() == 0 { Ok(vec![]) } else { emit(node, Signal::Batch(placed), covering) }
 }
 
 /// Takes the indices out, counted from `start`.

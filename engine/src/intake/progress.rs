@@ -227,6 +227,12 @@ impl InputCounters {
         }
     }
 
+    /// The topic and the number in it of a partition that was joined.
+    pub(super) fn place(&self, partition: PartitionId) -> Option<(String, i32)> {
+        let views = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        views.get(&partition).map(|view| (view.topic.clone(), view.number))
+    }
+
     /// Records taken, and how many of them were bad.
     pub(super) fn share_of_bad(&self) -> (u64, u64) {
         let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner).values().sum();

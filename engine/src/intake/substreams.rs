@@ -1,6 +1,9 @@
 //! `TIMESTAMP BY ... OVER key`: each key of a partition has a time line of its own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, RecordBatch},
@@ -11,8 +14,8 @@ use datafusion_physical_expr::PhysicalExpr;
 use crate::{
     EventTime, Result,
     event_time::{PartitionTime, Placement},
-    operator::evaluate,
     source::PartitionId,
+    user_code::evaluate_or_null,
 };
 
 /// Keys after which the first look is taken for ones that can be forgotten.
@@ -31,9 +34,13 @@ impl Substreams {
         Self { keys: keys.to_vec(), largest: HashMap::new(), look_at: FIRST_LOOK }
     }
 
-    /// The key of each row; `None` where a part of it is null.
-    pub(super) fn keys(&self, batch: &RecordBatch) -> Result<Vec<Option<Box<[u8]>>>> {
-        let columns = self.keys.iter().map(|k| evaluate(k, batch)).collect::<Result<Vec<_>>>()?;
+    /// The key of each row; `None` where a part of it is null, or user code fails on it, whose cause goes to `failed`.
+    pub(super) fn keys(
+        &self,
+        batch: &RecordBatch,
+        failed: &mut BTreeMap<usize, String>,
+    ) -> Result<Vec<Option<Box<[u8]>>>> {
+        let columns = self.keys.iter().map(|k| evaluate_or_null(k, batch, failed)).collect::<Result<Vec<_>>>()?;
         let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
         let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
         let key = |row: usize| columns.iter().all(|c| c.is_valid(row)).then(|| rows.row(row).data().into());

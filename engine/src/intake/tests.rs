@@ -178,6 +178,7 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
             payload: schema(vec![number]),
             metadata: vec![],
             ordered: false,
+            may_fail: false,
             exact: false,
         }],
         tables: vec![],
@@ -216,7 +217,7 @@ fn resumed(polls: Vec<Vec<Poll>>, resume: Resume) -> Outcome {
                         seen.extend(rows);
                     }
                 }
-                Ok(())
+                Ok(vec![])
             })
             .unwrap();
     }

@@ -31,6 +31,7 @@ use crate::{
         plan::{JoinPlan, TimeBound},
     },
     operator::{Emit, evaluate},
+    user_code::holds,
 };
 
 const LEFT: usize = 0;
@@ -150,7 +151,7 @@ impl StreamJoin {
     }
 
     /// The pairs as rows, as far as they satisfy the condition.
-    fn matches(&mut self, pairs: &[(u64, u64, i64)]) -> Result<Option<RecordBatch>> {
+    fn matches(&mut self, pairs: &[(u64, u64, i64)], out: &mut dyn Emit) -> Result<Option<RecordBatch>> {
         if pairs.is_empty() {
             return Ok(None);
         }
@@ -160,16 +161,15 @@ impl StreamJoin {
         columns.push(datetimes(pairs.iter().map(|p| p.2)));
         let mut rows = self.batch(columns, pairs.len())?;
         let kept = match &self.plan.condition {
-            Some(condition) => Some(evaluate(condition, &rows)?),
+            Some(condition) => Some(holds(condition, &rows, out)?),
             None => None,
         };
-        let kept: Option<&BooleanArray> = kept.as_ref().map(|k| k.as_boolean());
-        if let Some(kept) = kept {
+        if let Some(kept) = &kept {
             rows = filter_record_batch(&rows, kept)?;
         }
         if self.plan.outer {
             for (i, pair) in pairs.iter().enumerate() {
-                if kept.is_none_or(|kept| kept.is_valid(i) && kept.value(i)) {
+                if kept.as_ref().is_none_or(|kept| kept.is_valid(i) && kept.value(i)) {
                     self.sides[LEFT].set_matched(pair.0);
                 }
             }
@@ -179,7 +179,7 @@ impl StreamJoin {
 
     /// Emits the pairs that satisfy the condition, or lets them wait for the rows without a match.
     fn give(&mut self, pairs: &[(u64, u64, i64)], out: &mut dyn Emit) -> Result<()> {
-        match self.matches(pairs)? {
+        match self.matches(pairs, out)? {
             Some(rows) if self.plan.outer => self.waiting.push(rows),
             Some(rows) => out.batch(rows)?,
             None => {}

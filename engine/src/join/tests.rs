@@ -20,6 +20,10 @@ impl Emit for Rows {
     fn watermark(&mut self, _t: EventTime) -> Result<()> {
         Ok(())
     }
+
+    fn failed(&mut self, row: crate::user_code::FailedRow) -> Result<()> {
+        panic!("{row:?}")
+    }
 }
 
 fn schema() -> SchemaRef {

@@ -32,6 +32,7 @@ use crate::{
         plan::{MatchPlan, Reference, ReferenceKind},
     },
     operator::{Emit, evaluate},
+    user_code::{CallFailed, FailedRow},
 };
 
 /// Ways in which one attempt may still match; a pattern that opens more is too ambiguous to follow.
@@ -111,7 +112,7 @@ impl Recognize {
     }
 
     /// Takes rows in order. An attempt begins at each row for which `begins` holds.
-    fn take(&mut self, rows: &RecordBatch, begins: impl Fn(usize) -> bool, found: &mut Vec<RecordBatch>) -> Result<()> {
+    fn take(&mut self, rows: &RecordBatch, begins: impl Fn(usize) -> bool, found: &mut Found) -> Result<()> {
         let keys = match &self.partition {
             Some(converter) => {
                 let columns = self.plan.partition.iter().map(|k| evaluate(k, rows)).collect::<Result<Vec<_>>>()?;
@@ -148,21 +149,22 @@ impl Recognize {
         Ok(())
     }
 
-    fn emit(&self, found: &[RecordBatch], out: &mut dyn Emit) -> Result<()> {
-        if found.is_empty() { Ok(()) } else { out.batch(concat_batches(&self.schema, found)?) }
+    fn emit(&self, found: Found, out: &mut dyn Emit) -> Result<()> {
+        found.failed.into_iter().try_for_each(|row| out.failed(row))?;
+        if found.matches.is_empty() { Ok(()) } else { out.batch(concat_batches(&self.schema, &found.matches)?) }
     }
 }
 
 impl Sequential for Recognize {
     fn rows(&mut self, batches: &[RecordBatch], _order: &[(usize, usize)], out: &mut dyn Emit) -> Result<()> {
         let [batch] = batches else { return Ok(()) };
-        let mut found = vec![];
+        let mut found = Found::default();
         self.take(batch, |_| true, &mut found)?;
-        self.emit(&found, out)
+        self.emit(found, out)
     }
 
     fn advance(&mut self, t: EventTime, out: &mut dyn Emit) -> Result<EventTime> {
-        let mut found = vec![];
+        let mut found = Found::default();
         let mut promise = t;
         let rules = Rules { plan: &self.plan, program: &self.program, context: &self.context, schema: &self.schema };
         for partition in self.partitions.values_mut() {
@@ -170,7 +172,7 @@ impl Sequential for Recognize {
             promise = promise.min(EventTime(partition.earliest_match()));
         }
         self.partitions.retain(|_, partition| !partition.attempts.is_empty());
-        self.emit(&found, out)?;
+        self.emit(found, out)?;
         Ok(promise)
     }
 
@@ -199,12 +201,33 @@ impl Sequential for Recognize {
                 let begins = flags.columns().first().and_then(|c| c.as_boolean_opt());
                 let begins = begins.filter(|b| b.len() == rows.num_rows());
                 let begins = begins.ok_or_else(|| foreign("expected where attempts begin"))?;
-                let mut found = vec![];
+                let mut found = Found::default();
                 self.take(rows, |row| begins.value(row), &mut found)?;
-                if found.is_empty() { Ok(()) } else { Err(foreign("an open attempt is complete")) }
+                // Rows that failed were given when they came.
+                if found.matches.is_empty() { Ok(()) } else { Err(foreign("an open attempt is complete")) }
             }
             _ => Err(foreign("expected rows and where attempts begin")),
         }
+    }
+}
+
+/// What comes of rows.
+#[derive(Default)]
+struct Found {
+    /// Of each match its row.
+    matches: Vec<RecordBatch>,
+    failed: Vec<FailedRow>,
+}
+
+impl Found {
+    /// User code failed on a row, maybe in several attempts. Gives back what is no such failure.
+    fn failed(&mut self, kept: &Kept, error: EngineError) -> Result<()> {
+        let Some(CallFailed(message)) = error.failed_call() else { return Err(error) };
+        let row = kept.batch.rows.slice(kept.row, 1);
+        if !self.failed.iter().any(|known| known.message == *message && known.row == row) {
+            self.failed.push(FailedRow { row, message: message.clone() });
+        }
+        Ok(())
     }
 }
 
@@ -217,7 +240,7 @@ struct Rules<'a> {
 }
 
 impl Partition {
-    fn row(&mut self, rules: &Rules<'_>, kept: Kept, begins: bool, found: &mut Vec<RecordBatch>) -> Result<()> {
+    fn row(&mut self, rules: &Rules<'_>, kept: Kept, begins: bool, found: &mut Found) -> Result<()> {
         let (time, number) = (kept.time, self.first + self.rows.len() as u64);
         self.close(rules, time, found)?;
         if self.attempts.is_empty() {
@@ -235,30 +258,25 @@ impl Partition {
         }
         let mut attempts = std::mem::take(&mut self.attempts);
         for attempt in &mut attempts {
-            attempt.row(rules, &self.rows, self.first)?;
+            attempt.row(rules, &self.rows, self.first, found)?;
         }
         self.attempts = attempts;
         self.finish(rules, |attempt| attempt.ways.is_empty(), found)
     }
 
     /// Ends the attempts that no row at or after `t` can be part of.
-    fn close(&mut self, rules: &Rules<'_>, t: i64, found: &mut Vec<RecordBatch>) -> Result<()> {
+    fn close(&mut self, rules: &Rules<'_>, t: i64, found: &mut Found) -> Result<()> {
         let within = rules.plan.within_us;
         self.finish(rules, |attempt| t.saturating_sub(attempt.time) >= within, found)
     }
 
-    fn finish(
-        &mut self,
-        rules: &Rules<'_>,
-        is_over: impl Fn(&Attempt) -> bool,
-        found: &mut Vec<RecordBatch>,
-    ) -> Result<()> {
+    fn finish(&mut self, rules: &Rules<'_>, is_over: impl Fn(&Attempt) -> bool, found: &mut Found) -> Result<()> {
         let mut open = VecDeque::with_capacity(self.attempts.len());
         for attempt in std::mem::take(&mut self.attempts) {
             if !is_over(&attempt) {
                 open.push_back(attempt);
             } else if let Some(labels) = &attempt.matched {
-                found.push(self.measures(rules, attempt.start, labels)?);
+                self.measures(rules, attempt.start, labels, found)?;
             }
         }
         self.attempts = open;
@@ -278,30 +296,35 @@ impl Partition {
         self.attempts.iter().filter_map(end).min().unwrap_or(i64::MAX)
     }
 
-    fn measures(&self, rules: &Rules<'_>, start: u64, labels: &[u16]) -> Result<RecordBatch> {
+    fn measures(&self, rules: &Rules<'_>, start: u64, labels: &[u16], found: &mut Found) -> Result<()> {
         let rows: Vec<&Kept> = self.rows.iter().skip((start - self.first) as usize).take(labels.len()).collect();
         let all: Vec<usize> = (0..rules.plan.references.len()).collect();
         let context = rules.context_of(&rows, labels, &all)?;
-        let mut columns = rules.plan.measures.iter().map(|m| evaluate(m, &context)).collect::<Result<Vec<_>>>()?;
         let last = rows.last().ok_or_else(|| EngineError::State {
             operator: "match_recognize".to_owned(),
             message: "a match without rows".to_owned(),
         })?;
+        let columns = rules.plan.measures.iter().map(|m| evaluate(m, &context)).collect::<Result<Vec<_>>>();
+        let mut columns = match columns {
+            Ok(columns) => columns,
+            Err(error) => return found.failed(last, error),
+        };
         let time = last.batch.rows.column(last.batch.rows.num_columns() - 1);
         columns.push(Arc::new(time.as_primitive::<TimestampMicrosecondType>().slice(last.row, 1)));
-        Ok(RecordBatch::try_new(Arc::clone(rules.schema), columns)?)
+        found.matches.push(RecordBatch::try_new(Arc::clone(rules.schema), columns)?);
+        Ok(())
     }
 }
 
 impl Attempt {
     /// Follows all ways over the newest row.
-    fn row(&mut self, rules: &Rules<'_>, rows: &VecDeque<Kept>, first: u64) -> Result<()> {
+    fn row(&mut self, rules: &Rules<'_>, rows: &VecDeque<Kept>, first: u64, found: &mut Found) -> Result<()> {
         let mut ways = vec![];
         'ways: for way in std::mem::take(&mut self.ways) {
             let variable = rules.program.variable(way.step);
             let mut labels = way.labels;
             labels.push(variable as u16);
-            if !rules.holds(variable, rows, (self.start - first) as usize, &labels)? {
+            if !rules.holds(variable, rows, (self.start - first) as usize, &labels, found)? {
                 continue;
             }
             for next in rules.program.behind(way.step) {
@@ -329,8 +352,15 @@ impl Attempt {
 }
 
 impl Rules<'_> {
-    /// Whether the newest row can be one of a variable, after the rows of `labels` before it.
-    fn holds(&self, variable: usize, rows: &VecDeque<Kept>, start: usize, labels: &[u16]) -> Result<bool> {
+    /// Whether the newest row can be one of a variable, after the rows of `labels` before it. Not if the condition fails on it.
+    fn holds(
+        &self,
+        variable: usize,
+        rows: &VecDeque<Kept>,
+        start: usize,
+        labels: &[u16],
+        found: &mut Found,
+    ) -> Result<bool> {
         let definition = &self.plan.variables[variable];
         let Some(condition) = &definition.condition else { return Ok(true) };
         let Some(newest) = rows.back() else { return Ok(false) };
@@ -339,7 +369,10 @@ impl Rules<'_> {
         }
         let rows: Vec<&Kept> = rows.iter().skip(start).collect();
         let context = self.context_of(&rows, labels, &definition.reads)?;
-        let result = evaluate(condition, &context)?;
+        let result = match evaluate(condition, &context) {
+            Ok(result) => result,
+            Err(error) => return found.failed(newest, error).map(|()| false),
+        };
         let result = result.as_boolean();
         Ok(result.is_valid(0) && result.value(0))
     }

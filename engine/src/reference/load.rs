@@ -55,7 +55,7 @@ pub fn load(
             if let Signal::Batch(batch) = signal {
                 batches.push(batch);
             }
-            Ok(())
+            Ok(vec![])
         })?;
     }
     let schema = intake.schema();

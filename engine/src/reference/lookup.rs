@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
+    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
     compute::{filter_record_batch, take, take_record_batch},
     datatypes::{Schema, SchemaRef},
     row::{RowConverter, SortField},
@@ -18,6 +18,7 @@ use crate::{
         plan::{LookupPlan, TablePlan},
     },
     operator::{Emit, Stateless, evaluate},
+    user_code::holds,
 };
 
 /// Pairs that are looked at together, at most, but for one row: a condition without an equality pairs a row with the whole
@@ -126,10 +127,9 @@ impl Lookup {
         let mut rows = self.pairs(batch, &left, Some(&UInt32Array::from(right)), table)?;
         let mut matched = left;
         if let Some(condition) = &self.plan.condition {
-            let kept = evaluate(condition, &rows)?;
-            let kept: &BooleanArray = kept.as_boolean();
-            rows = filter_record_batch(&rows, kept)?;
-            matched = arrow::compute::filter(&matched, kept)?.as_primitive().clone();
+            let kept = holds(condition, &rows, out)?;
+            rows = filter_record_batch(&rows, &kept)?;
+            matched = arrow::compute::filter(&matched, &kept)?.as_primitive().clone();
         }
         if self.plan.outer {
             let mut has = vec![false; batch.num_rows()];

@@ -56,6 +56,10 @@ impl Emit for Signals {
         self.watermark = Some(t);
         Ok(())
     }
+
+    fn failed(&mut self, row: crate::user_code::FailedRow) -> Result<()> {
+        panic!("{row:?}")
+    }
 }
 
 fn input_schema() -> SchemaRef {

@@ -6,10 +6,16 @@ use std::{
     time::Duration,
 };
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Field, Schema, SchemaRef},
+};
 use tidemill_connectors::{
     files::{self, FileSource, list_files},
-    formats::LeftOut,
+    formats::{
+        LeftOut,
+        encode::{EncodedRows, JsonEncoder, RowEncoder},
+    },
     kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, SourceSettings, Start},
     replay::{KeptRecord, KeptSource},
 };
@@ -18,7 +24,7 @@ use tidemill_engine::{
     dataflow::plan::{Dataflow, InputColumns, MetadataColumn, TimeBounds},
     dead_letter::DeadLetters,
     event_time::{BrokerClocks, TimeRule},
-    intake::{BATCH_ROWS, Intake, IntakeOptions, OnBadRecord},
+    intake::{BATCH_ROWS, BadRecords, Intake, IntakeOptions, OnBadRecord},
     source::{PartitionId, Source},
 };
 use tidemill_queries::{DeclaredTable, InputTable, Script};
@@ -270,8 +276,8 @@ fn wait_for_sample(
     }
 }
 
-/// One intake for each worker and input of the dataflow, by worker. `connected` is in the dataflow's order; `letters` makes what takes
-/// the dead letters of a worker.
+/// One intake for each worker and input of the dataflow, by worker, and of each input what becomes of its bad records.
+/// `connected` is in the dataflow's order; `letters` makes what takes the dead letters of a worker.
 pub(super) fn intakes(
     job: &Job,
     connected: &[ConnectedInput],
@@ -280,9 +286,10 @@ pub(super) fn intakes(
     workers: usize,
     options: &RunOptions,
     letters: &dyn Fn() -> Arc<Mutex<dyn DeadLetters>>,
-) -> Result<Vec<Vec<Intake>>, RunError> {
+) -> Result<(Vec<Vec<Intake>>, Vec<BadRecords>), RunError> {
     let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
     let letters: Vec<_> = (0..workers).map(|_| letters()).collect();
+    let mut bad_records = vec![];
     for (index, input) in connected.iter().enumerate() {
         let columns = &dataflow.inputs[index];
         let decoders = decoding::decoders(&input.spec, &input.schemas, columns)?;
@@ -302,11 +309,19 @@ pub(super) fn intakes(
             resume: begin.resume[index].clone(),
             batch_rows: BATCH_ROWS,
         };
+        bad_records.push(BadRecords::of(&columns.name, &intake_options(0)));
         for (worker, source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
             by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options(worker)));
         }
     }
-    Ok(by_worker)
+    Ok((by_worker, bad_records))
+}
+
+/// A row as the JSON that a dead letter holds where there is no record.
+pub(super) fn row_text(row: &RecordBatch) -> Result<Vec<u8>, EngineError> {
+    let mut rows = EncodedRows::default();
+    JsonEncoder.encode(row, &mut rows)?;
+    Ok(rows.row(0).to_vec())
 }
 
 fn sources(

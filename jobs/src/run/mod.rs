@@ -375,11 +375,15 @@ fn run_once(
         Some(_) => NoLetters::taker(),
         None => letters.of_worker(begin.letters, options),
     };
-    let intakes = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &of_worker)?;
+    let (intakes, mut bad_records) = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &of_worker)?;
     let mut merge = Merge::try_new(&dataflow, outputs, &begin.written, workers, &options.stats.late)?;
     if let Some(replayed) = &options.replay {
         merge.keep_only(replayed.wanted(job, &dataflow, until.as_deref()));
     }
+    if remade.is_none() {
+        bad_records = bad_records.into_iter().map(|of_input| of_input.kept_by(&letters.aside)).collect();
+    }
+    merge.keep_failed(bad_records, inputs::row_text);
     if let Some((store, manifest)) = &begin.snapshot {
         merge.restore(store.state(manifest)?)?;
     }

@@ -357,8 +357,11 @@ pub enum Check {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnFunctionError {
-    /// The job stops, as for a CAST.
+    /// The row's record goes where the input's bad records go (`on_bad_record`), as class `function`, and the job goes on.
+    /// Behind a window or a join there is no record: then the dead letter holds the row.
     #[default]
+    DeadLetter,
+    /// The job stops, as for a CAST.
     Fail,
     /// The result is NULL, and the failure is counted.
     GiveNull,

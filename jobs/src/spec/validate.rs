@@ -139,6 +139,7 @@ fn function(check: &mut Check<'_>, path: &Path, name: &str, raw: &RawFunction) -
         _ => return None,
     };
     let on_error = match script.on_error {
+        OnFunctionError::DeadLetter => OnError::DeadLetter,
         OnFunctionError::Fail => OnError::Fail,
         OnFunctionError::GiveNull => OnError::GiveNull,
     };

@@ -4,21 +4,26 @@
 //! an object in an engine could not be saved. When the window is over they are handed over by event time; values of one
 //! instant in the order of their JSON, so that a result does not depend on who brought them. `deaccumulate` is never called.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, LargeStringArray},
     buffer::OffsetBuffer,
     datatypes::{DataType, Field, FieldRef, Int64Type, TimestampMicrosecondType},
 };
-use datafusion_common::{DataFusionError, Result, ScalarValue};
+use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
     function::{AccumulatorArgs, StateFieldsArgs},
 };
-use tidemill_engine::any::any_type;
+use tidemill_engine::{
+    any::any_type,
+    user_code::{CallFailed, FAILED_VALUE},
+};
 
 use super::{OnError, Script, engine};
+use crate::{error::QueryError, typed::Typed};
 
 /// Of a value of any type and its event time.
 pub(super) fn function(script: &Arc<Script>, on_error: OnError) -> Arc<AggregateUDF> {
@@ -104,18 +109,50 @@ impl Accumulator for Values {
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.values.sort();
         let values = self.values.iter().map(|(t, v)| (*t, v.as_deref()));
-        match engine::aggregate(&self.script, values) {
-            Ok(result) => Ok(ScalarValue::LargeUtf8(result)),
-            Err(_) if self.on_error == OnError::GiveNull => {
-                self.script.failures.fetch_add(1, Relaxed);
-                Ok(ScalarValue::LargeUtf8(None))
-            }
-            Err(error) => Err(DataFusionError::Execution(error)),
-        }
+        let result = match engine::aggregate(&self.script, values) {
+            Ok(result) => result,
+            Err(message) if self.on_error == OnError::DeadLetter => Some(format!("{FAILED_VALUE}{message}")),
+            Err(message) => self.script.failed(self.on_error, message).map(|()| None)?,
+        };
+        Ok(ScalarValue::LargeUtf8(result))
     }
 
     fn size(&self) -> usize {
         let texts: usize = self.values.iter().map(|(_, v)| v.as_ref().map_or(0, String::capacity)).sum();
         size_of_val(self) + self.values.capacity() * size_of::<(i64, Option<String>)>() + texts
+    }
+}
+
+/// The result of an aggregate where it is used: a row whose aggregate failed fails there.
+pub(super) fn checked(result: Typed) -> std::result::Result<Typed, QueryError> {
+    let (data_type, span) = (result.data_type.clone(), result.span);
+    let function = ScalarUDF::new_from_impl(Checked { signature: Signature::any(1, Volatility::Immutable) });
+    Typed::call(function, vec![result], data_type, span)
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Checked {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Checked {
+    fn name(&self) -> &'static str {
+        "result"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+        Ok(any_type())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let results = args.args[0].to_array(args.number_rows)?;
+        match results.as_string::<i64>().iter().flatten().find_map(|result| result.strip_prefix(FAILED_VALUE)) {
+            Some(message) => Err(CallFailed(message.to_owned()).into()),
+            None => Ok(ColumnarValue::Array(results)),
+        }
     }
 }

@@ -4,17 +4,18 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::AtomicU64,
     time::Instant,
 };
 
+use datafusion_common::DataFusionError;
 use rquickjs::{
     CatchResultExt, CaughtError, Context, Ctx, Function, Object, Runtime,
     context::EvalOptions,
     function::{Args, Constructor, This},
 };
 
-use super::{MEMORY_LIMIT, OnError, Script, TIME_LIMIT, values::Converter};
+use super::{MEMORY_LIMIT, Script, TIME_LIMIT, values::Converter};
 
 /// Bytes of the stack that scripts may use; threads have at least 2 MiB.
 const STACK_LIMIT: usize = 256 << 10;
@@ -55,6 +56,8 @@ impl Watch {
 pub(super) struct Engine {
     context: Context,
     watch: Rc<Watch>,
+    /// Whether a call ran out of memory: what the script keeps may fill it for good.
+    is_full: Cell<bool>,
 }
 
 impl Engine {
@@ -66,7 +69,7 @@ impl Engine {
         let watch = Rc::new(Watch::default());
         let asked = Rc::clone(&watch);
         runtime.set_interrupt_handler(Some(Box::new(move || asked.is_over())));
-        let engine = Self { context: Context::full(&runtime).map_err(failure)?, watch };
+        let engine = Self { context: Context::full(&runtime).map_err(failure)?, watch, is_full: Cell::new(false) };
         engine.context.with(|ctx| {
             let mut options = EvalOptions::default();
             options.strict = false;
@@ -87,6 +90,7 @@ impl Engine {
             CaughtError::Exception(exception) => {
                 let kind: Option<String> = exception.as_object().get("name").ok();
                 let message = exception.message().unwrap_or_default();
+                self.is_full.set(message == "out of memory");
                 let at = exception.stack().as_deref().and_then(|stack| place(stack, &script.file)).unwrap_or_default();
                 format!("`{name}` failed{at}: {}: {message}", kind.as_deref().unwrap_or("Error"))
             }
@@ -94,7 +98,22 @@ impl Engine {
                 let thrown = value.as_string().and_then(|s| s.to_string().ok());
                 format!("`{name}` threw {}", thrown.unwrap_or_else(|| format!("{value:?}")))
             }
-            CaughtError::Error(error) => format!("`{name}` failed: {error}"),
+            CaughtError::Error(error) => {
+                self.is_full.set(matches!(error, rquickjs::Error::Allocation));
+                format!("`{name}` failed: {error}")
+            }
+        }
+    }
+
+    /// Whether a call was stopped or ran out of memory: what the script holds is in no order then.
+    fn is_spent(&self) -> bool {
+        self.watch.stopped.get() || self.is_full.get()
+    }
+
+    /// The next call of the script on this thread gets a new engine.
+    fn leave_if_spent(&self, script: &Script) {
+        if self.is_spent() {
+            ENGINES.with_borrow_mut(|engines| engines.remove(&script.id));
         }
     }
 }
@@ -181,36 +200,40 @@ fn instance<'js>(ctx: &Ctx<'js>, script: &Script) -> rquickjs::Result<Object<'js
     constructor.construct(())
 }
 
-/// Calls a function once for each row. `push` puts the arguments of a row, `take` takes its result.
+/// Calls a function once for each row. `push` puts the arguments of a row, `take` takes its result, and `fail` what became of a
+/// call that failed: an error ends it all, otherwise the row has no value.
 pub(super) fn each_row(
     script: &Script,
-    on_error: OnError,
     rows: usize,
     arity: usize,
     push: impl for<'js> Fn(&Converter<'js>, &mut Args<'js>, usize) -> rquickjs::Result<()>,
     mut take: impl for<'js> FnMut(&Converter<'js>, rquickjs::Value<'js>) -> rquickjs::Result<()>,
-) -> Result<(), String> {
-    let engine = engine(script)?;
-    engine.context.with(|ctx| {
-        let failure = |e| engine.failure(script, e);
-        let function: Function<'_> = ctx.globals().get(script.entry.as_str()).catch(&ctx).map_err(failure)?;
-        let converter = Converter::new(&ctx).catch(&ctx).map_err(failure)?;
-        for row in 0..rows {
-            engine.watch.reset();
-            let mut args = Args::new(ctx.clone(), arity);
-            let called = push(&converter, &mut args, row).and_then(|()| function.call_arg(args));
-            match called.and_then(|value| take(&converter, value)).catch(&ctx) {
-                Ok(()) => {}
-                Err(_) if on_error == OnError::GiveNull => {
-                    script.failures.fetch_add(1, Relaxed);
+    mut fail: impl FnMut(String) -> Result<(), DataFusionError>,
+) -> Result<(), DataFusionError> {
+    let mut next = 0;
+    while next < rows {
+        let engine = engine(script).map_err(DataFusionError::Execution)?;
+        engine.context.with(|ctx| {
+            let failure = |e| DataFusionError::Execution(engine.failure(script, e));
+            let function: Function<'_> = ctx.globals().get(script.entry.as_str()).catch(&ctx).map_err(failure)?;
+            let converter = Converter::new(&ctx).catch(&ctx).map_err(failure)?;
+            while next < rows && !engine.is_spent() {
+                engine.watch.reset();
+                let mut args = Args::new(ctx.clone(), arity);
+                let called = push(&converter, &mut args, next).and_then(|()| function.call_arg(args));
+                next += 1;
+                if let Err(error) = called.and_then(|value| take(&converter, value)).catch(&ctx) {
+                    let message = engine.failure(script, error);
+                    engine.leave_if_spent(script);
+                    fail(message)?;
                     let nothing = rquickjs::Value::new_undefined(ctx.clone());
                     take(&converter, nothing).catch(&ctx).map_err(failure)?;
                 }
-                Err(error) => return Err(failure(error)),
             }
-        }
-        Ok(())
-    })
+            Ok::<_, DataFusionError>(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Makes an aggregate, hands it the values with their event times in microseconds, and gives its result as JSON.
@@ -220,7 +243,11 @@ pub(super) fn aggregate<'a>(
 ) -> Result<Option<String>, String> {
     let engine = engine(script)?;
     engine.context.with(|ctx| {
-        let failure = |e| engine.failure(script, e);
+        let failure = |error| {
+            let message = engine.failure(script, error);
+            engine.leave_if_spent(script);
+            message
+        };
         let run = || {
             let converter = Converter::new(&ctx)?;
             engine.watch.reset();

@@ -23,8 +23,13 @@ use std::{
     time::Duration,
 };
 
+use aggregate::Checked;
+use datafusion_common::{DataFusionError, tree_node::TreeNode};
 use datafusion_expr::{AggregateUDF, ScalarUDF};
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use scalar::Call;
 use sqlparser::tokenizer::Span;
+use tidemill_engine::user_code::CallFailed;
 
 use crate::{error::QueryError, typed::Typed};
 
@@ -36,8 +41,10 @@ pub(crate) const MEMORY_LIMIT: usize = 64 << 20;
 /// What becomes of a call that fails or takes too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnError {
-    /// The evaluation fails, which stops a job, as CAST does.
+    /// The row fails, and its record becomes a dead letter ([`tidemill_engine::user_code`]).
     #[default]
+    DeadLetter,
+    /// The evaluation fails, which stops a job, as CAST does.
     Fail,
     /// The result is NULL, and the failure is counted.
     GiveNull,
@@ -87,6 +94,32 @@ impl Hash for Script {
     }
 }
 
+impl Script {
+    /// A call has failed.
+    fn failed(&self, on_error: OnError, message: String) -> Result<(), DataFusionError> {
+        match on_error {
+            OnError::DeadLetter => Err(CallFailed(message).into()),
+            OnError::Fail => Err(DataFusionError::Execution(message)),
+            OnError::GiveNull => {
+                self.failures.fetch_add(1, Relaxed);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether evaluating an expression may fail on single rows.
+pub(crate) fn calls_user_code(expression: &Arc<dyn PhysicalExpr>) -> bool {
+    let found = expression.exists(|e| {
+        let function = e.downcast_ref::<ScalarFunctionExpr>().map(|call| call.fun().inner());
+        Ok(function.is_some_and(|function| {
+            function.downcast_ref::<Call>().is_some_and(|call| call.on_error == OnError::DeadLetter)
+                || function.is::<Checked>()
+        }))
+    });
+    found.unwrap_or_default() // the closure cannot fail
+}
+
 impl UserFunction {
     /// From a JavaScript text; `file` is its name in messages.
     ///
@@ -103,13 +136,13 @@ impl UserFunction {
             failures: AtomicU64::new(0),
         };
         script.entry = engine::entry(&script)?;
-        Ok(Self { name: name.to_owned(), on_error: OnError::Fail, body: Body::JavaScript(Arc::new(script)) })
+        Ok(Self { name: name.to_owned(), on_error: OnError::default(), body: Body::JavaScript(Arc::new(script)) })
     }
 
-    /// From a DataFusion function, for programs that embed this crate; it is called as `udf.name`.
+    /// From a DataFusion function, for programs that embed this crate; it is called as `udf.name`. Its errors stop a job.
     #[must_use]
     pub fn native(name: &str, function: Arc<ScalarUDF>) -> Self {
-        Self { name: name.to_owned(), on_error: OnError::Fail, body: Body::Native(function) }
+        Self { name: name.to_owned(), on_error: OnError::default(), body: Body::Native(function) }
     }
 
     /// With another rule for calls of its JavaScript that fail.
@@ -143,6 +176,11 @@ impl UserFunction {
                 Typed::call(function.as_ref().clone(), args, data_type, span)
             }
         }
+    }
+
+    /// What a query sees of a result of the aggregate that `uda.name` calls.
+    pub(crate) fn result(&self, column: Typed) -> Result<Typed, QueryError> {
+        if self.on_error == OnError::DeadLetter { aggregate::checked(column) } else { Ok(column) }
     }
 
     /// The aggregate that `uda.name` calls.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{array::LargeStringBuilder, datatypes::DataType};
-use datafusion_common::{DataFusionError, Result};
+use datafusion_common::Result;
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use sqlparser::tokenizer::Span;
 use tidemill_engine::any::any_type;
@@ -23,9 +23,9 @@ pub(super) fn call(
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Call {
+pub(super) struct Call {
     script: Arc<Script>,
-    on_error: OnError,
+    pub(super) on_error: OnError,
     signature: Signature,
 }
 
@@ -47,7 +47,6 @@ impl ScalarUDFImpl for Call {
             let mut out = LargeStringBuilder::new();
             engine::each_row(
                 &self.script,
-                self.on_error,
                 args.rows(),
                 args.len(),
                 |converter, call, row| {
@@ -61,8 +60,8 @@ impl ScalarUDFImpl for Call {
                     }
                     Ok(())
                 },
-            )
-            .map_err(DataFusionError::Execution)?;
+                |message| self.script.failed(self.on_error, message),
+            )?;
             Ok(Arc::new(out.finish()))
         })
     }

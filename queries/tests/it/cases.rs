@@ -8,20 +8,25 @@
 //! # level 1.1                 the level of compatibility; 1.2 without one
 //! # query                     the script
 //! # plan                      expected: one line a node
-//! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs
+//! # rows                      expected: one JSON line a row, `output: ` in front when there are several outputs; then the
+//!                             rows that user code failed on
 //! # errors                    expected: as a user sees them
 //! ```
-//! Rows are expected of every way to cut the input: as one batch, row by row, on one worker and on four.
+//! Rows are expected of every way to cut the input: as one batch, row by row, on one worker and on four, killed and resumed
+//! behind each batch.
 //! A file holds several cases; each begins at `## name`.
 
 use std::{fmt::Write, fs, path::Path};
 
-use tidemill_engine::dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy};
+use tidemill_engine::{
+    dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy},
+    user_code::FailedRow,
+};
 use tidemill_queries::{
     CompatibilityLevel, InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan,
 };
 
-use crate::run::{Cut, Input, lines, run_cut};
+use crate::run::{Cut, Input, Ran, lines, run_cut};
 
 struct Case {
     name: String,
@@ -97,18 +102,30 @@ impl Case {
 }
 
 fn rows(dataflow: &Dataflow, names: &[String], inputs: &[Input], cut: Cut) -> String {
-    let rows = match run_cut(dataflow, inputs, cut) {
-        Ok(rows) => rows,
+    let Ran { outputs, failed } = match run_cut(dataflow, inputs, cut) {
+        Ok(ran) => ran,
         Err(error) => return format!("failed: {error}\n"),
     };
     let mut text = String::new();
-    for (output, rows) in rows.iter().enumerate() {
+    for (output, rows) in outputs.iter().enumerate() {
         let name = if names.len() > 1 { format!("{}: ", names[output]) } else { String::new() };
         for line in lines(rows) {
             writeln!(text, "{name}{line}").unwrap();
         }
     }
+    let mut letters: Vec<String> = failed.iter().map(letter).collect();
+    letters.sort();
+    letters.iter().for_each(|letter| writeln!(text, "{letter}").unwrap());
     text
+}
+
+/// A row that failed, by its record where it has one.
+fn letter(failed: &FailedRow) -> String {
+    let values = lines(&[failed.values().unwrap()]).concat();
+    match failed.origin() {
+        Some((_, _, offset)) => format!("record {offset}, {values}: {}", failed.message),
+        None => format!("{values}: {}", failed.message),
+    }
 }
 
 /// The plan, with the outputs that the script names.

@@ -44,7 +44,7 @@ fn a_thousand_steps_give_their_rows() {
         .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
         .map_err(|errors| errors.render(&query, "query"))
         .unwrap();
-    assert_eq!(lines(&run(&dataflow, &[input]).unwrap()[0]), [r#"{"a":5999}"#]);
+    assert_eq!(lines(&run(&dataflow, &[input]).unwrap().outputs[0]), [r#"{"a":5999}"#]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn results(query: &str, rows: &str) -> Result<Vec<Value>, String> {
     let dataflow = Script::parse(query)
         .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
         .map_err(|e| e.render(query, "query"))?;
-    let rows = run(&dataflow, &[input])?;
+    let rows = run(&dataflow, &[input])?.outputs;
     Ok(lines(&rows[0]).iter().map(|row| serde_json::from_str::<Value>(row).unwrap()["x"].clone()).collect())
 }
 

@@ -1,8 +1,8 @@
 //! Runs a dataflow over rows in memory, without sources: arrival is one second a row.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, atomic::AtomicU64},
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
 };
 
 use arrow::{
@@ -10,8 +10,8 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch, RecordBatchOptions,
         StringArray, StructArray, TimestampMicrosecondArray, UInt32Array, new_null_array,
     },
-    compute::{filter_record_batch, is_not_null, take_record_batch},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    compute::{filter_record_batch, is_not_null, min, take_record_batch},
+    datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType},
     json::{
         LineDelimitedWriter, ReaderBuilder,
         reader::infer_json_schema,
@@ -19,7 +19,7 @@ use arrow::{
     },
 };
 use tidemill_engine::{
-    EVENT_TIME, EventTime, ORDER, Signal,
+    EVENT_TIME, EngineError, EventTime, ORDER, Signal,
     any::any_type,
     dataflow::{
         order::{order_of, order_type},
@@ -28,6 +28,7 @@ use tidemill_engine::{
     },
     datetime_type,
     source::PartitionId,
+    user_code::FailedRow,
 };
 
 /// 2024-01-01T00:00:00Z.
@@ -115,76 +116,156 @@ pub(crate) struct Cut {
     pub(crate) batch: usize,
     /// Workers, which rows are dealt to in turn.
     pub(crate) workers: usize,
+    /// Whether watermarks come between the batches, and whoever runs the dataflow dies behind each of them and goes on from a
+    /// snapshot.
+    pub(crate) killed: bool,
 }
 
 impl Cut {
-    pub(crate) const WHOLE: Self = Self { batch: usize::MAX, workers: 1 };
-    pub(crate) const OTHERS: [Self; 3] =
-        [Self { batch: 1, workers: 1 }, Self { batch: 4_096, workers: 4 }, Self { batch: 1, workers: 4 }];
+    pub(crate) const WHOLE: Self = Self { batch: usize::MAX, workers: 1, killed: false };
+    pub(crate) const OTHERS: [Self; 5] = [
+        Self { batch: 1, ..Self::WHOLE },
+        Self { batch: 4_096, workers: 4, killed: false },
+        Self { batch: 1, workers: 4, killed: false },
+        Self { batch: 1, workers: 1, killed: true },
+        Self { batch: 2, workers: 4, killed: true },
+    ];
 }
 
-/// Rows of each output, by its index, without the event time.
-pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Vec<Vec<RecordBatch>>, String> {
+/// What a dataflow made of its rows.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    /// Rows of each output, by its index, without the event time.
+    pub(crate) outputs: Vec<Vec<RecordBatch>>,
+    /// Rows that user code failed on.
+    pub(crate) failed: Vec<FailedRow>,
+}
+
+/// Runs a dataflow over all rows at once.
+pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Ran, String> {
     run_cut(dataflow, inputs, Cut::WHOLE)
 }
 
 /// The same, with the rows cut in this way.
-pub(crate) fn run_cut(dataflow: &Dataflow, inputs: &[Input], cut: Cut) -> Result<Vec<Vec<RecordBatch>>, String> {
+pub(crate) fn run_cut(dataflow: &Dataflow, inputs: &[Input], cut: Cut) -> Result<Ran, String> {
     for table in &dataflow.tables {
         let input = inputs.iter().find(|i| i.name == table.columns.name).unwrap();
         table.rows.put(EventTime::MIN, input.batch(&table.columns, 0));
     }
-    let late = Arc::new(AtomicU64::new(0));
-    let workers = (0..cut.workers).map(|_| Stage::worker(dataflow, &late)).collect::<Result<Vec<_>, _>>();
-    let mut workers = workers.map_err(|e| e.to_string())?;
-    let mut merge = Stage::merge(dataflow, &late).map_err(|e| e.to_string())?;
-    let mut outputs = vec![vec![]; dataflow.outputs.len()];
-    // The merge half hears of a watermark when the last worker has it.
-    let mut push = |worker: usize, node: NodeId, signal: Signal| {
-        let mut sent: Vec<Exchange> = vec![];
-        workers[worker].push(node, 0, signal, &mut |e| {
-            sent.push(e);
-            Ok(())
-        })?;
-        sent.retain(|e| matches!(e.signal, Signal::Batch(_)) || worker + 1 == cut.workers);
-        for exchange in sent {
-            merge.push(exchange.node, exchange.port, exchange.signal, &mut |e| {
-                if let (OperatorPlan::Output(output), Signal::Batch(batch)) =
-                    (&dataflow.nodes[e.node].operator, e.signal)
-                {
-                    let width = batch.num_columns() - 1;
-                    outputs[*output].push(batch.project(&(0..width).collect::<Vec<_>>())?);
-                }
-                Ok(())
-            })?;
-        }
-        Ok::<_, tidemill_engine::EngineError>(())
-    };
-    let text = |e: tidemill_engine::EngineError| match std::error::Error::source(&e) {
+    let text = |e: EngineError| match std::error::Error::source(&e) {
         Some(source) => format!("{e}: {source}"),
         None => e.to_string(),
     };
+    let mut halves = Halves::new(dataflow, cut.workers).map_err(text)?;
     for (id, node) in dataflow.nodes.iter().enumerate() {
         let OperatorPlan::Input(plan) = &node.operator else { continue };
-        let batch = rows_of(dataflow, plan, inputs)?;
-        for worker in 0..cut.workers {
-            let own: UInt32Array =
-                (0..batch.num_rows() as u32).filter(|row| *row as usize % cut.workers == worker).collect();
-            let own = take_record_batch(&batch, &own).unwrap();
-            for start in (0..own.num_rows()).step_by(cut.batch) {
-                let rows = own.slice(start, cut.batch.min(own.num_rows() - start));
-                push(worker, id, Signal::Batch(rows)).map_err(text)?;
+        let rows = rows_of(dataflow, plan, inputs)?;
+        let dealt: Vec<RecordBatch> = (0..cut.workers)
+            .map(|worker| {
+                let own = (0..rows.num_rows() as u32).filter(|row| *row as usize % cut.workers == worker);
+                take_record_batch(&rows, &own.collect::<UInt32Array>()).unwrap()
+            })
+            .collect();
+        let longest = dealt[0].num_rows();
+        for start in (0..longest).step_by(cut.batch) {
+            let end = start.saturating_add(cut.batch);
+            for (worker, own) in dealt.iter().enumerate().filter(|(_, own)| start < own.num_rows()) {
+                let batch = own.slice(start, end.min(own.num_rows()) - start);
+                halves.push(worker, id, Signal::Batch(batch)).map_err(text)?;
+            }
+            if cut.killed {
+                let rest = rows
+                    .slice((end * cut.workers).min(rows.num_rows()), rows.num_rows().saturating_sub(end * cut.workers));
+                let times = rest.column(rest.num_columns() - 1).as_primitive::<TimestampMicrosecondType>();
+                if let Some(next) = min(times) {
+                    (0..cut.workers)
+                        .try_for_each(|worker| halves.push(worker, id, Signal::Watermark(EventTime(next))))
+                        .map_err(text)?;
+                }
+                halves.die().map_err(text)?;
             }
         }
     }
     for worker in 0..cut.workers {
         for (id, node) in dataflow.nodes.iter().enumerate() {
             if matches!(node.operator, OperatorPlan::Input(_)) {
-                push(worker, id, Signal::Watermark(EventTime::MAX)).map_err(text)?;
+                halves.push(worker, id, Signal::Watermark(EventTime::MAX)).map_err(text)?;
             }
         }
     }
-    Ok(outputs)
+    Ok(halves.ran)
+}
+
+/// Both halves of a dataflow that runs.
+struct Halves<'d> {
+    dataflow: &'d Dataflow,
+    workers: Vec<Stage>,
+    merge: Stage,
+    /// Watermarks of the workers, by input node, which a new run sends again.
+    watermarks: BTreeMap<NodeId, EventTime>,
+    ran: Ran,
+}
+
+impl<'d> Halves<'d> {
+    fn new(dataflow: &'d Dataflow, workers: usize) -> tidemill_engine::Result<Self> {
+        let (workers, merge) = stages(dataflow, workers)?;
+        let ran = Ran { outputs: vec![vec![]; dataflow.outputs.len()], failed: vec![] };
+        Ok(Self { dataflow, workers, merge, watermarks: BTreeMap::new(), ran })
+    }
+
+    /// The merge half hears of a watermark when the last worker has it.
+    fn push(&mut self, worker: usize, node: NodeId, signal: Signal) -> tidemill_engine::Result<()> {
+        if let Signal::Watermark(t) = signal {
+            self.watermarks.insert(node, t);
+        }
+        let last = worker + 1 == self.workers.len();
+        let mut sent: Vec<Exchange> = vec![];
+        self.workers[worker].push(node, 0, signal, &mut |e| {
+            sent.push(e);
+            Ok(())
+        })?;
+        sent.retain(|e| matches!(e.signal, Signal::Batch(_)) || last);
+        self.ran.failed.extend(self.workers[worker].failed().into_iter().map(|failed| failed.row));
+        sent.into_iter().try_for_each(|exchange| self.merged(exchange))
+    }
+
+    fn merged(&mut self, exchange: Exchange) -> tidemill_engine::Result<()> {
+        let Self { dataflow, merge, ran, .. } = self;
+        merge.push(exchange.node, exchange.port, exchange.signal, &mut |e| {
+            if let (OperatorPlan::Output(output), Signal::Batch(batch)) = (&dataflow.nodes[e.node].operator, e.signal) {
+                let width = batch.num_columns() - 1;
+                ran.outputs[*output].push(batch.project(&(0..width).collect::<Vec<_>>())?);
+            }
+            Ok(())
+        })?;
+        ran.failed.extend(merge.failed().into_iter().map(|failed| failed.row));
+        Ok(())
+    }
+
+    /// Goes on in new halves from a snapshot of these.
+    fn die(&mut self) -> tidemill_engine::Result<()> {
+        for worker in 0..self.workers.len() {
+            let mut sent: Vec<Exchange> = vec![];
+            self.workers[worker].seal(&mut |e| {
+                sent.push(e);
+                Ok(())
+            })?;
+            sent.into_iter().try_for_each(|exchange| self.merged(exchange))?;
+        }
+        let state = self.merge.snapshot()?;
+        (self.workers, self.merge) = stages(self.dataflow, self.workers.len())?;
+        self.merge.restore(state)?;
+        for (node, t) in self.watermarks.clone() {
+            (0..self.workers.len()).try_for_each(|worker| self.push(worker, node, Signal::Watermark(t)))?;
+        }
+        Ok(())
+    }
+}
+
+fn stages(dataflow: &Dataflow, workers: usize) -> tidemill_engine::Result<(Vec<Stage>, Stage)> {
+    let late = Arc::default();
+    let of_workers = (0..workers).map(|_| Stage::worker(dataflow, &late)).collect::<Result<_, _>>()?;
+    Ok((of_workers, Stage::merge(dataflow, &late)?))
 }
 
 /// The rows that an input node gives: those that have an event time.
