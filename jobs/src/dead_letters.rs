@@ -119,7 +119,7 @@ pub enum LettersError {
 }
 
 /// The letters of a job's inputs that a selection means and that were not replayed before. A record that was put several times is
-/// one. Rows that an output refused are none of an input.
+/// one. What was no record, but a row, is none: those that an output refused, those that a function failed on behind a window.
 ///
 /// # Errors
 /// Letters or a state store that cannot be read.
@@ -133,7 +133,8 @@ pub fn select(job: &Job, selection: &Selection, options: &RunOptions) -> Result<
     }
     let mut records: BTreeMap<String, Vec<KeptRecord>> = BTreeMap::new();
     each_letter(job, options, &mut |letter| {
-        let is_meant = letter.class != BadClass::Output.as_str()
+        let is_record = letter.class != BadClass::Output.as_str() && letter.record.partition >= 0;
+        let is_meant = is_record
             && selection.class.as_ref().is_none_or(|class| *class == letter.class)
             && selection.since.is_none_or(|since| letter.time_us >= since.timestamp_micros());
         if is_meant && taken.insert(Place::of(&letter.input, &letter.record)) {

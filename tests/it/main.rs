@@ -20,3 +20,4 @@ mod schedule;
 mod security;
 mod sql;
 mod sql_differential;
+mod user_functions;

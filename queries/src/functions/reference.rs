@@ -65,7 +65,10 @@ pub fn function_reference() -> String {
          Object, an array an Array, NULL null; what comes back is what JSON.stringify makes of it, a Number without a \
          fraction a bigint, undefined and NaN NULL. An aggregate is a function that sets `this.init`, \
          `this.accumulate(value, timestamp)` and `this.computeResult`; values come by event time, inside records \
-         datetimes as text, and `deaccumulate` is never called. Results must depend on the arguments alone.\n\n",
+         datetimes as text, and `deaccumulate` is never called. Results must depend on the arguments alone. A call may take 1 s and a function hold \
+         64 MiB in each thread. Where one throws, or goes beyond that, the record of its row becomes a dead letter of class `function` \
+         that names the script's line, and the job goes on; behind a window or a join, where there is no record, the letter \
+         holds the row. `on_error` says otherwise: `fail` stops the job, `give_null` gives NULL.\n\n",
     );
     let _ = writeln!(text, "Examples of scalar functions see the row `{EXAMPLE_ROW}`, the others rows in which");
     let _ = writeln!(text, "`x` is {}.", EXAMPLE_COLUMN.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
