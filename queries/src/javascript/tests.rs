@@ -100,6 +100,21 @@ fn memory_and_stack_are_bounded() {
 }
 
 #[test]
+fn what_filled_the_memory_is_gone_at_the_next_call() {
+    let source =
+        "var kept = []; function main(x) { while (x === 1) kept.push(new Array(1000).fill(x)); return kept.length; }";
+    let error = run(source, Arc::new(Int64Array::from(vec![1]))).unwrap_err();
+    assert!(error.contains("out of memory"), "{error}");
+    let function = UserFunction::javascript("f", "f.js", source).unwrap().on_error(OnError::GiveNull);
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 1, 3]));
+    let x = Typed::column("x", 0, column.data_type().clone(), Span::empty());
+    let batch = RecordBatch::try_from_iter_with_nullable([("x", column, true)]).unwrap();
+    let call = function.call(vec![x], Span::empty()).unwrap();
+    let results = call.expr.evaluate(&batch).and_then(|v| v.into_array(4)).unwrap();
+    assert_eq!(results.as_string::<i64>().iter().collect::<Vec<_>>(), [None, Some("0"), None, Some("0")]);
+}
+
+#[test]
 fn an_aggregate_sees_its_values_in_the_order_of_their_times() {
     let source = "function main() {
         this.init = function () { this.seen = []; };
