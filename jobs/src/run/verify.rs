@@ -137,7 +137,8 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let references = References::read(references, &dataflow, options, &letters)?;
     let begin = begin(&connected, &dataflow, &begun, &last, period, options)?;
     let workers = workers(job, options);
-    let (intakes, bad_records) = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &|| Arc::clone(&letters))?;
+    let (intakes, bad_records) =
+        inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &|| Arc::clone(&letters))?;
     let mut merge = Merge::try_new(&dataflow, sinks, &begin.written, workers, &options.stats.late)?;
     let until = until(&dataflow, &last, period).into_iter();
     merge.keep_only(until.map(|until| vec![EventTime::MIN..until]).collect());
