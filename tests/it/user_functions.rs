@@ -27,7 +27,7 @@ fn rows(folder: &Path) -> Vec<Value> {
 /// The letters of a job, by offset.
 fn letters(directory: &Path, job: &str) -> Vec<Value> {
     let files = fs::read_dir(directory.join("dead-letters")).unwrap().map(|entry| entry.unwrap().path());
-    let own = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{job}-")));
+    let own = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{job}.")));
     let lines = own.map(|path| fs::read_to_string(path).unwrap());
     let mut letters: Vec<Value> =
         lines.flat_map(|text| text.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<_>>()).collect();
