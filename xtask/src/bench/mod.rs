@@ -45,6 +45,9 @@ const PARTITIONS: i32 = 4;
 /// The most that a job may hold at its peak.
 const MEMORY_LIMIT_BYTES: f64 = 400e6;
 
+/// CPU time that a call of a function in JavaScript may take, with all that it needs beside the job without.
+const CALL_LIMIT: Duration = Duration::from_micros(2);
+
 /// The first row comes within this time of the start, on a running broker.
 const FIRST_ROW_LIMIT: Duration = Duration::from_secs(1);
 
@@ -65,6 +68,8 @@ pub enum Job {
     Join,
     /// What the join reads, without the join.
     Two,
+    /// A function in JavaScript, called for each event. Only where it is asked for.
+    Function,
     /// Not its cost, but the time to its first row.
     FirstRow,
     /// No job: the decoders, each against the library that would be used in its place. Only where it is asked for.
@@ -97,6 +102,7 @@ impl Job {
             Self::Sliding => "sliding",
             Self::Join => "join",
             Self::Two => "two",
+            Self::Function => "function",
             Self::FirstRow => "first_row",
             Self::Formats => "formats",
             Self::Snapshot => "snapshot",
@@ -109,6 +115,7 @@ impl Job {
         match self {
             Self::Hopping | Self::Session | Self::Sliding => Self::Tumbling.name(),
             Self::Join => Self::Two.name(),
+            Self::Function => Self::Stateless.name(),
             _ => RAW,
         }
     }
@@ -185,7 +192,7 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
     let mut costs: Vec<Job> = jobs.iter().copied().filter(|job| *job != Job::FirstRow).collect();
     let baselines: Vec<&str> = costs.iter().map(|job| job.baseline()).collect();
-    costs.extend([Job::Tumbling, Job::Two].into_iter().filter(|job| baselines.contains(&job.name())));
+    costs.extend([Job::Stateless, Job::Tumbling, Job::Two].into_iter().filter(|job| baselines.contains(&job.name())));
     costs.sort();
     costs.dedup();
     let mut runs = vec![Run::new(RAW, || programs.consume(RAW_CONSUME, &kafka, TOPIC, options.events))];
@@ -198,7 +205,13 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let first_row = first_row.then(|| first_row_after(&programs, &kafka, dir.path())).transpose()?;
     let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
     report::print_table(&names, &medians, options.events);
-    Ok(measures(&costs, &medians, first_row))
+    let call = costs.contains(&Job::Function).then(|| {
+        let cpu = |job: Job| medians[job.name()].cpu.as_secs_f64();
+        let call = (cpu(Job::Function) - cpu(Job::Stateless)) / options.events as f64;
+        println!("a call of a function: {:.0} ns", call * 1e9);
+        Measure { name: "call_of_2_us", ratio: call / CALL_LIMIT.as_secs_f64(), limit: Some(1.0) }
+    });
+    Ok(measures(&costs, &medians, first_row).into_iter().chain(call).collect())
 }
 
 /// Loads all topics at once, so that their times go side by side.
@@ -250,9 +263,11 @@ fn formats(options: &Options) -> Result<bool> {
 /// The spec of a job for this broker, written to `dir`.
 fn spec(job: Job, kafka: &Broker, dir: &Path) -> Result<PathBuf> {
     let file = format!("{}.yaml", job.name());
-    let template = fs::read_to_string(root().join("bench").join(&file))?;
+    let folder = root().join("bench");
+    let template = fs::read_to_string(folder.join(&file))?;
+    let folder = folder.display().to_string();
     let spec = dir.join(file);
-    fs::write(&spec, template.replace("$BROKER", kafka.bootstrap()))?;
+    fs::write(&spec, template.replace("$BROKER", kafka.bootstrap()).replace("$FOLDER", &folder))?;
     Ok(spec)
 }
 

@@ -1,0 +1,3 @@
+function main(amount) {
+  return amount * 1.2;
+}
