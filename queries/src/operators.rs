@@ -161,3 +161,6 @@ pub(crate) fn compare(left: Typed, op: Operator, right: Typed, span: Span) -> Re
     let (left, right) = (coerce(left, &target)?, coerce(right, &target)?);
     Typed::binary(left, op, right, DataType::Boolean, span)
 }
+
+#[cfg(test)]
+mod tests;
