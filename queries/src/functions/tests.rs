@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
-        TimestampMicrosecondArray,
+        TimestampMicrosecondArray, UInt32Array,
     },
+    compute::take,
     datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType},
     record_batch::RecordBatch,
 };
@@ -291,7 +292,10 @@ fn json_is_read_where_it_stands() {
     );
 }
 
-/// Whole columns give what their rows give one by one, and fail when one of these fails; nothing panics.
+const LARGE_BATCH: u32 = 4_096;
+
+/// Whole columns give what their rows give one by one, and again in a large batch, and fail when one of these fails; nothing
+/// panics.
 fn rows_agree(function: &'static Function, columns: Vec<ArrayRef>) -> Result<(), TestCaseError> {
     let rows = columns.iter().zip(function.args).filter(|(_, a)| **a != Arg::Part).map(|(c, _)| c.len()).min();
     let rows = rows.unwrap_or(0);
@@ -319,6 +323,12 @@ fn rows_agree(function: &'static Function, columns: Vec<ArrayRef>) -> Result<(),
             for (at, row) in rows.iter().enumerate() {
                 let (whole, row) = (whole.slice(at, 1), row.slice(0, 1));
                 prop_assert_eq!(format!("{:?}", &whole), format!("{:?}", &row), "{}", function.name);
+            }
+            if !rows.is_empty() {
+                let again = UInt32Array::from_iter_values((0..LARGE_BATCH).map(|at| at % rows.len() as u32));
+                let again = |column: &ArrayRef| take(column, &again, None).unwrap();
+                let large = evaluate(&call, &columns.iter().map(again).collect::<Vec<_>>());
+                prop_assert!(large == Ok(again(&whole)), "{} in a batch of {LARGE_BATCH} rows", function.name);
             }
         }
         (Err(_), Err(_)) => {}
