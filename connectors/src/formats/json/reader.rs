@@ -28,8 +28,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the payload is not UTF-8.
     pub(in crate::formats) fn new(bytes: &'a [u8], check: Check, scratch: &'a mut Vec<u8>) -> Result<Self, Fault> {
-        // Most payloads are ASCII, which is half as dear to see.
-        if !bytes.is_ascii() && simdutf8::basic::from_utf8(bytes).is_err() {
+        if simdutf8::basic::from_utf8(bytes).is_err() {
             return Err(not_utf8(bytes));
         }
         Ok(Reader { bytes, at: 0, depth: 0, check, scratch })
