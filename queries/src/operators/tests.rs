@@ -166,7 +166,7 @@ fn of_kind(kind: Kind) -> BoxedStrategy<Option<Value>> {
     let floats = prop_oneof![
         4 => (-6i64..8).prop_map(|n| n as f64 / 2.0),
         1 => any::<f64>().prop_filter("numbers alone", |x| x.is_finite()),
-        1 => prop::sample::select(&[-0.0, f64::MIN_POSITIVE, 9_007_199_254_740_993.0, 9.223_372_036_854_775_8e18][..]),
+        1 => prop::sample::select(&[-0.0, f64::MIN_POSITIVE, 9_007_199_254_740_992.0, 9.223_372_036_854_776e18][..]),
     ];
     let times = prop_oneof![4 => (-2i64..3).prop_map(|n| n * 500_000), 1 => 0..253_402_300_800_000_000i64];
     let text_of_time = |t: i64| chrono::DateTime::from_timestamp_micros(t).unwrap().to_rfc3339();
