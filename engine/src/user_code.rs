@@ -5,7 +5,7 @@
 //! it is alone, whatever it came with. Planners put user code only where that can be done: into filters, projections and the
 //! conditions of joins.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array},
@@ -132,25 +132,19 @@ pub(crate) fn evaluate_rows(
     Ok((batch, columns))
 }
 
-/// Evaluates an expression. Null for a row that fails, whose cause goes to `failed`.
+/// Evaluates an expression. Null for a row that fails and whose cause `failed` takes.
 pub(crate) fn evaluate_or_null(
     expression: &Arc<dyn PhysicalExpr>,
     batch: &RecordBatch,
-    failed: &mut BTreeMap<usize, String>,
+    mut failed: impl FnMut(usize, EngineError) -> Result<()>,
 ) -> Result<ArrayRef> {
-    match evaluate(expression, batch) {
-        Err(error) if error.failed_call().is_some() => {}
-        whole => return whole,
+    if let Ok(whole) = evaluate(expression, batch) {
+        return Ok(whole);
     }
     let data_type = expression.data_type(batch.schema_ref())?;
-    let values = one_by_one(std::slice::from_ref(expression), batch).enumerate().map(|(row, outcome)| {
-        Ok(match outcome? {
-            Ok(mut values) => values.remove(0),
-            Err(FailedRow { message, .. }) => {
-                failed.insert(row, message);
-                new_null_array(&data_type, 1)
-            }
-        })
+    let values = (0..batch.num_rows()).map(|row| match evaluate(expression, &batch.slice(row, 1)) {
+        Ok(value) => Ok(value),
+        Err(error) => failed(row, error).map(|()| new_null_array(&data_type, 1)),
     });
     let values = values.collect::<Result<Vec<_>>>()?;
     Ok(concat(&values.iter().map(AsRef::as_ref).collect::<Vec<_>>())?)

@@ -12,10 +12,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use tidemill_connectors::kafka::embedded::{EmbeddedBroker, TopicProducer};
 use tidemill_engine::Clock;
-use tidemill_jobs::{
-    run::{RunOptions, Stats},
-    spec,
-};
+use tidemill_jobs::{run::RunOptions, spec};
 
 use super::run;
 use crate::{
@@ -63,18 +60,9 @@ pub(super) fn demo(args: &DemoArgs) -> Result<(), Failure> {
         .context("cannot start the generator")?;
     signals::set_on_signal(Arc::clone(&stop)).context("cannot wait for signals")?;
     let options = RunOptions {
-        bounded: false,
         from_start: true,
-        discard_state: false,
-        ephemeral: false,
-        reinfer: false,
-        stretches: None,
-        replay: None,
-        workers: None,
-        wait: Duration::from_secs(15),
-        clock: Arc::clone(&clock),
         stop: Arc::clone(&stop),
-        stats: Arc::new(Stats::default()),
+        ..RunOptions::new(Duration::from_secs(15), Arc::clone(&clock))
     };
     let mut first_event = None;
     let ran = run::execute(&job, &options, &mut |status| {

@@ -1,11 +1,11 @@
 //! `tidemill run JOB`, and what `demo` shares with it.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use anyhow::Context;
 use tidemill_jobs::{
     metrics,
-    run::{self, RunError, RunOptions, Stats, Status, Summary},
+    run::{self, RunError, RunOptions, Status, Summary},
     spec::{self, Job},
 };
 
@@ -28,15 +28,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         bounded: args.bounded,
         from_start: args.from_start,
         discard_state: args.discard_state,
-        ephemeral: false,
         reinfer: args.reinfer,
-        stretches: None,
-        replay: None,
         workers: args.workers.map(Into::into),
-        wait: args.wait.get(),
-        clock: MachineClock::start(),
-        stop: Arc::new(AtomicBool::new(false)),
-        stats: Arc::new(Stats::default()),
+        ..RunOptions::new(args.wait.get(), MachineClock::start())
     };
     signals::set_on_signal(Arc::clone(&options.stop)).context("cannot wait for signals")?;
     let server = args.metrics.as_ref().map(|address| {

@@ -17,7 +17,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::json;
 use tidemill_engine::{Clock, ErrorKind, EventTime, Monotonic};
 use tidemill_jobs::{
-    run::{RunError, RunOptions, Stats},
+    run::{RunError, RunOptions},
     schedule::{self, Attempt, Listing, Outcome, RunRecord},
     spec::{self, Job},
 };
@@ -84,20 +84,7 @@ fn load(specs: &[PathBuf]) -> Result<Vec<Job>, Failure> {
 }
 
 fn options(wait: Duration, stop: Arc<AtomicBool>) -> RunOptions {
-    RunOptions {
-        bounded: true,
-        from_start: true,
-        discard_state: false,
-        ephemeral: false,
-        reinfer: false,
-        replay: None,
-        stretches: None,
-        workers: None,
-        wait,
-        clock: MachineClock::start(),
-        stop,
-        stats: Arc::new(Stats::default()),
-    }
+    RunOptions { bounded: true, from_start: true, stop, ..RunOptions::new(wait, MachineClock::start()) }
 }
 
 /// Runs every range that is due, and ends.

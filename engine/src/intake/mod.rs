@@ -19,8 +19,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, TimestampMicrosecondArray, new_null_array},
-    compute::{cast, concat, filter_record_batch},
+    array::{Array, ArrayRef, AsArray, BooleanArray, TimestampMicrosecondArray},
+    compute::{cast, filter_record_batch},
     datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType},
     record_batch::{RecordBatch, RecordBatchOptions},
 };
@@ -43,9 +43,8 @@ use crate::{
     decoder::{BadClass, BadRecord, Decoder, DecoderFactory},
     epoch::{Advance, Position, Resume},
     event_time::{BrokerClocks, InputTime, Now, Placement, TimeCounters, TimeFact, TimeRule},
-    operator::evaluate,
     source::{PartitionId, Record, Source, SourceEvent, UnreadHeaders},
-    user_code::FailedRow,
+    user_code::{FailedRow, evaluate_or_null},
 };
 
 /// Rows of a batch at most, but for a payload that holds more: large enough that per-batch work does not show, small
@@ -707,18 +706,11 @@ fn event_times(
     batch: &RecordBatch,
     failed: &mut BTreeMap<usize, String>,
 ) -> Result<ArrayRef> {
-    if let Ok(times) = evaluate(expression, batch) {
-        return Ok(cast(&times, &datetime_type())?);
-    }
-    let times = (0..batch.num_rows()).map(|row| match evaluate(expression, &batch.slice(row, 1)) {
-        Ok(time) => Ok(cast(&time, &datetime_type())?),
-        Err(error) => {
-            failed.extend(error.failed_call().map(|call| (row, call.to_string())));
-            Ok(new_null_array(&datetime_type(), 1))
-        }
+    let times = evaluate_or_null(expression, batch, |row, error| {
+        failed.extend(error.failed_call().map(|call| (row, call.to_string())));
+        Ok(())
     });
-    let times = times.collect::<Result<Vec<_>>>()?;
-    Ok(concat(&times.iter().map(AsRef::as_ref).collect::<Vec<_>>())?)
+    Ok(cast(&times?, &datetime_type())?)
 }
 
 /// Emits rows with `times` as their event time, without those at the indices `left_out`. Gives those that failed.

@@ -12,10 +12,10 @@ use arrow::{
 use datafusion_physical_expr::PhysicalExpr;
 
 use crate::{
-    EventTime, Result,
+    EngineError, EventTime, Result,
     event_time::{PartitionTime, Placement},
     source::PartitionId,
-    user_code::evaluate_or_null,
+    user_code::{CallFailed, evaluate_or_null},
 };
 
 /// Keys after which the first look is taken for ones that can be forgotten.
@@ -40,7 +40,14 @@ impl Substreams {
         batch: &RecordBatch,
         failed: &mut BTreeMap<usize, String>,
     ) -> Result<Vec<Option<Box<[u8]>>>> {
-        let columns = self.keys.iter().map(|k| evaluate_or_null(k, batch, failed)).collect::<Result<Vec<_>>>()?;
+        let mut keep = |row, error: EngineError| match error.failed_call() {
+            Some(CallFailed(message)) => {
+                failed.insert(row, message.clone());
+                Ok(())
+            }
+            None => Err(error),
+        };
+        let columns = self.keys.iter().map(|k| evaluate_or_null(k, batch, &mut keep)).collect::<Result<Vec<_>>>()?;
         let fields = columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
         let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
         let key = |row: usize| columns.iter().all(|c| c.is_valid(row)).then(|| rows.row(row).data().into());

@@ -112,11 +112,11 @@ pub struct RunOptions {
 pub type Stretches = BTreeMap<String, BTreeMap<String, BTreeMap<i32, (i64, i64)>>>;
 
 impl RunOptions {
-    /// Of a look that goes to the inputs' ends, or that runs nothing, and leaves nothing behind for another run.
+    /// Of a run that goes on from where the one before left off, until it is stopped.
     #[must_use]
-    pub fn of_a_look(wait: Duration, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(wait: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
-            bounded: true,
+            bounded: false,
             from_start: false,
             discard_state: false,
             ephemeral: false,
@@ -129,6 +129,12 @@ impl RunOptions {
             stop: Arc::default(),
             stats: Arc::default(),
         }
+    }
+
+    /// Of a look that goes to the inputs' ends, or that runs nothing, and leaves nothing behind for another run.
+    #[must_use]
+    pub fn of_a_look(wait: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { bounded: true, ..Self::new(wait, clock) }
     }
 }
 

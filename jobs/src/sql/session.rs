@@ -190,18 +190,12 @@ impl Session {
     #[must_use]
     pub fn run_options(&self, stop: Arc<AtomicBool>, stats: Arc<Stats>) -> RunOptions {
         RunOptions {
-            bounded: false,
             from_start: true,
-            discard_state: false,
             ephemeral: true,
-            reinfer: false,
-            replay: None,
-            stretches: None,
             workers: Some(self.workers),
-            wait: self.options.wait,
-            clock: Arc::clone(&self.options.clock),
             stop,
             stats,
+            ..RunOptions::new(self.options.wait, Arc::clone(&self.options.clock))
         }
     }
 
