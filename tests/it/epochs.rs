@@ -113,8 +113,8 @@ fn numbers(broker: &Broker, topic: &str) -> Vec<String> {
 #[test]
 fn a_job_that_is_killed_frozen_and_copied_leaves_the_rows_of_one_that_never_was() {
     let binary = Some(PathBuf::from(env!("CARGO_BIN_EXE_tidemill")));
-    let outcome = torture::run(&torture::Options { kills: 10, seed: 1, binary, brokers: false }).unwrap();
-    assert!(outcome.ok(), "{outcome}");
+    let difference = torture::run(&torture::Options { kills: 10, seed: 1, binary, brokers: false }).unwrap();
+    assert!(difference.ok(), "{difference}");
 }
 
 #[test]

@@ -186,9 +186,9 @@ fn run(command: Command) -> Result<bool> {
             Ok(failed == 0)
         }
         Command::Torture { kills, seed, one_broker, binary } => {
-            let outcome = torture::run(&torture::Options { kills, seed, binary, brokers: !one_broker })?;
-            println!("{outcome}");
-            Ok(outcome.ok())
+            let difference = torture::run(&torture::Options { kills, seed, binary, brokers: !one_broker })?;
+            println!("{kills} kills, {difference}");
+            Ok(difference.ok())
         }
         Command::Rotation { rate, seconds } => {
             let outcome =

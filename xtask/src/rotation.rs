@@ -27,7 +27,7 @@ use tidemill_connectors::kafka::{SecuritySettings, TlsSettings, probe};
 use crate::{
     clock::machine_clock,
     kafka::{Broker, BrokerOptions, Certificates, Listener, Record},
-    torture::{self, Outcome as Difference, Rows, Running},
+    undisturbed::{self, Difference, Rows, Running},
 };
 
 /// What is rotated under which load.
@@ -69,15 +69,11 @@ impl fmt::Display for Outcome {
         let Self { records, seconds, pause, gaps: [usual, gap], difference } = self;
         write!(
             f,
-            "{records} records at {:.0} a second, pause {} ms (longest time without a row {} ms, usually {} ms), {} lost, {} \
-             duplicated, {} different",
+            "{records} records at {:.0} a second, pause {} ms (longest time without a row {} ms, usually {} ms), {difference}",
             *records as f64 / seconds,
             pause.as_millis(),
             gap.as_millis(),
             usual.as_millis(),
-            difference.lost,
-            difference.duplicated,
-            difference.different
         )
     }
 }
@@ -94,7 +90,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(options: &Options) -> Result<Outcome> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => torture::build()?,
+        None => undisturbed::build()?,
     };
     let broker = Broker::start(BrokerOptions { heap_mib: 1_024, ..BrokerOptions::default() })?;
     broker.create_topic("events", PARTITIONS, &[])?;
@@ -119,11 +115,9 @@ pub fn run(options: &Options) -> Result<Outcome> {
         stop.store(true, Ordering::Relaxed);
         let produced = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?;
         let ((mut running, changed_ms), (records, seconds)) = (rotated?, produced?);
-        let expected = undisturbed(&broker, &binary, folder.path())?;
-        let difference = finish(&broker, &mut running, &expected)?;
-        if !difference.ok() {
-            torture::show_differences(&expected, &found(&broker)?);
-        }
+        let expected = expected(&broker, &binary, folder.path())?;
+        let found = || Rows::of_topics(&broker, &TOPICS);
+        let difference = running.come_to_the_end(&expected, found, PATIENCE)?;
         let pause = pause(&running.log)?.context("the job rotated")?;
         Ok(Outcome { records, seconds, pause, gaps: gaps(&broker, changed_ms)?, difference })
     })
@@ -247,45 +241,11 @@ fn pause(log: &Path) -> Result<Option<Duration>> {
 }
 
 /// The same query over the same records, in one go, to files.
-fn undisturbed(broker: &Broker, binary: &Path, folder: &Path) -> Result<Rows> {
+fn expected(broker: &Broker, binary: &Path, folder: &Path) -> Result<Rows> {
     let job = folder.join("undisturbed.yaml");
-    let outputs = TOPICS.map(|name| format!("  {name}: {{file: {{path: undisturbed/{name}/}}}}\n")).concat();
-    let text = spec(broker.bootstrap(), "protocol: none", &outputs);
+    let text = spec(broker.bootstrap(), "protocol: none", &TOPICS.map(undisturbed::output).concat());
     fs::write(&job, text.replace("name: rotated", "name: undisturbed"))?;
-    let ran = Command::new(binary).args(["run", "--bounded"]).arg(&job).stdin(Stdio::null()).output()?;
-    ensure!(ran.status.success(), "the undisturbed run failed: {}", String::from_utf8_lossy(&ran.stderr));
-    let mut rows = Rows::new();
-    for name in TOPICS {
-        torture::add_files(&mut rows, name, &folder.join("undisturbed").join(name))?;
-    }
-    Ok(rows)
-}
-
-/// Lets the job come to the end of what was produced, compares, and ends it.
-fn finish(broker: &Broker, running: &mut Running, expected: &Rows) -> Result<Difference> {
-    let started = Instant::now();
-    let difference = loop {
-        let difference = torture::compare(expected, &found(broker)?);
-        running.still_runs()?;
-        if difference.lost == 0 || started.elapsed() > PATIENCE {
-            break difference;
-        }
-        thread::sleep(Duration::from_millis(300));
-    };
-    running.signal("TERM")?;
-    ensure!(running.wait(PATIENCE)?.success(), "asked to stop it ends with 0: {}", running.said());
-    Ok(difference)
-}
-
-fn found(broker: &Broker) -> Result<Rows> {
-    let mut rows = Rows::new();
-    for topic in TOPICS {
-        for message in broker.read(topic)? {
-            let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
-            *rows.entry((topic.to_owned(), value)).or_default() += 1;
-        }
-    }
-    Ok(rows)
+    undisturbed::rows(binary, &job)
 }
 
 /// The longest times between rows of the stateless output, by the broker's stamps: before `changed_ms`, and from it on.

@@ -6,10 +6,9 @@
 //! What is counted: rows that are missing, rows that are there more than once, rows that the undisturbed run does not have.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,13 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use rdkafka::Message;
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     kafka::{Broker, BrokerOptions, Proxy, Record},
-    repository::{cargo, root},
+    undisturbed::{self, Difference, Rows, Running},
 };
 
 /// How it is tortured.
@@ -38,34 +36,6 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// Whether the brokers and their network are tortured, too, and the outputs have a cluster of their own: slower.
     pub brokers: bool,
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Faults.
-    pub kills: u32,
-    /// Rows of the undisturbed run that are missing.
-    pub lost: usize,
-    /// Rows that are there more than once.
-    pub duplicated: usize,
-    /// Rows that the undisturbed run does not have.
-    pub different: usize,
-}
-
-impl Outcome {
-    /// Whether exactly the rows of the undisturbed run are there.
-    #[must_use]
-    pub fn ok(&self) -> bool {
-        self.lost == 0 && self.duplicated == 0 && self.different == 0
-    }
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kills, lost, duplicated, different } = self;
-        write!(f, "{kills} kills, {lost} lost, {duplicated} duplicated, {different} different")
-    }
 }
 
 /// Topics that take rows, and the folder.
@@ -83,10 +53,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the job does not do what it has to under torture: it ends by itself, or a copy that was replaced does not.
-pub fn run(options: &Options) -> Result<Outcome> {
+pub fn run(options: &Options) -> Result<Difference> {
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => build()?,
+        None => undisturbed::build()?,
     };
     let mut clusters = vec![];
     let mut networks = vec![];
@@ -118,20 +88,10 @@ pub fn run(options: &Options) -> Result<Outcome> {
         println!("{} records", produced?);
         finish(&Subject { binary: &binary, job: &job }, output, folder.path())
     });
-    if !outcome.as_ref().is_ok_and(Outcome::ok) {
+    if !outcome.as_ref().is_ok_and(Difference::ok) {
         println!("the runs' logs and files are in {}", folder.keep().display());
     }
-    Ok(Outcome { kills: options.kills, ..outcome? })
-}
-
-/// The program, built as it is.
-pub(crate) fn build() -> Result<PathBuf> {
-    ensure!(
-        cargo(&["build", "--quiet", "--workspace", "--bin", "tidemill"]).status()?.success(),
-        "cannot build tidemill"
-    );
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("debug/tidemill"))
+    outcome
 }
 
 fn spec(input: &str, output: &str) -> String {
@@ -201,59 +161,6 @@ impl Subject<'_> {
             .spawn()
             .with_context(|| format!("cannot run {}", self.binary.display()))?;
         Ok(Running { child, log: path })
-    }
-}
-
-/// A job that runs; killed when dropped.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    pub(crate) log: PathBuf,
-}
-
-impl Running {
-    pub(crate) fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
-        ensure!(status.success(), "the job is not there to get SIG{name}: {}", self.said());
-        Ok(())
-    }
-
-    fn kill(mut self) -> Result<()> {
-        self.still_runs()?;
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    pub(crate) fn still_runs(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("the job has ended by itself ({status}): {}", self.said()),
-        }
-    }
-
-    pub(crate) fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(started.elapsed() < within, "the job has not ended within {within:?}: {}", self.said());
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The end of its log.
-    pub(crate) fn said(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(10)..].join("\n")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -350,99 +257,28 @@ fn survivor([mut one, mut other]: [Running; 2]) -> Result<Running> {
     Ok(goes_on)
 }
 
-/// Lets a last run come to the end of what was produced, and compares with an undisturbed one.
-fn finish(subject: &Subject<'_>, output: &Broker, folder: &Path) -> Result<Outcome> {
+/// Lets a last run come to the end of what was produced, and compares with an undisturbed one: the same query over the same
+/// records, in one go, to files.
+fn finish(subject: &Subject<'_>, output: &Broker, folder: &Path) -> Result<Difference> {
     let mut last = subject.start("run-last.log")?;
-    let expected = undisturbed(subject, folder)?;
-    let started = Instant::now();
-    let outcome = loop {
-        let found = found(output, folder)?;
-        let outcome = compare(&expected, &found);
-        last.still_runs()?;
-        if outcome.lost == 0 || started.elapsed() > PATIENCE {
-            break outcome;
-        }
-        thread::sleep(Duration::from_millis(300));
-    };
-    last.signal("TERM")?;
-    ensure!(last.wait(PATIENCE)?.success(), "asked to stop it ends with 0: {}", last.said());
-    let late = letters(folder)?;
-    if !outcome.ok() {
-        println!("{late} dead letters");
-        show_differences(&expected, &found(output, folder)?);
-    }
-    Ok(outcome)
-}
-
-/// Rows of each output, as text, with how often they are there.
-pub(crate) type Rows = BTreeMap<(String, String), usize>;
-
-/// The same query over the same records, in one go, to files.
-fn undisturbed(subject: &Subject<'_>, folder: &Path) -> Result<Rows> {
     let job = folder.join("undisturbed.yaml");
-    let outputs: String = TOPICS
-        .iter()
-        .chain(&[FOLDER])
-        .map(|name| format!("  {name}: {{file: {{path: undisturbed/{name}/}}, format: json}}\n"))
-        .collect();
+    let outputs = TOPICS.iter().chain(&[FOLDER]).map(|name| undisturbed::output(name)).collect::<String>();
     let text = fs::read_to_string(subject.job)?;
     let (before, rest) = text.split_once("outputs:\n").context("the spec has outputs")?;
     let (_, after) = rest.split_once("state:").context("the spec has a state")?;
     let text = format!("{before}outputs:\n{outputs}state:{after}").replace("name: tortured", "name: undisturbed");
     fs::write(&job, text)?;
-    let ran = Command::new(subject.binary).args(["run", "--bounded"]).arg(&job).stdin(Stdio::null()).output()?;
-    ensure!(ran.status.success(), "the undisturbed run failed: {}", String::from_utf8_lossy(&ran.stderr));
-    let mut rows = Rows::new();
-    for name in TOPICS.iter().chain(&[FOLDER]) {
-        add_files(&mut rows, name, &folder.join("undisturbed").join(name))?;
+    let expected = undisturbed::rows(subject.binary, &job)?;
+    let found = || {
+        let mut rows = Rows::of_topics(output, &TOPICS)?;
+        rows.add_files(FOLDER, &folder.join(FOLDER))?;
+        Ok(rows)
+    };
+    let difference = last.come_to_the_end(&expected, found, PATIENCE)?;
+    if !difference.ok() {
+        println!("{} dead letters", letters(folder)?);
     }
-    Ok(rows)
-}
-
-/// What the tortured job has committed.
-fn found(output: &Broker, folder: &Path) -> Result<Rows> {
-    let mut rows = Rows::new();
-    for topic in TOPICS {
-        for message in output.read(topic)? {
-            let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
-            *rows.entry((topic.to_owned(), value)).or_default() += 1;
-        }
-    }
-    add_files(&mut rows, FOLDER, &folder.join(FOLDER))?;
-    Ok(rows)
-}
-
-pub(crate) fn add_files(rows: &mut Rows, name: &str, folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-            continue; // of an epoch that is not committed
-        }
-        for line in fs::read_to_string(&path)?.lines() {
-            *rows.entry((name.to_owned(), line.to_owned())).or_default() += 1;
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn compare(expected: &Rows, found: &Rows) -> Outcome {
-    let mut outcome = Outcome::default();
-    for (row, count) in expected {
-        let there = found.get(row).copied().unwrap_or(0);
-        outcome.lost += count.saturating_sub(there);
-        outcome.duplicated += there.saturating_sub(*count);
-    }
-    outcome.different = found.iter().filter(|(row, _)| !expected.contains_key(row)).map(|(_, count)| count).sum();
-    outcome
-}
-
-pub(crate) fn show_differences(expected: &Rows, found: &Rows) {
-    let missing = expected.iter().filter(|(row, count)| found.get(row).copied().unwrap_or(0) < **count);
-    missing.take(10).for_each(|((output, row), _)| println!("lost        {output}: {row}"));
-    let more = found.iter().filter(|(row, count)| expected.get(row).is_some_and(|expected| *count > expected));
-    more.take(10).for_each(|((output, row), count)| println!("{count} times     {output}: {row}"));
-    let other = found.keys().filter(|row| !expected.contains_key(row));
-    other.take(10).for_each(|(output, row)| println!("different   {output}: {row}"));
+    Ok(difference)
 }
 
 /// Dead letters: a record that came in behind an idle advance would be one, and nothing else here.
@@ -467,21 +303,5 @@ impl Random {
         bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         (bits ^ bits >> 31) % bound
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_missing_there_twice_or_other_is_counted() {
-        let rows = |rows: &[(&str, usize)]| -> Rows {
-            rows.iter().map(|(row, count)| (("out".to_owned(), (*row).to_owned()), *count)).collect()
-        };
-        let expected = rows(&[("a", 1), ("b", 2), ("c", 1)]);
-        assert!(compare(&expected, &expected).ok());
-        let outcome = compare(&expected, &rows(&[("a", 3), ("b", 1), ("d", 1)]));
-        assert_eq!(outcome.to_string(), "0 kills, 2 lost, 2 duplicated, 1 different");
     }
 }
