@@ -1,5 +1,5 @@
 //! Reports are held against `tests/NAME.txt`, one for each spec of the fuzz corpus that has one; rewrite them with
-//! `TIDEMILL_REWRITE=1 cargo test -p tidemill-jobs spec`, and read the difference.
+//! `TIDEMILL_REWRITE=1 cargo test spec::tests`, and read the difference.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -223,7 +223,7 @@ fn mutated_specs_never_panic() {
 fn committed_copies_are_current() {
     for (name, current, command) in [
         ("spec.schema.json", json_schema(), "tidemill schema > docs/spec.schema.json"),
-        ("spec.md", reference(), "TIDEMILL_REWRITE=1 cargo test -p tidemill-jobs spec"),
+        ("spec.md", reference(), "TIDEMILL_REWRITE=1 cargo test spec::tests"),
     ] {
         let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("TIDEMILL_REWRITE").is_some() {

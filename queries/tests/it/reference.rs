@@ -80,7 +80,7 @@ fn the_reference_page_is_up_to_date() {
     let page = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         page == function_reference(),
-        "docs/functions.md is stale: TIDEMILL_UPDATE=1 cargo test -p tidemill-queries"
+        "docs/functions.md is stale: TIDEMILL_UPDATE=1 cargo test the_reference_page"
     );
 }
 
