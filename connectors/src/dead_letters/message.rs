@@ -6,7 +6,10 @@ use arrow::{datatypes::Schema, record_batch::RecordBatch};
 use chrono::DateTime;
 use tidemill_engine::{Result, source::Record};
 
-use super::{kept::KeptLetter, row::LetterRows};
+use super::{
+    kept::KeptLetter,
+    row::{LetterRow, LetterRows},
+};
 use crate::{
     formats::encode::{EncodedRows, MessageHeader, RowEncoder, datetime_text},
     replay::KeptRecord,
@@ -35,28 +38,33 @@ impl RowEncoder for LetterMessages {
         Ok(())
     }
 
-    fn message_headers(&self, batch: &RecordBatch, row: usize) -> Result<Vec<MessageHeader>> {
-        let letter = LetterRows::of(batch)?.row(row);
-        let own = letter.headers.iter().map(|&(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)));
-        let mut headers: Vec<MessageHeader> = own.collect();
-        let mut add = |name: &str, text: &str| headers.push((name.to_owned(), Some(text.as_bytes().to_vec())));
-        add(JOB, letter.job);
-        add("tidemill.input", letter.input);
-        add("tidemill.topic", letter.topic);
-        add("tidemill.partition", &letter.partition.to_string());
-        add("tidemill.offset", &letter.offset.to_string());
-        add("tidemill.timestamp", &datetime_text(letter.timestamp_us));
-        if let Some(format) = letter.format {
-            add("tidemill.format", format);
-        }
-        if let Some(id) = letter.schema_id {
-            add("tidemill.schema_id", &id.to_string());
-        }
-        add("tidemill.class", letter.class);
-        add("tidemill.error", letter.error);
-        add("tidemill.time", &datetime_text(letter.time_us));
-        Ok(headers)
+    fn message_headers(&self, batch: &RecordBatch) -> Result<Vec<Vec<MessageHeader>>> {
+        let letters = LetterRows::of(batch)?;
+        Ok((0..letters.len()).map(|row| headers(&letters.row(row))).collect())
     }
+}
+
+/// Those of the record, then ours.
+fn headers(letter: &LetterRow<'_>) -> Vec<MessageHeader> {
+    let own = letter.headers.iter().map(|&(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)));
+    let mut headers: Vec<MessageHeader> = own.collect();
+    let mut add = |name: &str, text: &str| headers.push((name.to_owned(), Some(text.as_bytes().to_vec())));
+    add(JOB, letter.job);
+    add("tidemill.input", letter.input);
+    add("tidemill.topic", letter.topic);
+    add("tidemill.partition", &letter.partition.to_string());
+    add("tidemill.offset", &letter.offset.to_string());
+    add("tidemill.timestamp", &datetime_text(letter.timestamp_us));
+    if let Some(format) = letter.format {
+        add("tidemill.format", format);
+    }
+    if let Some(id) = letter.schema_id {
+        add("tidemill.schema_id", &id.to_string());
+    }
+    add("tidemill.class", letter.class);
+    add("tidemill.error", letter.error);
+    add("tidemill.time", &datetime_text(letter.time_us));
+    headers
 }
 
 /// The letter in a message; `None` for what is none. A record that was a letter before has the headers of that among its own.

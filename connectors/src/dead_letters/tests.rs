@@ -130,7 +130,7 @@ fn a_message_is_the_record_with_what_is_known_of_it_behind_its_own_headers() {
     let mut rows = EncodedRows::default();
     LetterMessages.encode(&batch, &mut rows).unwrap();
     assert_eq!(rows.row(0), VALUES[0].unwrap());
-    let headers = LetterMessages.message_headers(&batch, 0).unwrap();
+    let headers = LetterMessages.message_headers(&batch).unwrap().remove(0);
     let headers: Vec<_> = headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect();
     let record = Record {
         offset: 0,

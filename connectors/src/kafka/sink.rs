@@ -311,12 +311,13 @@ impl Sink for KafkaSink {
         }
         self.rows.clear();
         self.encoder.encode(batch, &mut self.rows)?;
+        let headers = self.encoder.message_headers(batch)?;
         for row in 0..self.rows.len() {
             if row % SERVE_EVERY == 0 {
                 self.serve(Duration::ZERO)?;
             }
             let key = keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row));
-            self.send(key, row, &self.encoder.message_headers(batch, row)?)?;
+            self.send(key, row, headers.get(row).map_or(&[], Vec::as_slice))?;
         }
         Ok(())
     }

@@ -131,11 +131,11 @@ pub trait RowEncoder: Send {
     /// value that it cannot (an unsigned number above 2^63 - 1).
     fn encode(&mut self, batch: &RecordBatch, rows: &mut EncodedRows) -> Result<()>;
 
-    /// What stands beside a row in the headers of its message; of most formats nothing.
+    /// What stands beside each row in the headers of its message; of most formats nothing, of no row.
     ///
     /// # Errors
     /// As [`RowEncoder::encode`].
-    fn message_headers(&self, _batch: &RecordBatch, _row: usize) -> Result<Vec<MessageHeader>> {
+    fn message_headers(&self, _batch: &RecordBatch) -> Result<Vec<Vec<MessageHeader>>> {
         Ok(vec![])
     }
 }

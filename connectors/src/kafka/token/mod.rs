@@ -18,6 +18,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::bindings as native;
 use serde_json::Value;
 use tidemill_certs::{AzureIdentity, MaterialError, Secret, SecretError, SecretRef, SecretStore, VaultError};
@@ -216,16 +217,11 @@ fn claims(token: &Secret) -> Result<Claims, &'static str> {
     Ok(Claims { subject, expires_ms: (expires * 1_000.0) as i64 })
 }
 
-/// All but letters, digits and `-._~` as `%XX`, as forms and AWS' signatures have it.
+/// What forms and AWS' signatures leave as it is, beside letters and digits.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            other => encoded.push_str(&format!("%{other:02X}")),
-        }
-    }
-    encoded
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 /// Gives a client its token, so that its first connection has one; when it nears its end librdkafka asks the client's
