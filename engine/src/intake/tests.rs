@@ -14,7 +14,7 @@ use arrow::{
 use super::*;
 use crate::{
     Monotonic,
-    dataflow::plan::{InputPlan, Node},
+    dataflow::plan::{InputPlan, Node, TimePolicy},
     dead_letter::DeadLetter,
     epoch::{ReaderTime, TimeMark},
     source::TimestampKind,
