@@ -17,6 +17,9 @@ pub trait Emit {
     fn failed(&mut self, row: FailedRow) -> Result<()>;
 }
 
+/// Rows that are made where they are taken: a worker goes on to read meanwhile.
+pub type Sealed = Box<dyn FnOnce() -> Result<RecordBatch> + Send>;
+
 /// One step of a dataflow. `port` numbers its inputs from 0.
 ///
 /// A driver calls it from one thread. At the end of an input it gets `on_watermark(EventTime::MAX)`, which closes every
@@ -39,13 +42,11 @@ pub trait Operator: Send {
     /// [`crate::EngineError::State`] when the batches are not this operator's.
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()>;
 
-    /// Sends on what it holds and keeps nothing: called in a worker's half before a snapshot, whose state is then the merge
-    /// half's alone and fits any number of workers. For an operator that a worker's half runs and that has state.
-    ///
-    /// # Errors
-    /// As [`Operator::on_watermark`].
-    fn seal(&mut self, _out: &mut dyn Emit) -> Result<()> {
-        Ok(())
+    /// Gives away what it holds, for its node in the merge half, and keeps nothing: called in a worker's half before a snapshot, whose
+    /// state is then the merge half's alone and fits any number of workers. For an operator that a worker's half runs and that
+    /// has state.
+    fn seal(&mut self) -> Vec<Sealed> {
+        vec![]
     }
 
     /// Whether each row that it emits is made of one row that it takes, at once: rows of records that were read before are then

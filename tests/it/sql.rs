@@ -374,7 +374,8 @@ struct Terminal {
 
 impl Terminal {
     fn open(home: &Path, arguments: &[&str]) -> Self {
-        let command = format!("{} sql {}", env!("CARGO_BIN_EXE_tidemill"), arguments.join(" "));
+        // `exec`: a shell in between would take Ctrl-C for itself as well, and leave with its own code.
+        let command = format!("exec {} sql {}", env!("CARGO_BIN_EXE_tidemill"), arguments.join(" "));
         let mut child = Command::new("script")
             .args(["-qefc", &command, "/dev/null"])
             .env("HOME", home)

@@ -28,16 +28,18 @@ use crate::{
     EngineError, ErrorKind, EventTime, Result, Signal,
     epoch::{Position, Written},
     intake::{BadRecords, RowText},
+    operator::Sealed,
     signal::EpochId,
     sink::Sink,
     user_code::CallFailed,
 };
 
 /// What a worker sends.
-#[derive(Debug)]
 pub enum FromWorker {
     /// Rows or a watermark for a node of the merge stage.
     Exchange(Exchange),
+    /// What the worker's half of the node held, before a snapshot.
+    Sealed(NodeId, Sealed),
     /// Dead letters.
     Letters(RecordBatch),
     /// Everything before it belongs to the epoch; the worker's positions at that instant.
@@ -213,6 +215,10 @@ impl Merge {
         debug_assert!(!self.waiting[worker], "worker {worker} is waiting for the others' epochs");
         match message {
             FromWorker::Exchange(exchange) => self.exchange(worker, exchange).map(|()| None),
+            FromWorker::Sealed(node, rows) => {
+                let sealed = Exchange { node, port: 0, signal: Signal::Batch(rows()?), covering: 0 };
+                self.exchange(worker, sealed).map(|()| None)
+            }
             FromWorker::Letters(letters) => self.keep(&letters).map(|()| None),
             FromWorker::Epoch(id, positions) => {
                 self.epoch = Some(id);

@@ -189,8 +189,9 @@ impl<S: Sequential> InOrder<S> {
             Keys::Content(rows) => Some(rows.row(place.row as usize)),
             _ => None,
         };
-        // What is left equal are rows of one record, which come in their order.
-        places.sort_unstable_by(|a, b| {
+        // What is left equal are rows of one record, which come in their order. Waiting batches are sorted already, and the stable
+        // sort merges such runs.
+        places.sort_by(|a, b| {
             let by_order = (a.time, a.port, a.order).cmp(&(b.time, b.port, b.order));
             by_order.then_with(|| content(a).cmp(&content(b))).then((a.waiting, a.row).cmp(&(b.waiting, b.row)))
         });

@@ -22,7 +22,7 @@ use crate::{
     EventTime, Result, Signal,
     analytic::Analytic,
     join::StreamJoin,
-    operator::{Emit, Operator},
+    operator::{Emit, Operator, Sealed},
     recognize::Recognize,
     reference::Lookup,
     user_code::FailedRow,
@@ -246,18 +246,10 @@ impl Stage {
         std::mem::take(&mut self.failed)
     }
 
-    /// Sends on what a worker's half holds: nothing is in it afterwards, so that the merge half's state is the whole state.
-    ///
-    /// # Errors
-    /// The first one of an operator or of `leave`; the stage must not be used afterwards.
-    pub fn seal(&mut self, leave: &mut Leave<'_>) -> Result<()> {
-        for slot in 0..self.slots.len() {
-            let Self { slots, queue, failed, .. } = self;
-            let Slot { node, operator, targets } = &mut slots[slot];
-            operator.seal(&mut Forward { node: *node, targets, queue, failed, covering: 0 })?;
-            self.drain(leave)?;
-        }
-        Ok(())
+    /// Gives away what a worker's half holds, each for the node of the merge half: nothing is in it afterwards, so that the merge
+    /// half's state is the whole state.
+    pub fn seal(&mut self) -> impl Iterator<Item = (NodeId, Sealed)> {
+        self.slots.iter_mut().flat_map(|slot| slot.operator.seal().into_iter().map(|sealed| (slot.node, sealed)))
     }
 
     /// Every operator's state, in a fixed order.

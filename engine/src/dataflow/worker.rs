@@ -83,7 +83,7 @@ impl Worker {
     }
 
     /// Sends the epoch and this worker's positions. `closed_below` is the event time below which the merge thread has
-    /// closed windows; an older one is safe. With `seal` this half sends on what it holds before, for a snapshot.
+    /// closed windows; an older one is safe. With `seal` this half gives away what it holds before, for a snapshot.
     ///
     /// # Errors
     /// Of an operator or of `send`.
@@ -98,7 +98,7 @@ impl Worker {
             self.step(Duration::ZERO, send)?; // an epoch tells of every partition
         }
         if seal {
-            self.stage.seal(&mut |exchange| send(FromWorker::Exchange(exchange)))?;
+            self.stage.seal().try_for_each(|(node, rows)| send(FromWorker::Sealed(node, rows)))?;
         }
         let horizon = (self.reach_back > 0).then(|| closed_below.minus_micros(self.reach_back));
         let intakes = self.intakes.iter_mut().enumerate();

@@ -5,6 +5,7 @@
 //! has the later of the two times. With `outer`, a left row that goes without a match is given with nulls, at the last time
 //! that a match could have had.
 
+mod keys;
 mod side;
 #[cfg(test)]
 mod tests;
@@ -16,12 +17,14 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
         UInt32Array, new_null_array,
     },
+    buffer::NullBuffer,
     compute::{concat_batches, filter_record_batch, take_record_batch},
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType},
-    row::{RowConverter, Rows, SortField},
+    row::{RowConverter, SortField},
 };
 use datafusion_physical_expr::PhysicalExpr;
 
+use keys::{Entry, Keys};
 use side::{Held, Side};
 
 use crate::{
@@ -45,8 +48,9 @@ pub(crate) struct StreamJoin {
     plan: JoinPlan,
     /// The columns that are kept of the left and the right rows, event time.
     schema: SchemaRef,
-    keys: [Vec<Arc<dyn PhysicalExpr>>; 2],
+    key_expressions: [Vec<Arc<dyn PhysicalExpr>>; 2],
     converter: RowConverter,
+    keys: Keys,
     sides: [Side; 2],
     /// Every row below it was taken.
     taken_below: EventTime,
@@ -56,9 +60,8 @@ pub(crate) struct StreamJoin {
 
 /// The rows of one side that came at once, with what they are found by.
 struct Arrived {
-    keys: Rows,
-    /// Rows whose keys are all there: null equals nothing.
-    matchable: Vec<bool>,
+    /// The numbers of their keys; `None` where one is null, which equals nothing.
+    keys: Vec<Option<u32>>,
     spans: Vec<Span>,
 }
 
@@ -81,23 +84,33 @@ impl StreamJoin {
         Ok(Self {
             plan,
             schema,
-            keys: [left_keys, right_keys],
+            key_expressions: [left_keys, right_keys],
             converter,
+            keys: Keys::default(),
             sides: [Side::default(), Side::default()],
             taken_below: EventTime::MIN,
             waiting: vec![],
         })
     }
 
-    fn arrived(&self, port: usize, batch: &RecordBatch) -> Result<Arrived> {
-        let columns = self.keys[port].iter().map(|k| evaluate(k, batch)).collect::<Result<Vec<_>>>()?;
-        let matchable = (0..batch.num_rows()).map(|row| columns.iter().all(|c| c.is_valid(row))).collect();
-        let keys = match columns.is_empty() {
-            true => self.converter.empty_rows(0, 0),
-            false => self.converter.convert_columns(&columns)?,
+    fn arrived(&mut self, port: usize, batch: &RecordBatch) -> Result<Arrived> {
+        let columns = self.key_expressions[port].iter().map(|k| evaluate(k, batch)).collect::<Result<Vec<_>>>()?;
+        let keys = if columns.is_empty() {
+            vec![Some(self.keys.number(&[])); batch.num_rows()]
+        } else {
+            let nulls = columns.iter().map(|c| c.logical_nulls());
+            let nulls = nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()));
+            let matchable = |row: &usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row));
+            let rows = self.converter.convert_columns(&columns)?;
+            // `Rows` hands out rows that borrow from it.
+            let mut number = |row| self.keys.number(rows.row(row).data());
+            (0..batch.num_rows()).map(|row| Some(row).filter(matchable).map(&mut number)).collect()
         };
-        let spans = if port == LEFT { self.left_spans(batch) } else { self.right_spans(batch) };
-        Ok(Arrived { keys, matchable, spans })
+        Ok(Arrived { keys, spans: self.spans(port, batch) })
+    }
+
+    fn spans(&self, port: usize, batch: &RecordBatch) -> Vec<Span> {
+        if port == LEFT { self.left_spans(batch) } else { self.right_spans(batch) }
     }
 
     fn left_spans(&self, batch: &RecordBatch) -> Vec<Span> {
@@ -132,22 +145,27 @@ impl StreamJoin {
     fn hold(&mut self, port: usize, batch: RecordBatch, arrived: &Arrived, matched: Vec<bool>) -> Result<u64> {
         let outer = self.plan.outer && port == LEFT;
         let unmatched = if outer { arrived.spans.iter().map(|s| s.unmatched).collect() } else { vec![] };
-        self.sides[port].hold(Held::new(batch, matched, unmatched))
+        self.sides[port].hold(Held::new(batch, arrived.keys.clone(), matched, unmatched))
     }
 
     fn insert(&mut self, port: usize, arrived: &Arrived, row: usize, seq: u64) {
         let Span { from, to, deadline, .. } = arrived.spans[row];
-        let key = self.key(arrived, row);
-        self.sides[port].insert(key, seq, (from, to), deadline);
+        self.sides[port].expect(seq, deadline);
+        if let Some(key) = arrived.keys[row] {
+            self.keys.insert(key, port, Entry { seq, span: (from, to) });
+        }
     }
 
-    fn key<'a>(&self, arrived: &'a Arrived, row: usize) -> Option<&'a [u8]> {
-        match (arrived.matchable[row], self.plan.keys.is_empty()) {
-            (false, _) => None,
-            (true, true) => Some(&[]),
-            // `Rows` hands out rows that borrow from it.
-            (true, false) => Some(arrived.keys.row(row).data()),
-        }
+    /// Takes rows that wait no longer out of the keys; gives them in order of their deadlines.
+    fn expire(&mut self, port: usize, t: EventTime) -> Vec<u64> {
+        let expired = self.sides[port].expire(t).into_iter();
+        let forget = |(seq, key): (u64, Option<u32>)| {
+            if let Some(key) = key {
+                self.keys.remove(key, port, seq);
+            }
+            seq
+        };
+        expired.map(forget).collect()
     }
 
     /// The pairs as rows, as far as they satisfy the condition.
@@ -272,9 +290,9 @@ impl Sequential for StreamJoin {
         let mut pairs = vec![];
         for &(port, row) in order {
             let (seq, time) = (first[port] + row as u64, at[port][row]);
-            if let Some(key) = self.key(&arrived[port], row) {
+            if let Some(key) = arrived[port].keys[row] {
                 let span = arrived[port].spans[row];
-                for entry in self.sides[1 - port].find(key) {
+                for entry in self.keys.rows(key, 1 - port) {
                     let other = entry.span;
                     let near = match port {
                         LEFT => span.from <= other.0 && other.0 <= span.to,
@@ -297,14 +315,15 @@ impl Sequential for StreamJoin {
 
     fn advance(&mut self, t: EventTime, out: &mut dyn Emit) -> Result<EventTime> {
         self.taken_below = t;
-        let expired = self.sides[LEFT].expire(t);
+        let expired = self.expire(LEFT, t);
         if self.plan.outer {
             let without: Vec<u64> = expired.into_iter().filter(|seq| !self.sides[LEFT].is_matched(*seq)).collect();
             self.waiting.extend(self.unmatched(&without)?);
         }
         self.sides[LEFT].let_go();
-        self.sides[RIGHT].expire(t);
+        self.expire(RIGHT, t);
         self.sides[RIGHT].let_go();
+        self.keys.forget_unused();
         let promise = t.minus_micros(self.slack());
         self.emit_below(promise, out)?;
         Ok(promise)
@@ -317,8 +336,8 @@ impl Sequential for StreamJoin {
         let mut batches = vec![];
         for (port, side) in self.sides.iter().enumerate() {
             for held in side.held() {
-                let arrived = self.arrived(port, &held.batch)?;
-                let alive = arrived.spans.iter().map(|span| span.deadline >= self.taken_below.0);
+                let spans = self.spans(port, &held.batch);
+                let alive = spans.iter().map(|span| span.deadline >= self.taken_below.0);
                 let alive = BooleanArray::from(alive.collect::<Vec<_>>());
                 let mut rows = held.batch.clone();
                 if port == LEFT {

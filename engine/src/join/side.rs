@@ -1,12 +1,11 @@
-//! One side of a join: its rows, found by key, until their deadlines.
+//! One side of a join: its rows, until their deadlines.
 //!
 //! Rows are numbered in the order in which they came (`seq`). Their values stay in the batches in which they came, small
 //! batches put together, so that a row costs its columns and one entry.
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
-    sync::Arc,
+    collections::{BinaryHeap, VecDeque},
 };
 
 use arrow::{
@@ -30,16 +29,13 @@ pub(super) struct Held {
     pub(super) matched: Vec<bool>,
     /// Of an outer join's left rows: the time of the row that says that there was none.
     unmatched: Vec<i64>,
-    /// Of each row the number of its key; `NO_KEY` when it can match nothing.
-    groups: Vec<u32>,
+    /// Of each row the number of its key ([`super::keys`]); `None` when it can match nothing.
+    keys: Vec<Option<u32>>,
 }
 
-const NO_KEY: u32 = u32::MAX;
-
 impl Held {
-    pub(super) fn new(batch: RecordBatch, matched: Vec<bool>, unmatched: Vec<i64>) -> Self {
-        let rows = batch.num_rows();
-        Self { first: 0, live: rows, matched, unmatched, groups: vec![NO_KEY; rows], batch }
+    pub(super) fn new(batch: RecordBatch, keys: Vec<Option<u32>>, matched: Vec<bool>, unmatched: Vec<i64>) -> Self {
+        Self { first: 0, live: batch.num_rows(), batch, matched, unmatched, keys }
     }
 
     fn append(&mut self, mut later: Held) -> Result<()> {
@@ -47,24 +43,9 @@ impl Held {
         self.live += later.live;
         self.matched.append(&mut later.matched);
         self.unmatched.append(&mut later.unmatched);
-        self.groups.append(&mut later.groups);
+        self.keys.append(&mut later.keys);
         Ok(())
     }
-}
-
-/// A row that may be matched.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) seq: u64,
-    /// The times of the other side that it matches; both its own time on the side that does not say.
-    pub(super) span: (i64, i64),
-}
-
-/// The rows of one key.
-#[derive(Debug)]
-struct Group {
-    key: Arc<[u8]>,
-    entries: VecDeque<Entry>,
 }
 
 /// See the module.
@@ -72,14 +53,11 @@ struct Group {
 pub(super) struct Side {
     held: VecDeque<Held>,
     next: u64,
-    numbers: HashMap<Arc<[u8]>, u32>,
-    groups: Vec<Option<Group>>,
-    free: Vec<u32>,
     deadlines: BinaryHeap<Reverse<(i64, u64)>>,
 }
 
 impl Side {
-    /// Keeps rows; gives the number of the first. Each is then to be [`Self::insert`]ed.
+    /// Keeps rows; gives the number of the first. Each is then to be [`Self::expect`]ed.
     pub(super) fn hold(&mut self, mut held: Held) -> Result<u64> {
         let first = self.next;
         let rows = held.batch.num_rows();
@@ -105,65 +83,21 @@ impl Side {
         Ok(first)
     }
 
-    /// Makes a held row findable by its key; without one it only waits for its deadline.
-    pub(super) fn insert(&mut self, key: Option<&[u8]>, seq: u64, span: (i64, i64), deadline: i64) {
+    /// Keeps a held row until its deadline.
+    pub(super) fn expect(&mut self, seq: u64, deadline: i64) {
         self.deadlines.push(Reverse((deadline, seq)));
-        let Some(key) = key else { return };
-        let number = match self.numbers.get(key) {
-            Some(number) => *number,
-            None => {
-                let group = Group { key: key.into(), entries: VecDeque::new() };
-                let key = Arc::clone(&group.key);
-                let number = match self.free.pop() {
-                    Some(number) => {
-                        self.groups[number as usize] = Some(group);
-                        number
-                    }
-                    None => {
-                        self.groups.push(Some(group));
-                        (self.groups.len() - 1) as u32
-                    }
-                };
-                self.numbers.insert(key, number);
-                number
-            }
-        };
-        if let Some(group) = &mut self.groups[number as usize] {
-            group.entries.push_back(Entry { seq, span });
-        }
-        let (held, row) = self.place(seq);
-        self.held[held].groups[row] = number;
     }
 
-    /// The rows of a key, in their order.
-    pub(super) fn find(&self, key: &[u8]) -> impl Iterator<Item = Entry> {
-        let group = self.numbers.get(key).and_then(|number| self.groups[*number as usize].as_ref());
-        group.into_iter().flat_map(|group| group.entries.iter().copied())
-    }
-
-    /// Takes rows whose deadline lies below `t` out of the keys; gives them in order of their deadlines. They are still held.
-    pub(super) fn expire(&mut self, t: EventTime) -> Vec<u64> {
+    /// Rows whose deadline lies below `t`, in order of their deadlines, with the numbers of their keys. They are still held.
+    pub(super) fn expire(&mut self, t: EventTime) -> Vec<(u64, Option<u32>)> {
         let mut expired = vec![];
         while let Some(&Reverse((deadline, seq))) = self.deadlines.peek()
             && deadline < t.0
         {
             self.deadlines.pop();
-            expired.push(seq);
             let (held, row) = self.place(seq);
             self.held[held].live -= 1;
-            let number = self.held[held].groups[row];
-            if number == NO_KEY {
-                continue;
-            }
-            let Some(group) = &mut self.groups[number as usize] else { continue };
-            if let Some(at) = group.entries.iter().position(|entry| entry.seq == seq) {
-                group.entries.remove(at);
-            }
-            if group.entries.is_empty() {
-                self.numbers.remove(&group.key);
-                self.groups[number as usize] = None;
-                self.free.push(number);
-            }
+            expired.push((seq, self.held[held].keys[row]));
         }
         expired
     }
@@ -173,20 +107,10 @@ impl Side {
         while self.held.front().is_some_and(|held| held.live == 0) {
             self.held.pop_front();
         }
-        if self.groups.len() > 1_024 && self.numbers.is_empty() {
-            (self.groups, self.free) = (vec![], vec![]);
-            self.numbers.shrink_to_fit();
-        }
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = &Held> {
         self.held.iter()
-    }
-
-    /// How many keys can be found.
-    #[cfg(test)]
-    pub(super) fn keys(&self) -> usize {
-        self.numbers.len()
     }
 
     pub(super) fn set_matched(&mut self, seq: u64) {
@@ -206,19 +130,9 @@ impl Side {
 
     /// Columns of held rows, in the order of `seqs`.
     pub(super) fn columns(&self, seqs: &[u64], columns: &[usize]) -> Result<Vec<ArrayRef>> {
-        let mut used: Vec<&RecordBatch> = vec![];
-        let mut local: HashMap<usize, usize> = HashMap::new();
-        let mut places = Vec::with_capacity(seqs.len());
-        for &seq in seqs {
-            let (held, row) = self.place(seq);
-            let at = *local.entry(held).or_insert_with(|| {
-                used.push(&self.held[held].batch);
-                used.len() - 1
-            });
-            places.push((at, row));
-        }
+        let places: Vec<_> = seqs.iter().map(|&seq| self.place(seq)).collect();
         let column = |&column: &usize| {
-            let arrays: Vec<_> = used.iter().map(|batch| batch.column(column).as_ref()).collect();
+            let arrays: Vec<_> = self.held.iter().map(|held| held.batch.column(column).as_ref()).collect();
             Ok(interleave(&arrays, &places)?)
         };
         columns.iter().map(column).collect()

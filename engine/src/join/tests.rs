@@ -71,12 +71,10 @@ fn keys_that_move_on_are_forgotten() {
             for side in &join.sides {
                 let held: usize = side.held().map(|held| held.batch.num_rows()).sum();
                 // Rows of 210 us, and of the batches that they lie in.
-                assert!(
-                    held <= 4_096 + 400 && side.keys() <= 400,
-                    "{held} rows, {} keys in round {round}",
-                    side.keys()
-                );
+                assert!(held <= 4_096 + 400, "{held} rows in round {round}");
             }
+            let keys = join.keys.len();
+            assert!(keys <= 1_024 + 400, "{keys} keys in round {round}");
         }
         let given: usize = out.0.iter().map(RecordBatch::num_rows).sum();
         assert!((49_000..=50_000).contains(&given), "{given}");

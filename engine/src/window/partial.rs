@@ -28,7 +28,7 @@ use super::{
 use crate::{
     EngineError, EventTime, Result,
     dataflow::plan::AggregatePlan,
-    operator::{Emit, Operator, evaluate},
+    operator::{Emit, Operator, Sealed, evaluate},
 };
 
 /// A batch is cut into at most this many runs of rows of one slice without copying; above, rows are gathered by slice.
@@ -184,11 +184,12 @@ impl Operator for PartialAggregate {
         out.watermark(t)
     }
 
-    fn seal(&mut self, out: &mut dyn Emit) -> Result<()> {
-        for (slice, mut groups) in std::mem::take(&mut self.open).into_values() {
-            out.batch(self.window.state_batch(slice.start, &mut groups)?)?;
-        }
-        Ok(())
+    fn seal(&mut self) -> Vec<Sealed> {
+        let sealed = |(slice, mut groups): (Slice, Groups)| -> Sealed {
+            let window = Arc::clone(&self.window);
+            Box::new(move || window.state_batch(slice.start, &mut groups))
+        };
+        std::mem::take(&mut self.open).into_values().map(sealed).collect()
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {

@@ -245,12 +245,10 @@ impl<'d> Halves<'d> {
     /// Goes on in new halves from a snapshot of these.
     fn die(&mut self) -> tidemill_engine::Result<()> {
         for worker in 0..self.workers.len() {
-            let mut sent: Vec<Exchange> = vec![];
-            self.workers[worker].seal(&mut |e| {
-                sent.push(e);
-                Ok(())
-            })?;
-            sent.into_iter().try_for_each(|exchange| self.merged(exchange))?;
+            let sealed: Vec<_> = self.workers[worker].seal().collect();
+            for (node, rows) in sealed {
+                self.merged(Exchange { node, port: 0, signal: Signal::Batch(rows()?), covering: 0 })?;
+            }
         }
         let state = self.merge.snapshot()?;
         (self.workers, self.merge) = stages(self.dataflow, self.workers.len())?;

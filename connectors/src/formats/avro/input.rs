@@ -1,5 +1,7 @@
 //! A cursor over Avro's binary encoding.
 
+use std::fmt::Display;
+
 use tidemill_engine::decoder::BadClass;
 
 use crate::formats::{
@@ -32,7 +34,7 @@ impl<'a> Input<'a> {
     }
 
     #[cold]
-    pub(super) fn malformed(&self, what: &str) -> Fault {
+    pub(super) fn malformed(&self, what: impl Display) -> Fault {
         fault(BadClass::Malformed, format!("expected {what} at byte {}", self.at))
     }
 
@@ -43,7 +45,7 @@ impl<'a> Input<'a> {
                 self.at += count;
                 Ok(taken)
             }
-            None => Err(self.malformed(&format!("{count} bytes"))),
+            None => Err(self.malformed(format_args!("{count} bytes"))),
         }
     }
 
@@ -54,7 +56,7 @@ impl<'a> Input<'a> {
                 self.at += N;
                 Ok(*taken)
             }
-            None => Err(self.malformed(&format!("{N} bytes"))),
+            None => Err(self.malformed(format_args!("{N} bytes"))),
         }
     }
 
@@ -116,7 +118,7 @@ impl<'a> Input<'a> {
     pub(super) fn end_block(&self, start: usize, length: Option<usize>) -> Result<(), Fault> {
         match length {
             Some(length) if self.at - start != length => {
-                Err(self.malformed(&format!("a block of {length} bytes, as it says, before this")))
+                Err(self.malformed(format_args!("a block of {length} bytes, as it says, before this")))
             }
             _ => Ok(()),
         }
@@ -131,7 +133,9 @@ impl<'a> Input<'a> {
         let count = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
         match self.items_left.checked_sub(count) {
             Some(left) => self.items_left = left,
-            None => return Err(self.malformed(&format!("fewer than {count} items, which the payload cannot hold,"))),
+            None => {
+                return Err(self.malformed(format_args!("fewer than {count} items, which the payload cannot hold,")));
+            }
         }
         Ok((count, length))
     }

@@ -187,7 +187,7 @@ impl AvroDecoder {
             block.unpack(header.codec, &mut self.unpacked, self.options.max_unpacked)?;
             if block.values > self.unpacked.len() + FREE_ITEMS {
                 let (values, bytes) = (block.values, self.unpacked.len());
-                return Err(blocks.malformed(&format!("fewer than {values} values in {bytes} bytes before this")));
+                return Err(blocks.malformed(format_args!("fewer than {values} values in {bytes} bytes before this")));
             }
             let mut values = Input::new(&self.unpacked);
             for _ in 0..block.values {

@@ -532,15 +532,16 @@ fn scalar(schema: &Schema) -> Node {
 fn branch<'p, T>(variants: &'p [T], input: &mut Input<'_>) -> Result<&'p T, Fault> {
     let index = input.long()?;
     let variant = usize::try_from(index).ok().and_then(|index| variants.get(index));
-    variant.ok_or_else(|| input.malformed(&format!("one of {} types of a union, not number {index},", variants.len())))
+    variant
+        .ok_or_else(|| input.malformed(format_args!("one of {} types of a union, not number {index},", variants.len())))
 }
 
 fn symbol<'p>(symbols: &'p [Box<str>], input: &mut Input<'_>) -> Result<&'p str, Fault> {
     let index = input.long()?;
     let symbol = usize::try_from(index).ok().and_then(|index| symbols.get(index));
-    symbol
-        .map(AsRef::as_ref)
-        .ok_or_else(|| input.malformed(&format!("one of {} symbols of an enum, not number {index},", symbols.len())))
+    symbol.map(AsRef::as_ref).ok_or_else(|| {
+        input.malformed(format_args!("one of {} symbols of an enum, not number {index},", symbols.len()))
+    })
 }
 
 /// A time that microseconds of 64 bits can tell.
