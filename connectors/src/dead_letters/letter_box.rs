@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, StringBuilder, StructBuilder,
+        ArrayBuilder, ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, StringBuilder, StructBuilder,
         TimestampMicrosecondBuilder,
     },
     datatypes::{DataType, Field},
@@ -21,6 +21,8 @@ use crate::formats::registry::WireFormat;
 
 /// Letters of a batch, at most.
 const BATCH_LETTERS: usize = 4_096;
+/// Letters that a batch has space for at first: of a batch of records one in a hundred, and some more.
+const EXPECTED_LETTERS: usize = 128;
 /// Bytes of a batch after which no more letters are put into it.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -111,24 +113,28 @@ struct Columns {
 
 impl Default for Columns {
     fn default() -> Self {
-        let header =
-            StructBuilder::new(header_fields(), vec![Box::new(StringBuilder::new()), Box::new(BinaryBuilder::new())]);
+        let text = |bytes_each: usize| StringBuilder::with_capacity(EXPECTED_LETTERS, EXPECTED_LETTERS * bytes_each);
+        let bytes = |bytes_each: usize| BinaryBuilder::with_capacity(EXPECTED_LETTERS, EXPECTED_LETTERS * bytes_each);
+        let datetime = || TimestampMicrosecondBuilder::with_capacity(EXPECTED_LETTERS).with_timezone("UTC");
+        let header_values: Vec<Box<dyn ArrayBuilder>> =
+            vec![Box::new(StringBuilder::with_capacity(0, 0)), Box::new(BinaryBuilder::with_capacity(0, 0))];
+        let header = StructBuilder::new(header_fields(), header_values);
         let item = Field::new("item", DataType::Struct(header_fields()), false);
         Self {
-            time: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
-            job: StringBuilder::new(),
-            input: StringBuilder::new(),
-            topic: StringBuilder::new(),
-            partition: Int32Builder::new(),
-            offset: Int64Builder::new(),
-            timestamp: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
-            format: StringBuilder::new(),
-            schema_id: Int64Builder::new(),
-            class: StringBuilder::new(),
-            error: StringBuilder::new(),
-            key: BinaryBuilder::new(),
-            value: BinaryBuilder::new(),
-            headers: ListBuilder::new(header).with_field(item),
+            time: datetime(),
+            job: text(16),
+            input: text(16),
+            topic: text(16),
+            partition: Int32Builder::with_capacity(EXPECTED_LETTERS),
+            offset: Int64Builder::with_capacity(EXPECTED_LETTERS),
+            timestamp: datetime(),
+            format: text(8),
+            schema_id: Int64Builder::with_capacity(EXPECTED_LETTERS),
+            class: text(16),
+            error: text(64),
+            key: bytes(0),
+            value: bytes(64),
+            headers: ListBuilder::with_capacity(header, EXPECTED_LETTERS).with_field(item),
             letters: 0,
             bytes: 0,
         }

@@ -1,7 +1,7 @@
 //! A byte stream to a broker: TCP, with or without TLS.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufReader, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
@@ -20,10 +20,32 @@ use crate::kafka::fault::Cause;
 /// After how long a silent connection is probed, so that a peer that vanished is noticed while nothing is asked of it.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// What is read from a socket under TLS at once: rustls asks for 4 KiB at a time, each of which would be a system call.
+const TLS_READ: usize = 128 << 10;
+
 /// See the module.
 pub(in crate::kafka) struct Transport {
-    socket: TcpStream,
+    socket: Socket,
     tls: Option<Box<ClientConnection>>,
+}
+
+/// Reads ahead, where it is asked to; writes at once.
+struct Socket(BufReader<TcpStream>);
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.get_mut().write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.get_mut().flush()
+    }
 }
 
 impl Transport {
@@ -51,7 +73,8 @@ impl Transport {
             SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))
         };
         prepare().map_err(|error| cause_of(&error))?;
-        let mut transport = Self { socket, tls: None };
+        let read_ahead = if tls.is_some() { TLS_READ } else { 0 };
+        let mut transport = Self { socket: Socket(BufReader::with_capacity(read_ahead, socket)), tls: None };
         if let Some(config) = tls {
             let name = ServerName::try_from(address.host.clone())
                 .map_err(|_| Cause::Unnamed(format!("`{}` is no host name for TLS", address.host)))?;
@@ -69,15 +92,19 @@ impl Transport {
     /// How long a blocking read or write may take from now on.
     pub(super) fn wait_at_most(&self, wait: Duration) -> Result<(), Cause> {
         let set = || {
-            self.socket.set_read_timeout(Some(nonzero(wait)))?;
-            self.socket.set_write_timeout(Some(nonzero(wait)))
+            self.tcp().set_read_timeout(Some(nonzero(wait)))?;
+            self.tcp().set_write_timeout(Some(nonzero(wait)))
         };
         set().map_err(|error| cause_of(&error))
     }
 
     /// From now on reads and writes return at once, with `WouldBlock` when there is nothing to do.
     pub(in crate::kafka) fn set_nonblocking(&self) -> io::Result<()> {
-        self.socket.set_nonblocking(true)
+        self.tcp().set_nonblocking(true)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.socket.0.get_ref()
     }
 
     /// Whether bytes that were written wait for the socket.
@@ -88,7 +115,7 @@ impl Transport {
 
 impl AsRawFd for Transport {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.tcp().as_raw_fd()
     }
 }
 
