@@ -1,5 +1,6 @@
-//! `own-consume HOST:PORT TOPIC`: what `raw-consume` does by librdkafka, by tidemill's own path: reads a topic from its
-//! beginning to its end, decodes nothing, and prints how many records there were.
+//! `own-consume HOST:PORT TOPIC [COLUMN:TYPE...]`: what `raw-consume` does by librdkafka, by tidemill's own path: reads a topic
+//! from its beginning to its end, decodes nothing, and prints how many records there were. With columns it decodes these of
+//! JSON, as a job does that needs them, and drops the rows: the limit of such a job.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own, which takes its own time")]
 
 use std::{
@@ -7,9 +8,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Result, bail, ensure};
-use tidemill_connectors::kafka::{Fetch, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings};
-use tidemill_engine::{Clock, EventTime, Monotonic, source::SourceEvent};
+use anyhow::{Context, Result, bail, ensure};
+use arrow::datatypes::{DataType, Field, Schema};
+use tidemill_connectors::{
+    formats::json::{JsonDecoder, JsonOptions},
+    kafka::{Fetch, Isolation, KafkaConnection, KafkaInput, Security, SourceSettings},
+};
+use tidemill_engine::{Clock, EventTime, Monotonic, decoder::Decoder, intake::BATCH_ROWS, source::SourceEvent};
 
 /// As much as a job with one worker and 512 MiB fetches ahead, and as `raw-consume` does.
 const QUEUE_KIB: usize = 65_536;
@@ -20,12 +25,32 @@ const WAIT: Duration = Duration::from_millis(20);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [brokers, topic] = &args[..] else { bail!("usage: own-consume HOST:PORT TOPIC") };
-    println!("{}", consume(brokers, topic)?);
+    let [brokers, topic, columns @ ..] = &args[..] else {
+        bail!("usage: own-consume HOST:PORT TOPIC [COLUMN:TYPE...]");
+    };
+    println!("{}", consume(brokers, topic, decoder(columns)?)?);
     Ok(())
 }
 
-fn consume(brokers: &str, topic: &str) -> Result<u64> {
+/// What decodes these columns; none: nothing is decoded.
+fn decoder(columns: &[String]) -> Result<Option<JsonDecoder>> {
+    let field = |column: &String| {
+        let (name, kind) = column.split_once(':').with_context(|| format!("`{column}` is not COLUMN:TYPE"))?;
+        let kind = match kind {
+            "string" => DataType::Utf8,
+            "double" => DataType::Float64,
+            other => bail!("no type `{other}` of column `{name}`; there are string and double"),
+        };
+        Ok(Field::new(name, kind, true))
+    };
+    let fields = columns.iter().map(field).collect::<Result<Vec<_>>>()?;
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(JsonDecoder::new(Arc::new(Schema::new(fields)), JsonOptions::default())?))
+}
+
+fn consume(brokers: &str, topic: &str, mut decoder: Option<JsonDecoder>) -> Result<u64> {
     let settings = SourceSettings {
         input: topic.to_owned(),
         connection: KafkaConnection { brokers: vec![brokers.to_owned()], security: Security::default() },
@@ -40,7 +65,7 @@ fn consume(brokers: &str, topic: &str) -> Result<u64> {
     let ends = input.end_offsets()?;
     let mut sources = input.open(1, &vec![0; ends.len()], Some(&ends), false)?;
     let source = &mut sources[0];
-    let (mut count, mut bytes, mut touched) = (0_u64, 0_usize, 0_i64);
+    let (mut count, mut bytes, mut touched, mut rows, mut bad) = (0_u64, 0_usize, 0_i64, 0_usize, 0_u64);
     while !source.finished() {
         source.poll(WAIT, &mut |event| {
             let SourceEvent::Records { records, .. } = event else { return Ok(()) };
@@ -50,12 +75,26 @@ fn consume(brokers: &str, topic: &str) -> Result<u64> {
                 let middle = value.get(value.len() / 2).copied().unwrap_or(0);
                 touched = touched.wrapping_add(record.timestamp_ms + record.offset + i64::from(middle));
                 bytes += value.len();
+                if let Some(decoder) = &mut decoder {
+                    match decoder.push(value) {
+                        Ok(pushed) => rows += pushed,
+                        Err(_) => bad += 1,
+                    }
+                }
+            }
+            if let Some(decoder) = decoder.as_mut().filter(|_| rows >= BATCH_ROWS) {
+                std::hint::black_box(decoder.flush()?);
+                rows = 0;
             }
             count += records.len() as u64;
             Ok(())
         })?;
     }
+    if let Some(decoder) = &mut decoder {
+        std::hint::black_box(decoder.flush()?);
+    }
     std::hint::black_box(touched);
+    ensure!(bad == 0, "{bad} of {count} records cannot be decoded");
     ensure!(bytes > 0 || count == 0, "records without a byte");
     Ok(count)
 }

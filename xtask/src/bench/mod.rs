@@ -3,10 +3,11 @@
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
-//! same for the ways to read.
+//! same for the ways to read, [`limit`] for the least that a job can cost.
 
 mod events;
 mod fetch;
+mod limit;
 mod process;
 mod programs;
 mod report;
@@ -78,6 +79,8 @@ pub enum Job {
     Snapshot,
     /// Reading by our own path against librdkafka's: plain, compressed, under TLS, many partitions. Only where it is asked for.
     Fetch,
+    /// Jobs against their limit: fetching and decoding the same columns, and nothing else. Only where it is asked for.
+    Limit,
 }
 
 impl Job {
@@ -107,6 +110,7 @@ impl Job {
             Self::Formats => "formats",
             Self::Snapshot => "snapshot",
             Self::Fetch => "fetch",
+            Self::Limit => "limit",
         }
     }
 
@@ -165,13 +169,17 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Fetch) {
         measures.extend(fetch::run(options)?);
     }
+    if options.jobs.contains(&Job::Limit) {
+        measures.extend(limit::run(options)?);
+    }
     if options.jobs.contains(&Job::Snapshot) {
         measures.extend(snapshot::run(options)?);
     }
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
         named => {
-            named.iter().copied().filter(|job| !matches!(job, Job::Formats | Job::Snapshot | Job::Fetch)).collect()
+            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit);
+            named.iter().copied().filter(|job| !alone(job)).collect()
         }
     };
     if !jobs.is_empty() {

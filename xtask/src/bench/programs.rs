@@ -40,7 +40,19 @@ impl Programs {
 
     /// One run of a consumer over a topic, which must have seen every event.
     pub(super) fn consume(&self, name: &str, kafka: &Broker, topic: &str, events: u64) -> Result<Usage> {
-        let run = process::measure(Command::new(self.path(name)?).args([kafka.bootstrap(), topic]))?;
+        self.decode(name, kafka, topic, &[], events)
+    }
+
+    /// The same by a consumer that decodes `columns`, each `NAME:TYPE`.
+    pub(super) fn decode(
+        &self,
+        name: &str,
+        kafka: &Broker,
+        topic: &str,
+        columns: &[&str],
+        events: u64,
+    ) -> Result<Usage> {
+        let run = process::measure(Command::new(self.path(name)?).args([kafka.bootstrap(), topic]).args(columns))?;
         let seen: u64 = run.stdout.trim().parse().with_context(|| format!("`{name}` prints a number"))?;
         ensure!(seen == events, "`{name}` saw {seen} of {events} events");
         Ok(run.usage)
