@@ -20,6 +20,8 @@ use crate::{
 
 /// Longest text of a query, in bytes; ASA's own limit.
 pub(crate) const MAX_LENGTH: usize = 512_000;
+/// Most dots of one name: of a column within records within a record a query has a few.
+const MAX_DOTS: usize = 16;
 
 /// The types of an input's columns as the query declares them by `CREATE TABLE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Script {
             .tokenize_with_location()
             .map_err(|e| QueryError::at_location(e.location, lower_first(&e.message)))?;
         let tokens = rewrite(tokens)?;
+        bound_paths(&tokens)?;
         let paths = paths(&tokens);
         let end = tokens.last().map_or(Location::new(1, 1), |t| t.span.end);
         let statements = Parser::new(&AsaDialect)
@@ -140,6 +143,23 @@ impl Script {
     pub fn declared_tables(&self) -> &[DeclaredTable] {
         &self.tables
     }
+}
+
+/// Refuses long chains of names: the parser tries what follows each dot in two ways, which takes twice as long with each.
+fn bound_paths(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
+    let (mut dots, mut dotted) = (0, false);
+    for token in tokens {
+        match &token.token {
+            Token::Period => (dots, dotted) = (dots + 1, true),
+            Token::Word(_) if !std::mem::take(&mut dotted) => dots = 0,
+            _ => {}
+        }
+        if dots > MAX_DOTS {
+            let message = format!("more than {MAX_DOTS} dots in one name");
+            return Err(QueryError::at(token.span, message).help("take records apart in steps of a WITH clause"));
+        }
+    }
+    Ok(())
 }
 
 /// The names between which dots stand.

@@ -66,6 +66,9 @@ fn deep_and_long_queries_are_refused_or_planned() {
         format!("SELECT {} FROM t", many("CASE WHEN a = 1 THEN ")),
         format!("SELECT CAST(a AS {}) FROM t", many("ARRAY<")),
         format!("SELECT a{} FROM t", many(".b")),
+        // The parser takes twice as long with each dot.
+        format!("SELECT -a{}.. FROM t", ".b".repeat(60)),
+        format!("SELECT -a{}.. FROM t", ".b".repeat(10)),
         format!("SELECT INTERVAL {} FROM t", many("INTERVAL ")),
         format!("SELECT {}a{} FROM t", "ABS(".repeat(60), ")".repeat(60)),
         format!("SELECT a FROM t WHERE a {}", many("AT TIME ZONE 'x' ")),
