@@ -1,4 +1,4 @@
-//! Forms of the language that look like functions but have rules of their own; `expression.rs` plans them.
+//! Forms of the language that look like functions but have rules of their own; `expression/calls.rs` plans them.
 
 use super::reference::FunctionDoc;
 
