@@ -57,6 +57,17 @@ impl ReadPath {
     pub fn name(&self) -> &'static str {
         if self.is_own() { "own" } else { "rdkafka" }
     }
+
+    /// In words, before a connection: the default gives way to librdkafka at the first contact with an old broker.
+    #[must_use]
+    pub fn before_contact(&self) -> String {
+        match self.chosen() {
+            Chosen::Default => {
+                format!("{self} (`fetch: auto`); librdkafka where a broker turns out to be too old for them")
+            }
+            _ => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for ReadPath {
@@ -85,5 +96,11 @@ mod tests {
         let cause = Cause::Answered(kafka_protocol::error::ResponseError::UnsupportedVersion);
         let old = ReadPath::Librdkafka(Chosen::OldBroker(cause)).to_string();
         assert_eq!(old, "librdkafka, because of the broker: UnsupportedVersion");
+        let before = |fetch, kerberos| ReadPath::planned(fetch, kerberos).before_contact();
+        assert_eq!(before(Fetch::Own, false), planned(Fetch::Own, false));
+        assert_eq!(
+            before(Fetch::Auto, false),
+            "our own fetch requests (`fetch: auto`); librdkafka where a broker turns out to be too old for them"
+        );
     }
 }

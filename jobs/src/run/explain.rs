@@ -4,7 +4,7 @@
 use arrow::datatypes::SchemaRef;
 use tidemill_connectors::{
     files::{self, list_files},
-    kafka::SaslSettings,
+    kafka::{ReadPath, SaslSettings},
 };
 use tidemill_engine::dataflow::{
     describe::{StepDescription, span},
@@ -17,13 +17,13 @@ use super::{
     commit::REPLAY_AT_MOST,
     decoding,
     error::RunError,
-    inputs::{SAMPLE_RECORDS, created_schema},
+    inputs::{SAMPLE_RECORDS, created_schema, fetch_of},
     pinned, plan,
 };
 use crate::{
     epoch::store::Store,
     infer::type_name,
-    spec::{self, Fetch, InputTransport, Job, StateStore},
+    spec::{self, InputTransport, Job, StateStore},
 };
 
 /// What a job does.
@@ -189,13 +189,7 @@ fn named(schema: &SchemaRef) -> Columns {
 fn fetch(input: &spec::Input) -> Option<String> {
     let InputTransport::Kafka(kafka) = &input.transport else { return None };
     let kerberos = matches!(kafka.security.sasl, Some(SaslSettings::Gssapi { .. }));
-    let words = match kafka.fetch {
-        Fetch::Own => "own requests, as `fetch: own` says",
-        Fetch::Rdkafka => "librdkafka, as `fetch: rdkafka` says",
-        Fetch::Auto if kerberos => "librdkafka, which alone does GSSAPI",
-        Fetch::Auto => "own requests (`fetch: auto`); librdkafka where a broker turns out to be too old for them",
-    };
-    Some(words.to_owned())
+    Some(ReadPath::planned(fetch_of(kafka), kerberos).before_contact())
 }
 
 fn restart(job: &Job, dataflow: Option<&Dataflow>) -> String {

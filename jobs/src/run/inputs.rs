@@ -94,13 +94,18 @@ pub(crate) fn kafka_settings(
         // Reference data has no time.
         accept_create_time: spec.reference.is_some() || matches!(kafka.timestamp, Timestamp::CreateTime { .. }),
         queue_kib: usize::try_from(queue_kib).unwrap_or(usize::MAX),
-        fetch: match kafka.fetch {
-            spec::Fetch::Auto => Fetch::Auto,
-            spec::Fetch::Own => Fetch::Own,
-            spec::Fetch::Rdkafka => Fetch::Librdkafka,
-        },
+        fetch: fetch_of(kafka),
         rack: kafka.rack.clone(),
     })
+}
+
+/// The spec's word for an implementation as the connector's.
+pub(super) fn fetch_of(kafka: &spec::KafkaInput) -> Fetch {
+    match kafka.fetch {
+        spec::Fetch::Auto => Fetch::Auto,
+        spec::Fetch::Own => Fetch::Own,
+        spec::Fetch::Rdkafka => Fetch::Librdkafka,
+    }
 }
 
 impl ConnectedInput {
