@@ -20,7 +20,7 @@ use crate::{
 
 /// Longest text of a query, in bytes; ASA's own limit.
 pub(crate) const MAX_LENGTH: usize = 512_000;
-/// Most dots of one name: of a column within records within a record a query has a few.
+/// Most dots of one name and those around it: of a column within records within a record a query has a few.
 const MAX_DOTS: usize = 16;
 
 /// The types of an input's columns as the query declares them by `CREATE TABLE`.
@@ -145,17 +145,20 @@ impl Script {
     }
 }
 
-/// Refuses long chains of names: the parser tries what follows each dot in two ways, which takes twice as long with each.
+/// Refuses names of many dots: the parser tries what follows each in two ways, which takes twice as long with each. What stands in
+/// parentheses behind a name, `udf.f(a.b)`, is tried as often as the name is.
 fn bound_paths(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
-    let (mut dots, mut dotted) = (0, false);
+    let (mut dots, mut dotted, mut around) = (0, false, vec![]);
     for token in tokens {
         match &token.token {
             Token::Period => (dots, dotted) = (dots + 1, true),
-            Token::Word(_) if !std::mem::take(&mut dotted) => dots = 0,
+            Token::LParen | Token::LBracket => around.push(dots),
+            Token::RParen | Token::RBracket => dots = around.pop().unwrap_or(0),
+            Token::Word(_) if !std::mem::take(&mut dotted) => dots = around.last().copied().unwrap_or(0),
             _ => {}
         }
         if dots > MAX_DOTS {
-            let message = format!("more than {MAX_DOTS} dots in one name");
+            let message = format!("more than {MAX_DOTS} dots in one name and what it is called with");
             return Err(QueryError::at(token.span, message).help("take records apart in steps of a WITH clause"));
         }
     }

@@ -1,8 +1,8 @@
 //! The two halves of a dataflow and the driver of each: the worker stage (inputs, stateless steps, partial windows; one
 //! instance per worker) and the merge stage (windows over all workers, what follows them, outputs; one instance).
 //!
-//! Signals go through a half in first-in-first-out order, so each edge keeps its order. What crosses from a worker to the
-//! merge stage is an [`Exchange`].
+//! What an operator emits has gone through all that follows before the next signal goes in: each edge keeps its order, and of many
+//! windows that close at once one is at hand at a time. What crosses from a worker to the merge stage is an [`Exchange`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -99,7 +99,6 @@ pub struct Stage {
     slots: Vec<Slot>,
     /// Where signals enter: at a worker's input nodes (port 0), or at the merge half's ports.
     entries: HashMap<(NodeId, usize), Vec<Target>>,
-    queue: VecDeque<(Target, Signal, u8)>,
     failed: Vec<Failed>,
 }
 
@@ -125,7 +124,7 @@ impl Stage {
 
     fn build(dataflow: &Dataflow, half: Half, late: &Arc<AtomicU64>) -> Result<Self> {
         let halves = halves(dataflow);
-        let mut stage = Stage { slots: vec![], entries: HashMap::new(), queue: VecDeque::new(), failed: vec![] };
+        let mut stage = Stage { slots: vec![], entries: HashMap::new(), failed: vec![] };
         // Slots that produce a node's rows in this half, and slots that consume its inputs.
         let mut producer: HashMap<NodeId, usize> = HashMap::new();
         let mut links: Vec<(NodeId, Target)> = vec![];
@@ -216,29 +215,10 @@ impl Stage {
     /// As [`Self::push`].
     pub fn take(&mut self, entering: Exchange, leave: &mut Leave<'_>) -> Result<()> {
         let Exchange { node, port, signal, covering } = entering;
-        let Some(targets) = self.entries.get(&(node, port)) else { return Ok(()) };
-        self.queue.extend(targets.iter().map(|&target| (target, signal.clone(), covering)));
-        self.drain(leave)
-    }
-
-    /// Drives what is in the queue through.
-    fn drain(&mut self, leave: &mut Leave<'_>) -> Result<()> {
-        while let Some((target, signal, covering)) = self.queue.pop_front() {
-            match target {
-                Target::Away { node, port } => leave(Exchange { node, port, signal, covering })?,
-                Target::Local { slot, port } => {
-                    let Self { slots, queue, failed, .. } = self;
-                    let Slot { node, operator, targets } = &mut slots[slot];
-                    let covering = if operator.passes_rows_on() { covering } else { 0 };
-                    let mut forward = Forward { node: *node, targets, queue, failed, covering };
-                    match signal {
-                        Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
-                        Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
-                    }
-                }
-            }
-        }
-        Ok(())
+        let Self { slots, entries, failed } = self;
+        let Some(targets) = entries.get(&(node, port)) else { return Ok(()) };
+        let signals = targets.iter().map(|&target| (target, signal.clone(), covering)).collect();
+        Rest { slots, first: 0, failed, leave }.drive(signals)
     }
 
     /// The rows that have failed since it was asked last.
@@ -275,28 +255,65 @@ impl Stage {
     }
 }
 
-/// Puts what an operator emits into the queue, once for each target.
-struct Forward<'f> {
-    node: NodeId,
-    targets: &'f [Target],
-    queue: &'f mut VecDeque<(Target, Signal, u8)>,
-    failed: &'f mut Vec<Failed>,
-    covering: u8,
+/// The slots from one on, and what is behind them. An operator emits to later slots only.
+struct Rest<'r, 'l> {
+    slots: &'r mut [Slot],
+    /// The number of the first of them.
+    first: usize,
+    failed: &'r mut Vec<Failed>,
+    leave: &'r mut Leave<'l>,
 }
 
-impl Emit for Forward<'_> {
+impl<'l> Rest<'_, 'l> {
+    /// Drives signals through, in this order.
+    fn drive(&mut self, mut signals: VecDeque<(Target, Signal, u8)>) -> Result<()> {
+        while let Some((target, signal, covering)) = signals.pop_front() {
+            let (slot, port) = match target {
+                Target::Local { slot, port } => (slot, port),
+                Target::Away { node, port } => {
+                    (self.leave)(Exchange { node, port, signal, covering })?;
+                    continue;
+                }
+            };
+            let (before, behind) = self.slots.split_at_mut(slot + 1 - self.first);
+            let Slot { node, operator, targets } = &mut before[slot - self.first];
+            let covering = if operator.passes_rows_on() { covering } else { 0 };
+            let rest = Rest { slots: behind, first: slot + 1, failed: self.failed, leave: self.leave };
+            let mut forward = Forward { node: *node, targets, covering, emitted: VecDeque::new(), rest };
+            match signal {
+                Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
+                Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
+            }
+            let emitted = forward.emitted;
+            emitted.into_iter().rev().for_each(|signal| signals.push_front(signal));
+        }
+        Ok(())
+    }
+}
+
+/// Takes what an operator emits, once for each target, and drives it through before the operator emits rows again.
+struct Forward<'f, 'l> {
+    node: NodeId,
+    targets: &'f [Target],
+    covering: u8,
+    emitted: VecDeque<(Target, Signal, u8)>,
+    rest: Rest<'f, 'l>,
+}
+
+impl Emit for Forward<'_, '_> {
     fn batch(&mut self, batch: RecordBatch) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&t| (t, Signal::Batch(batch.clone()), self.covering)));
+        self.rest.drive(std::mem::take(&mut self.emitted))?;
+        self.emitted.extend(self.targets.iter().map(|&t| (t, Signal::Batch(batch.clone()), self.covering)));
         Ok(())
     }
 
     fn watermark(&mut self, t: EventTime) -> Result<()> {
-        self.queue.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t), 0)));
+        self.emitted.extend(self.targets.iter().map(|&target| (target, Signal::Watermark(t), 0)));
         Ok(())
     }
 
     fn failed(&mut self, row: FailedRow) -> Result<()> {
-        self.failed.push(Failed { row, node: self.node, covering: self.covering });
+        self.rest.failed.push(Failed { row, node: self.node, covering: self.covering });
         Ok(())
     }
 }

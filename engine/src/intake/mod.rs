@@ -507,7 +507,7 @@ impl Rows {
         }
         let rows = self.arrivals.len();
         let arrivals = std::mem::replace(&mut self.arrivals, Vec::with_capacity(rows));
-        let record_of_row = std::mem::take(&mut self.record_of_row);
+        let mut record_of_row = std::mem::take(&mut self.record_of_row);
         let payload = self.decoder.flush()?;
         let mut columns: Vec<ArrayRef> = vec![];
         columns.extend(self.order.as_mut().map(|order| order_array(std::mem::take(order))));
@@ -523,6 +523,8 @@ impl Rows {
             self.place((index, reader), &batch, &arrivals, &runs, records, emit)?;
         }
         self.readers = readers;
+        record_of_row.clear();
+        self.record_of_row = record_of_row; // and what it has allocated
         Ok(())
     }
 

@@ -75,6 +75,8 @@ impl WindowAggregate {
         let mut columns = groups.take_state()?;
         let rows = columns.first().map_or(1, |c| c.len());
         columns.push(Arc::new(Int64Array::from_value(start, rows)));
+        // A slice may be kept for long: without the room that its columns had to grow.
+        columns.iter_mut().filter_map(Arc::get_mut).for_each(|column| column.shrink_to_fit());
         Ok(RecordBatch::try_new(Arc::clone(&self.state_schema), columns)?)
     }
 

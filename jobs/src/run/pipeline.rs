@@ -88,7 +88,7 @@ pub(super) struct Pipeline {
     events: Receiver<Event>,
     threads: Vec<JoinHandle<()>>,
     abort: Arc<AtomicBool>,
-    /// Whether the epoch under way is to give a snapshot.
+    /// Whether the epoch under way is to give a snapshot; until it is committed.
     sealing: Arc<AtomicBool>,
     /// The epoch under way.
     epoch: Option<EpochId>,
@@ -124,6 +124,7 @@ impl Pipeline {
                 inbox,
                 exchange,
                 bell: bell.clone(),
+                sealing: Arc::clone(&sealing),
                 closed_below: Arc::clone(&closed_below),
                 abort: Arc::clone(&abort),
                 clock: Arc::clone(&watch.clock),
@@ -251,6 +252,7 @@ struct WorkerThread {
     inbox: Receiver<Command>,
     exchange: SyncSender<FromWorker>,
     bell: SyncSender<()>,
+    sealing: Arc<AtomicBool>,
     closed_below: Arc<AtomicI64>,
     abort: Arc<AtomicBool>,
     clock: Arc<dyn Clock>,
@@ -268,13 +270,17 @@ impl WorkerThread {
     }
 
     fn work(&mut self, merge_left: &Cell<bool>) -> Result<(), EngineError> {
-        let Self { worker, inbox, exchange, bell, closed_below, abort, clock, counters } = self;
+        let Self { worker, inbox, exchange, bell, sealing, closed_below, abort, clock, counters } = self;
         let mut send = |message| {
+            let of_snapshot = sealing.load(Ordering::Acquire).then(|| clock.monotonic());
             exchange.send(message).map_err(|_| {
                 merge_left.set(true);
                 let message = "the merge thread has left".to_owned();
                 EngineError::Source { input: String::new(), kind: ErrorKind::Bug, message }
             })?;
+            if let Some(begun) = of_snapshot {
+                counters.paused(begun, clock.monotonic()); // the merge thread was writing state, and its queue is full
+            }
             let _ = bell.try_send(()); // it has rung already, or nobody listens: then the next message says so
             Ok(())
         };
@@ -286,8 +292,7 @@ impl WorkerThread {
                     let begun = clock.monotonic();
                     worker.epoch(id, EventTime(closed_below.load(Ordering::Acquire)), seal, &mut send)?;
                     if seal {
-                        let pause_us = u64::try_from(clock.monotonic().0 - begun.0).unwrap_or(0);
-                        counters.longest_pause_us.fetch_max(pause_us, Ordering::Relaxed);
+                        counters.paused(begun, clock.monotonic());
                     }
                 }
                 Ok(Command::Stop(epoch)) => {
@@ -379,11 +384,13 @@ impl MergeThread {
     }
 
     fn complete(&mut self, epoch: &CompletedEpoch) -> Result<(), RunError> {
-        let state = match self.sealing.swap(false, Ordering::AcqRel) {
+        let state = match self.sealing.load(Ordering::Acquire) {
             true => Some(self.merge.snapshot()?),
             false => None,
         };
-        if (self.commit)(epoch, &mut self.merge, state)? {
+        let committed = (self.commit)(epoch, &mut self.merge, state)?;
+        self.sealing.store(false, Ordering::Release);
+        if committed {
             let written = epoch.written_below.iter().map(|t| t.0).min().unwrap_or(i64::MIN);
             self.closed_below.store(written, Ordering::Release);
         }

@@ -54,6 +54,14 @@ pub(super) struct EpochCounters {
     pub(super) longest_pause_us: AtomicU64,
 }
 
+impl EpochCounters {
+    /// A worker took no records from one instant to another because of a snapshot.
+    pub(super) fn paused(&self, from: Monotonic, to: Monotonic) {
+        let pause_us = u64::try_from(to.0 - from.0).unwrap_or(0);
+        self.longest_pause_us.fetch_max(pause_us, Relaxed);
+    }
+}
+
 /// A certificate whose end is watched.
 struct Watched {
     certificate: Certificate,

@@ -69,6 +69,9 @@ fn deep_and_long_queries_are_refused_or_planned() {
         // The parser takes twice as long with each dot.
         format!("SELECT -a{}.. FROM t", ".b".repeat(60)),
         format!("SELECT -a{}.. FROM t", ".b".repeat(10)),
+        format!("SELECT {}a{} FROM t", "udf.f(".repeat(60), ")".repeat(60)),
+        format!("SELECT {}a{} FROM t", "r.x.y.z[".repeat(60), "]".repeat(60)),
+        format!("SELECT {}a{}.. FROM t", "r.x.y.z(r.b, ".repeat(15), ")".repeat(15)),
         format!("SELECT INTERVAL {} FROM t", many("INTERVAL ")),
         format!("SELECT {}a{} FROM t", "ABS(".repeat(60), ")".repeat(60)),
         format!("SELECT a FROM t WHERE a {}", many("AT TIME ZONE 'x' ")),

@@ -8,6 +8,7 @@
 mod events;
 mod fetch;
 mod limit;
+mod memory;
 mod process;
 mod programs;
 mod report;
@@ -81,6 +82,8 @@ pub enum Job {
     Fetch,
     /// Jobs against their limit: fetching and decoding the same columns, and nothing else. Only where it is asked for.
     Limit,
+    /// What state takes: a key in a slice, and a long run against a short one. Only where it is asked for.
+    Memory,
 }
 
 impl Job {
@@ -111,6 +114,7 @@ impl Job {
             Self::Snapshot => "snapshot",
             Self::Fetch => "fetch",
             Self::Limit => "limit",
+            Self::Memory => "memory",
         }
     }
 
@@ -172,13 +176,16 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Limit) {
         measures.extend(limit::run(options)?);
     }
+    if options.jobs.contains(&Job::Memory) {
+        measures.extend(memory::run(options)?);
+    }
     if options.jobs.contains(&Job::Snapshot) {
         measures.extend(snapshot::run(options)?);
     }
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
         named => {
-            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit);
+            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory);
             named.iter().copied().filter(|job| !alone(job)).collect()
         }
     };

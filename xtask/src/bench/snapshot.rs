@@ -28,6 +28,8 @@ use crate::{
 const KEYS: u64 = 1_000_000;
 /// Records over them: more than a restart reads again rather than that a snapshot is written.
 const RECORDS: u64 = 3 * KEYS;
+/// Records that come in while snapshots are made.
+const UNDER_LOAD: u64 = 4 * KEYS;
 const KEYS_TOPIC: &str = "keys";
 
 /// The longest that a snapshot may keep a worker from its records.
@@ -68,9 +70,9 @@ fn open_window(tidemill: &Path, kafka: &Broker, folder: &Path) -> Result<Vec<Mea
     let job = Job::start(tidemill, &spec)?;
     job.wait_until("every record was taken", |metrics| metrics.get("tidemill_records_total") >= RECORDS as f64)?;
     let before = job.metrics()?.get("tidemill_snapshots_total");
-    kafka.produce(KEYS_TOPIC, (0..KEYS).map(record))?; // what a snapshot of them all is made for
+    kafka.produce(KEYS_TOPIC, (0..UNDER_LOAD).map(record))?; // snapshots of them all are made meanwhile
     let metrics = job.wait_until("there was a snapshot of all keys", |metrics| {
-        metrics.get("tidemill_records_total") >= (RECORDS + KEYS) as f64
+        metrics.get("tidemill_records_total") >= (RECORDS + UNDER_LOAD) as f64
             && metrics.get("tidemill_snapshots_total") > before
     })?;
     let pause = Duration::from_secs_f64(metrics.get("tidemill_snapshot_pause_seconds"));
