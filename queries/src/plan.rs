@@ -41,6 +41,14 @@ pub struct InputTable {
     pub reference: bool,
 }
 
+impl InputTable {
+    /// A stream with declared columns, whose event time is the arrival.
+    #[must_use]
+    pub fn declared(name: &str, schema: SchemaRef) -> Self {
+        Self { name: name.to_owned(), schema, sampled: None, time_column: None, exact: false, reference: false }
+    }
+}
+
 /// Which of ASA's levels of compatibility a query is written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CompatibilityLevel {

@@ -15,14 +15,7 @@ fn outcome(query: &str, partitions: &[Partition], cut: Cut) -> Outcome {
     let field = |name, data_type| Field::new(name, data_type, true);
     let schema =
         Schema::new(vec![field("k", DataType::Utf8), field("x", DataType::Float64), field("n", DataType::Int64)]);
-    let table = InputTable {
-        name: "events".into(),
-        schema: Arc::new(schema),
-        sampled: None,
-        exact: false,
-        time_column: None,
-        reference: false,
-    };
+    let table = InputTable::declared("events", Arc::new(schema));
     let script = Script::parse(query).unwrap();
     let dataflow = tidemill_queries::plan(&script, &[table], &["out".to_owned()], &Settings::default()).unwrap();
     let inputs = BTreeMap::from([("events".to_owned(), partitions.to_vec())]);

@@ -12,6 +12,8 @@ pub mod json;
 pub mod parquet;
 pub mod protobuf;
 pub mod registry;
+#[cfg(test)]
+mod tests;
 mod varint;
 
 /// The columns that a format's own schema makes.

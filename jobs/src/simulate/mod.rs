@@ -244,14 +244,7 @@ fn dataflow() -> Result<&'static Dataflow, String> {
         let field = |name: &str, data_type| Field::new(name, data_type, true);
         let schema =
             Schema::new(vec![field("id", DataType::Int64), field("k", DataType::Utf8), field("x", DataType::Float64)]);
-        let table = InputTable {
-            name: "events".to_owned(),
-            schema: Arc::new(schema),
-            sampled: None,
-            time_column: None,
-            exact: false,
-            reference: false,
-        };
+        let table = InputTable::declared("events", Arc::new(schema));
         let script = Script::parse(QUERY).map_err(|errors| errors.render(QUERY, "simulated"))?;
         let outputs = OUTPUTS.map(str::to_owned);
         tidemill_queries::plan(&script, &[table], &outputs, &Settings::default())

@@ -27,9 +27,7 @@ use crate::{
 };
 
 const ARRAY_INDEX: &str = "ArrayIndex";
-
 const ARRAY_VALUE: &str = "ArrayValue";
-
 /// The functions that stand behind APPLY.
 const APPLY_FUNCTIONS: [&str; 2] = ["GetArrayElements", "GetRecordProperties"];
 

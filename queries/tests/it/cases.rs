@@ -22,9 +22,7 @@ use tidemill_engine::{
     dataflow::plan::{AnalyticCall, Dataflow, OperatorPlan, TimePolicy},
     user_code::FailedRow,
 };
-use tidemill_queries::{
-    CompatibilityLevel, InputTable, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan,
-};
+use tidemill_queries::{CompatibilityLevel, QueryErrors, Script, Settings, UserFunction, UserFunctions, plan};
 
 use crate::run::{Cut, Input, Ran, lines, run_cut};
 
@@ -143,17 +141,7 @@ fn planned(
             outputs.push(name);
         }
     }
-    let tables: Vec<InputTable> = inputs
-        .iter()
-        .map(|i| InputTable {
-            name: i.name.clone(),
-            schema: i.schema.clone(),
-            sampled: i.sampled.then_some(i.rows.num_rows()),
-            time_column: None,
-            exact: false,
-            reference: i.table,
-        })
-        .collect();
+    let tables: Vec<_> = inputs.iter().map(Input::as_table).collect();
     let settings = Settings { standard_delay: Some(0), functions, compatibility, ..Settings::default() };
     let dataflow = plan(&script, &tables, &outputs, &settings)?;
     Ok((dataflow, outputs))

@@ -1,20 +1,13 @@
 //! Text that is no query, and queries that are too much: an error with a place, never a crash.
 
 use proptest::prelude::*;
-use tidemill_queries::{InputTable, Script, Settings, plan};
+use tidemill_queries::{Script, Settings, plan};
 
-use crate::run::{Input, lines, run};
+use crate::run::{Input, query_rows};
 
 fn try_all(text: &str) {
-    let input = Input::new("t", r#"{"a": 1, "s": "x", "r": {"b": 2.5}}"#, &[]);
-    let table = InputTable {
-        name: input.name,
-        schema: input.schema,
-        sampled: Some(1),
-        time_column: None,
-        exact: false,
-        reference: false,
-    };
+    let rows = r#"{"a": 1, "s": "x", "r": {"b": 2.5}}"#;
+    let table = Input { sampled: true, ..Input::new("t", rows, &[]) }.as_table();
     let planned = Script::parse(text).and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()));
     if let Err(errors) = planned {
         assert!(!errors.errors().is_empty(), "an error without text for {text:.200}");
@@ -31,20 +24,8 @@ fn steps(n: usize) -> String {
 
 #[test]
 fn a_thousand_steps_give_their_rows() {
-    let (input, query) = (Input::new("t", r#"{"a": 5000}"#, &[]), steps(1_000));
-    let table = InputTable {
-        name: input.name.clone(),
-        schema: input.schema.clone(),
-        sampled: None,
-        time_column: None,
-        exact: false,
-        reference: false,
-    };
-    let dataflow = Script::parse(&query)
-        .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
-        .map_err(|errors| errors.render(&query, "query"))
-        .unwrap();
-    assert_eq!(lines(&run(&dataflow, &[input]).unwrap().outputs[0]), [r#"{"a":5999}"#]);
+    let rows = query_rows(&steps(1_000), Input::new("t", r#"{"a": 5000}"#, &[])).unwrap();
+    assert_eq!(rows, [r#"{"a":5999}"#]);
 }
 
 #[test]

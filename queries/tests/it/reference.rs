@@ -4,28 +4,14 @@ use std::{fs, path::Path};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tidemill_queries::{
-    EXAMPLE_COLUMN, EXAMPLE_ROW, InputTable, Script, Settings, function_docs, function_reference, plan,
-};
+use tidemill_queries::{EXAMPLE_COLUMN, EXAMPLE_ROW, function_docs, function_reference};
 
-use crate::run::{Input, lines, run};
+use crate::run::{Input, query_rows};
 
 /// The column `x` of the rows that a query gives.
 fn results(query: &str, rows: &str) -> Result<Vec<Value>, String> {
-    let input = Input::new("t", rows, &[]);
-    let table = InputTable {
-        name: input.name.clone(),
-        schema: input.schema.clone(),
-        sampled: None,
-        time_column: None,
-        exact: false,
-        reference: false,
-    };
-    let dataflow = Script::parse(query)
-        .and_then(|s| plan(&s, &[table], &["output".to_owned()], &Settings::default()))
-        .map_err(|e| e.render(query, "query"))?;
-    let rows = run(&dataflow, &[input])?.outputs;
-    Ok(lines(&rows[0]).iter().map(|row| serde_json::from_str::<Value>(row).unwrap()["x"].clone()).collect())
+    let rows = query_rows(query, Input::new("t", rows, &[]))?;
+    Ok(rows.iter().map(|row| serde_json::from_str::<Value>(row).unwrap()["x"].clone()).collect())
 }
 
 /// That of the one row that a query gives.

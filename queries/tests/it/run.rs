@@ -30,6 +30,7 @@ use tidemill_engine::{
     source::PartitionId,
     user_code::FailedRow,
 };
+use tidemill_queries::{InputTable, Script, Settings, plan};
 
 /// 2024-01-01T00:00:00Z.
 const START: i64 = 1_704_067_200_000_000;
@@ -63,6 +64,15 @@ impl Input {
         decoder.decode(lines.as_bytes()).unwrap();
         let rows = decoder.flush().unwrap().unwrap_or(RecordBatch::new_empty(Arc::clone(&schema)));
         Self { name: name.to_owned(), schema, rows, table: false, sampled: false }
+    }
+
+    /// As a query sees it.
+    pub(crate) fn as_table(&self) -> InputTable {
+        InputTable {
+            sampled: self.sampled.then_some(self.rows.num_rows()),
+            reference: self.table,
+            ..InputTable::declared(&self.name, self.schema.clone())
+        }
     }
 
     /// The columns that the dataflow asks for.
@@ -141,12 +151,15 @@ pub(crate) struct Ran {
     pub(crate) failed: Vec<FailedRow>,
 }
 
-/// Runs a dataflow over all rows at once.
-pub(crate) fn run(dataflow: &Dataflow, inputs: &[Input]) -> Result<Ran, String> {
-    run_cut(dataflow, inputs, Cut::WHOLE)
+/// The rows that a query over one input gives, as JSON; its mistakes as a user sees them.
+pub(crate) fn query_rows(query: &str, input: Input) -> Result<Vec<String>, String> {
+    let dataflow = Script::parse(query)
+        .and_then(|s| plan(&s, &[input.as_table()], &["output".to_owned()], &Settings::default()))
+        .map_err(|errors| errors.render(query, "query"))?;
+    Ok(lines(&run_cut(&dataflow, &[input], Cut::WHOLE)?.outputs[0]))
 }
 
-/// The same, with the rows cut in this way.
+/// Runs a dataflow over the rows, cut in this way.
 pub(crate) fn run_cut(dataflow: &Dataflow, inputs: &[Input], cut: Cut) -> Result<Ran, String> {
     for table in &dataflow.tables {
         let input = inputs.iter().find(|i| i.name == table.columns.name).unwrap();

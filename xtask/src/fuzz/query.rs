@@ -25,14 +25,7 @@ impl Query {
             field("place", place),
             field("tags", DataType::new_list(DataType::Utf8, true)),
         ]);
-        let table = |name: &str| InputTable {
-            name: name.to_owned(),
-            schema: Arc::new(schema.clone()),
-            sampled: None,
-            time_column: None,
-            exact: false,
-            reference: false,
-        };
+        let table = |name: &str| InputTable::declared(name, Arc::new(schema.clone()));
         Self { tables: vec![table("events"), table("other")] }
     }
 }

@@ -11,7 +11,7 @@ use arrow::{
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::formats::encode::{EncodedRows, JsonEncoder, RowEncoder};
+use crate::formats::tests::rows;
 
 fn file(columns: Vec<(&str, ArrayRef)>, row_group: usize) -> Vec<u8> {
     let batch =
@@ -21,12 +21,6 @@ fn file(columns: Vec<(&str, ArrayRef)>, row_group: usize) -> Vec<u8> {
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.into_inner().unwrap()
-}
-
-fn rows(decoder: &mut ParquetDecoder) -> Vec<Json> {
-    let mut rows = EncodedRows::default();
-    JsonEncoder.encode(&decoder.flush().unwrap(), &mut rows).unwrap();
-    (0..rows.len()).map(|row| serde_json::from_slice(rows.row(row)).unwrap()).collect()
 }
 
 fn everything() -> Vec<u8> {

@@ -6,23 +6,7 @@ use apache_avro::{Decimal, schema::InnerDecimalSchema};
 use proptest::{prelude::*, test_runner::RngSeed};
 
 use super::*;
-
-/// Small numbers, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-
-    fn long(&mut self) -> i64 {
-        let bits = self.roll(64);
-        (self.roll(u64::MAX) >> bits) as i64 * if self.roll(2) == 0 { 1 } else { -1 }
-    }
-}
+use crate::formats::tests::Dice;
 
 fn record_schema(dice: &mut Dice, depth: u64, names: &mut u64) -> Json {
     *names += 1;

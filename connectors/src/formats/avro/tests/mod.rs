@@ -6,15 +6,15 @@ use std::{collections::HashMap, sync::Mutex};
 use apache_avro::{Codec, DeflateSettings, Schema, Writer, types::Value};
 use arrow::{
     array::AsArray,
-    datatypes::{DataType, Field, Float64Type, Int64Type, Schema as ArrowSchema},
+    datatypes::{DataType, Float64Type, Int64Type},
 };
 use serde_json::{Value as Json, json};
 use tidemill_engine::datetime_type;
 
 use super::*;
 use crate::formats::{
-    encode::{EncodedRows, JsonEncoder, RowEncoder},
     registry::{Registered, SchemaKind},
+    tests::{columns, rows},
 };
 
 fn options(framing: Framing) -> AvroOptions {
@@ -26,18 +26,6 @@ fn decoder(schema: &Json) -> AvroDecoder {
     let schema = Arc::new(AvroSchema::parse(&schema.to_string(), &[]).unwrap());
     let columns = schema.columns().unwrap();
     AvroDecoder::new(columns.schema, AvroOptions { schema: Some(schema), ..options(Framing::Datum) }).unwrap()
-}
-
-fn columns(fields: &[(&str, DataType)]) -> SchemaRef {
-    let fields = fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
-    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
-}
-
-/// The rows of a batch as JSON.
-fn rows(decoder: &mut AvroDecoder) -> Vec<Json> {
-    let mut rows = EncodedRows::default();
-    JsonEncoder.encode(&decoder.flush().unwrap(), &mut rows).unwrap();
-    (0..rows.len()).map(|row| serde_json::from_slice(rows.row(row)).unwrap()).collect()
 }
 
 fn datum(schema: &Json, value: Value) -> Vec<u8> {

@@ -6,23 +6,7 @@ use proptest::{prelude::*, test_runner::RngSeed};
 use prost_reflect::{Kind, MapKey, ReflectMessage};
 
 use super::*;
-
-/// Small numbers, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-
-    fn long(&mut self) -> i64 {
-        let bits = self.roll(64);
-        (self.roll(u64::MAX) >> bits) as i64 * if self.roll(2) == 0 { 1 } else { -1 }
-    }
-}
+use crate::formats::tests::Dice;
 
 const SCALARS: [&str; 16] = [
     "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32", "sfixed64", "float",

@@ -3,7 +3,7 @@ mod hostile;
 
 use std::{collections::HashMap, sync::Mutex};
 
-use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+use arrow::datatypes::DataType;
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
 use serde_json::{Value as Json, json};
@@ -12,8 +12,8 @@ use tidemill_engine::datetime_type;
 use super::*;
 use crate::formats::{
     LeftOut,
-    encode::{EncodedRows, JsonEncoder, RowEncoder},
     registry::{Registered, SchemaKind},
+    tests::{columns, rows},
 };
 
 fn message(text: &str, name: Option<&str>) -> ProtobufMessage {
@@ -28,17 +28,6 @@ fn options(framing: Framing, message: Option<ProtobufMessage>) -> ProtobufOption
 fn decoder(message: &ProtobufMessage) -> ProtobufDecoder {
     let columns = message.columns().unwrap().schema;
     ProtobufDecoder::new(columns, options(Framing::Message, Some(message.clone()))).unwrap()
-}
-
-fn columns(fields: &[(&str, DataType)]) -> SchemaRef {
-    let fields = fields.iter().map(|(name, data_type)| Field::new(*name, data_type.clone(), true));
-    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
-}
-
-fn rows(decoder: &mut ProtobufDecoder) -> Vec<Json> {
-    let mut rows = EncodedRows::default();
-    JsonEncoder.encode(&decoder.flush().unwrap(), &mut rows).unwrap();
-    (0..rows.len()).map(|row| serde_json::from_slice(rows.row(row)).unwrap()).collect()
 }
 
 const ORDER: &str = r#"

@@ -37,13 +37,10 @@ use crate::kafka::{
 
 /// Bytes of an answer, at most: what is larger leaves the cache before it is decoded.
 const ANSWER_BYTES: usize = 4 << 20;
-
 /// Less would make each answer a few records.
 const ANSWER_BYTES_MIN: usize = 256 << 10;
-
 /// Sockets that may have news at once.
 const EVENTS: usize = 64;
-
 /// For messages.
 const DOING: &str = "fetch records";
 

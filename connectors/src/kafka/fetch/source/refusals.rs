@@ -16,7 +16,6 @@ use crate::kafka::{
 
 /// The first pause before a partition is asked for again after an error, and the longest.
 const PAUSES_US: (i64, i64) = (50_000, 1_000_000);
-
 /// How often a batch with a wrong CRC is asked for again.
 const BAD_BATCH_TRIES: u32 = 3;
 
