@@ -372,6 +372,9 @@ pub(crate) struct SqlArgs {
     /// Answer COUNT(*) from offsets alone: markers of transactions and compacted records count too.
     #[arg(long)]
     pub(crate) approximate: bool,
+    /// Say on stderr, as one JSON object, how many rows there were and what was read for them.
+    #[arg(long)]
+    pub(crate) stats: bool,
     /// How long to wait for the first answer of a broker.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub(crate) wait: Duration,

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,10 @@ use std::{
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Value, json};
-use xtask::kafka::{Broker, Record, shared};
+use xtask::{
+    kafka::{Broker, Record, shared},
+    schedule,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,13 +87,15 @@ fn wait_until(mut what: impl FnMut() -> bool) {
     }
 }
 
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
+#[test]
+fn each_record_is_in_one_file_of_its_range_whatever_dies() {
+    let binary = Some(PathBuf::from(env!("CARGO_BIN_EXE_tidemill")));
+    let outcome = schedule::run(&schedule::Options { runs: 3, seed: 1, binary }, shared()).unwrap();
+    assert!(outcome.difference.ok() && outcome.records > 0, "{outcome:?}");
 }
 
 #[test]
-fn each_record_is_in_one_file_of_its_range_whatever_dies() {
+fn a_backfill_fills_in_what_was_before_and_a_paused_pipeline_rests() {
     let (kafka, topic) = (shared(), "schedule-archive");
     kafka.create_topic(topic, 2, &[]).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -109,13 +114,10 @@ fn each_record_is_in_one_file_of_its_range_whatever_dies() {
             }
             n
         });
-        // The schedulers die while they run; each leaves something done.
-        for _ in 0..4 {
-            let before = files(directory).len();
-            let scheduler = tidemill(directory, &["run", "job.yaml"]).spawn().unwrap();
-            wait_until(|| files(directory).len() > before);
-            kill(scheduler);
-        }
+        let mut scheduler = tidemill(directory, &["run", "job.yaml"]).spawn().unwrap();
+        wait_until(|| files(directory).len() > 1);
+        scheduler.kill().unwrap();
+        scheduler.wait().unwrap();
         stop.store(true, Ordering::Relaxed);
         producer.join().unwrap()
     });

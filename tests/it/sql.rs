@@ -197,6 +197,10 @@ fn counting_leaves_out_what_was_aborted_and_markers() {
         one("SELECT COUNT(*) AS n FROM (SELECT round FROM \"sql-transactions\" ORDER BY _offset DESC LIMIT 20)"),
         20
     );
+    let counted = ask(kafka, &["--stats", "SELECT COUNT(*) AS n FROM \"sql-transactions\""]);
+    let stats: Value = serde_json::from_slice(&counted.stderr).unwrap();
+    assert_eq!((&stats["rows"], &stats["records"], &stats["payload_bytes"]), (&json!(1), &json!(42), &json!(0)));
+    assert!(stats["fetched_bytes"].as_u64().unwrap() > 70 * 60, "{stats}");
     let approximate = ask(kafka, &["--approximate", "SELECT COUNT(*) AS n FROM \"sql-transactions\""]);
     assert_eq!(String::from_utf8(approximate.stdout).unwrap(), "{\"n\":80}\n");
     assert!(String::from_utf8(approximate.stderr).unwrap().contains("approximate"));

@@ -7,7 +7,8 @@
 //! - [`torture`]: a job that is killed again and again, against an undisturbed one
 //! - [`bench`]: what jobs cost on a real Kafka, against a consumer that decodes nothing
 //! - [`rotation`]: certificates that change under a job in full run
-//! - [`undisturbed`]: what those two share: the job, and its rows against those of an undisturbed run
+//! - [`schedule`]: a scheduled pipeline that is killed, frozen and copied
+//! - [`undisturbed`]: what these share: the job, and its rows against those of an undisturbed run
 //! - [`paths`]: the two ways to read a topic, against each other
 //! - [`faults`]: brokers that are killed, frozen, cut off
 //!
@@ -26,6 +27,7 @@ pub mod paths;
 pub mod registry;
 mod repository;
 pub mod rotation;
+pub mod schedule;
 pub mod test;
 pub mod torture;
 pub mod undisturbed;

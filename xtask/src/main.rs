@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use xtask::{bench, conformance, faults, kafka, paths, rotation, test, torture};
+use xtask::{bench, conformance, faults, kafka, paths, rotation, schedule, test, torture};
 
 /// tidemill's developer commands.
 #[derive(Parser)]
@@ -66,6 +66,19 @@ enum Command {
         #[arg(long)]
         one_broker: bool,
         /// A `tidemill` that is built already, in release for instance; otherwise it is built as it is.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+    /// Kill, freeze and copy the schedulers of a pipeline on a real Kafka; exits 1 when a record is not in exactly one file, that of its
+    /// range.
+    Schedule {
+        /// Scheduled runs that come about meanwhile, and kills at least.
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+        /// The same seed makes the same faults in the same order.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// A `tidemill` that is built already.
         #[arg(long)]
         binary: Option<PathBuf>,
     },
@@ -188,6 +201,13 @@ fn run(command: Command) -> Result<bool> {
         Command::Torture { kills, seed, one_broker, binary } => {
             let difference = torture::run(&torture::Options { kills, seed, binary, brokers: !one_broker })?;
             println!("{kills} kills, {difference}");
+            Ok(difference.ok())
+        }
+        Command::Schedule { runs, seed, binary } => {
+            let broker = kafka::Broker::start(kafka::BrokerOptions::default())?;
+            let outcome = schedule::run(&schedule::Options { runs, seed, binary }, &broker)?;
+            let schedule::Outcome { runs, kills, records, difference } = outcome;
+            println!("{records} records, {runs} runs, {kills} kills, {difference}");
             Ok(difference.ok())
         }
         Command::Rotation { rate, seconds } => {

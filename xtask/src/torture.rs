@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::{
     kafka::{Broker, BrokerOptions, Proxy, Record},
-    undisturbed::{self, Difference, Rows, Running},
+    undisturbed::{self, Difference, Random, Rows, Running},
 };
 
 /// How it is tortured.
@@ -291,17 +291,4 @@ fn letters(folder: &Path) -> Result<usize> {
         }
     }
     Ok(count)
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ bits >> 31) % bound
-    }
 }

@@ -1,8 +1,9 @@
-//! Jobs that are disturbed while they run, held against an undisturbed run over the same records: what [`torture`] and
-//! [`rotation`] share.
+//! Jobs that are disturbed while they run, held against an undisturbed run over the same records: what [`torture`],
+//! [`rotation`] and [`schedule`] share.
 //!
 //! [`torture`]: crate::torture
 //! [`rotation`]: crate::rotation
+//! [`schedule`]: crate::schedule
 
 use std::{
     collections::BTreeMap,
@@ -159,7 +160,7 @@ impl Rows {
         Ok(())
     }
 
-    fn add(&mut self, output: &str, row: &str) {
+    pub(crate) fn add(&mut self, output: &str, row: &str) {
         *self.0.entry((output.to_owned(), row.to_owned())).or_default() += 1;
     }
 
@@ -175,7 +176,7 @@ impl Rows {
         difference
     }
 
-    fn show_differences(&self, found: &Self) {
+    pub(crate) fn show_differences(&self, found: &Self) {
         let missing = self.0.iter().filter(|(row, count)| found.0.get(row).copied().unwrap_or(0) < **count);
         missing.take(10).for_each(|((output, row), _)| println!("lost        {output}: {row}"));
         let more = found.0.iter().filter(|(row, count)| self.0.get(row).is_some_and(|expected| *count > expected));
@@ -208,6 +209,19 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { lost, duplicated, different } = self;
         write!(f, "{lost} lost, {duplicated} duplicated, {different} different")
+    }
+}
+
+/// SplitMix64: which faults come when.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ bits >> 31) % bound
     }
 }
 

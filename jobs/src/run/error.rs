@@ -33,6 +33,16 @@ pub enum RunError {
     /// Going on would lose or repeat something.
     #[error(transparent)]
     Stopped(Stop),
+    /// Of a scheduled range a part was run, while the schedule was another.
+    #[error(
+        "{range} overlaps {ran}, which was run when the schedule was another: its records would be written twice; backfill the time around it"
+    )]
+    Overlap {
+        /// From instant to instant.
+        range: String,
+        /// The range that was run.
+        ran: String,
+    },
     /// Another run of the job has taken over.
     #[error("{0}")]
     Replaced(String),
@@ -71,7 +81,7 @@ impl RunError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Query { .. } | Self::Stopped(_) | Self::Replaced(_) => ErrorKind::User,
+            Self::Query { .. } | Self::Stopped(_) | Self::Overlap { .. } | Self::Replaced(_) => ErrorKind::User,
             Self::State { .. } => ErrorKind::Unavailable,
             Self::Engine(error) => error.kind(),
             Self::Panicked { .. } => ErrorKind::Bug,

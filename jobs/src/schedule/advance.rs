@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, SecondsFormat::AutoSi};
 use tidemill_engine::EventTime;
 
 use super::{
@@ -80,10 +81,12 @@ pub(super) fn run_range(
     range: Range,
     now: &dyn Fn() -> EventTime,
 ) -> Result<Progress, RunError> {
-    if ledger.run(range.to)?.is_some_and(|record| record.is_done()) {
-        return Ok(Progress::RanBefore);
+    match ledger.first_behind(range.from)? {
+        Some(ran) if (ran.from, ran.to) == (range.from.0, range.to.0) => return Ok(Progress::RanBefore),
+        Some(ran) if ran.from < range.to.0 => return Err(overlap(range, &ran)),
+        _ => {}
     }
-    let attempts = ledger.attempts(range)? + 1;
+    let attempts = ledger.failures(range)? + 1;
     let (mut from, mut to) = (Boundary::new(), Boundary::new());
     let outcome = (|| -> Result<Option<Written>, RunError> {
         for (at, boundary) in [(range.from, &mut from), (range.to, &mut to)] {
@@ -108,16 +111,22 @@ pub(super) fn run_range(
         RunRecord { from: range.from.0, to: range.to.0, outcome, attempts, records, bytes, rows, offsets, ended };
     match error {
         None => {
-            ledger.put_run(&record)?;
+            ledger.put(&record)?;
             Ok(Progress::Ran(record))
         }
         Some(error) => {
-            // Why it failed is worth more than why that cannot be noted; and somebody else may have run the range.
-            if ledger.run(range.to).is_ok_and(|other| other.is_none_or(|other| !other.is_done())) {
-                let _ = ledger.put_run(&record);
-            }
+            let _ = ledger.put(&record); // why it failed is worth more than why that cannot be noted
             Err(error)
         }
+    }
+}
+
+/// A range of which a part was run while the schedule was another.
+fn overlap(range: Range, ran: &RunRecord) -> RunError {
+    let text = |micros| DateTime::from_timestamp_micros(micros).unwrap_or_default().to_rfc3339_opts(AutoSi, true);
+    RunError::Overlap {
+        range: format!("{} to {}", text(range.from.0), text(range.to.0)),
+        ran: format!("{} to {}", text(ran.from), text(ran.to)),
     }
 }
 

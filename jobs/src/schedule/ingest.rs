@@ -1,18 +1,21 @@
 //! A run's steps on real topics and files.
 //!
-//! Files are written into a hidden folder of this run and come to be seen by a rename of the folder, so that a range has all of its files or none;
-//! another run of the range takes their place. The folder is named by the range's begin.
+//! Files are written into a hidden folder of this run and come to be seen by a rename of the folder, so that a range has all of its files or none.
+//! The folder is named by the range's begin. Once it is seen it stays: another run of the range has the same rows, and one that was frozen
+//! while another took its place must not take those away. For the same reason the hidden folder of a run is given another name before it is
+//! removed: a run that still lives does not publish half of it then, but fails.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use chrono::DateTime;
 use tidemill_connectors::kafka::KafkaInput;
-use tidemill_engine::{EngineError, ErrorKind, EventTime};
+use tidemill_engine::{EngineError, EventTime};
 
 use super::{
     advance::{Range, Steps, Written, between},
@@ -29,6 +32,8 @@ use crate::{
 
 /// What the hidden folders of runs end with.
 const PART: &str = ".part";
+/// The same, of those that are being removed.
+const GONE: &str = ".gone";
 
 /// A pipeline that is connected.
 pub(super) struct Ingest<'a> {
@@ -76,8 +81,10 @@ impl<'a> Ingest<'a> {
             for entry in fs::read_dir(path).into_iter().flatten().flatten() {
                 let left = entry.file_name();
                 let left = left.to_string_lossy();
-                if left.starts_with(&format!(".{name}.")) && left.ends_with(PART) {
-                    remove(&entry.path())?;
+                match left.strip_prefix(&format!(".{name}.")) {
+                    Some(of_run) if of_run.ends_with(PART) => discard(&entry.path())?,
+                    Some(of_run) if of_run.ends_with(GONE) => remove(&entry.path())?,
+                    _ => {}
                 }
             }
             folders.push((path.join(&run), path.join(&name)));
@@ -115,6 +122,8 @@ impl Steps for Ingest<'_> {
                 file.path.clone_from(aside);
             }
         }
+        // Of every output, whether it gets rows or not: only a folder that is there can be published.
+        folders.iter().try_for_each(|(aside, _)| fs::create_dir_all(aside).map_err(|error| failure(aside, &error)))?;
         let options = RunOptions {
             bounded: true,
             stretches: Some(Arc::new(between(from, to))),
@@ -124,7 +133,7 @@ impl Steps for Ingest<'_> {
         let outcome = run::run(&job, &options, &mut |_| {}).and_then(|summary| match summary.stopped {
             true => Err(RunError::Engine(EngineError::Source {
                 input: self.job.name.clone(),
-                kind: ErrorKind::Unavailable,
+                kind: tidemill_engine::ErrorKind::Unavailable,
                 message: "the run was stopped".to_owned(),
             })),
             false => Ok(summary.status),
@@ -132,19 +141,11 @@ impl Steps for Ingest<'_> {
         let status = match outcome {
             Ok(status) => status,
             Err(error) => {
-                folders.iter().try_for_each(|(aside, _)| remove(aside))?;
+                folders.iter().try_for_each(|(aside, _)| discard(aside))?;
                 return Err(error);
             }
         };
-        for (aside, seen) in &folders {
-            remove(seen)?;
-            // An output without rows makes no folder of its own.
-            fs::create_dir_all(aside).map_err(|error| failure(aside, &error))?;
-            fs::rename(aside, seen).map_err(|error| failure(seen, &error))?;
-            if let Some(parent) = seen.parent() {
-                File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| failure(seen, &error))?;
-            }
-        }
+        folders.iter().try_for_each(|(aside, seen)| publish(aside, seen))?;
         Ok(Written {
             records: status.inputs.iter().map(|input| input.records).sum(),
             bytes: status.inputs.iter().map(|input| input.bytes).sum(),
@@ -153,15 +154,70 @@ impl Steps for Ingest<'_> {
     }
 }
 
+/// Lets the files of a run be seen, unless those of another run of the range are.
+fn publish(aside: &Path, seen: &Path) -> Result<(), RunError> {
+    match fs::rename(aside, seen) {
+        Ok(()) => {}
+        // Which of them it is depends on the file system; a folder without files is replaced.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+            discard(aside)?
+        }
+        Err(error) => return Err(failure(seen, &error)),
+    }
+    match seen.parent() {
+        Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| failure(seen, &error)),
+        None => Ok(()),
+    }
+}
+
+/// Removes the hidden folder of a run, in one step for whoever writes into it.
+fn discard(aside: &Path) -> Result<(), RunError> {
+    let gone = aside.with_extension(&GONE[1..]);
+    match fs::rename(aside, &gone) {
+        Ok(()) => remove(&gone),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failure(aside, &error)),
+    }
+}
+
 /// Removes a folder with what is in it; one that is not there is removed.
 fn remove(folder: &Path) -> Result<(), RunError> {
     match fs::remove_dir_all(folder) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failure(folder, &error)),
     }
 }
 
 fn failure(folder: &Path, error: &std::io::Error) -> RunError {
     RunError::State { path: folder.display().to_string(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(path: &Path, file: &str) {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join(file), "").unwrap();
+    }
+
+    #[test]
+    fn what_is_seen_stays_and_a_run_whose_folder_was_removed_publishes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, two, three, seen] =
+            [".r.1.part", ".r.2.part", ".r.3.part", "r"].map(|name| directory.path().join(name));
+        folder_with(&one, "of one");
+        publish(&one, &seen).unwrap();
+        folder_with(&two, "of two");
+        publish(&two, &seen).unwrap();
+        assert!(seen.join("of one").exists() && !seen.join("of two").exists() && !two.exists());
+        folder_with(&three, "of three");
+        discard(&three).unwrap();
+        discard(&three).unwrap();
+        let again = directory.path().join("again");
+        publish(&three, &again).unwrap_err();
+        assert!(!again.exists());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! | object | what |
 //! |---|---|
-//! | `runs/<end>.json` | the last attempt of the range that ends then, in microseconds since 1970 |
+//! | `runs/<end>.json` | the run of the range that ends then, in microseconds since 1970; it never goes again |
+//! | `failures/<end>.json` | the last attempt of it that failed |
 //! | `boundaries/<instant>.json` | where an instant cuts the topics; put once |
 //! | `paused` | there while the pipeline is paused |
 
@@ -67,6 +68,8 @@ pub(super) struct Ledger {
 }
 
 const PAUSED: &str = "paused";
+const RUNS: &str = "runs";
+const FAILURES: &str = "failures";
 
 fn name(folder: &str, at: EventTime) -> String {
     format!("{folder}/{:020}.json", at.0)
@@ -82,28 +85,39 @@ impl Ledger {
         Ok(names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).map(EventTime).collect())
     }
 
-    /// The attempt of the range that ends at `to`.
+    /// The run of the range that ends at `to`.
     pub(super) fn run(&self, to: EventTime) -> Result<Option<RunRecord>, StoreError> {
-        self.store.read_document(&name("runs", to))
+        self.store.read_document(&name(RUNS, to))
     }
 
-    pub(super) fn put_run(&self, record: &RunRecord) -> Result<(), StoreError> {
-        self.store.put_document(&name("runs", EventTime(record.to)), record)
+    /// The first run of a range that ends behind `from`; runs do not overlap.
+    pub(super) fn first_behind(&self, from: EventTime) -> Result<Option<RunRecord>, StoreError> {
+        self.times(RUNS)?.into_iter().find(|to| *to > from).map_or(Ok(None), |to| self.run(to))
     }
 
-    /// The last attempt.
+    /// Puts what came of an attempt. One that failed changes nothing for a range that another one has run meanwhile.
+    pub(super) fn put(&self, record: &RunRecord) -> Result<(), StoreError> {
+        let folder = if record.is_done() { RUNS } else { FAILURES };
+        self.store.put_document(&name(folder, EventTime(record.to)), record)
+    }
+
+    /// What came of the last range that was tried.
     pub(super) fn last(&self) -> Result<Option<RunRecord>, StoreError> {
-        self.times("runs")?.last().map_or(Ok(None), |to| self.run(*to))
+        let ran = self.last_done()?.map_or(Ok(None), |to| self.run(to))?;
+        let failed = self.times(FAILURES)?.last().map_or(Ok(None), |to| self.failure(*to))?;
+        Ok(match (ran, failed) {
+            (Some(ran), Some(failed)) if failed.to > ran.to => Some(failed),
+            (ran, failed) => ran.or(failed),
+        })
     }
 
     /// The end of the last range that was run.
     pub(super) fn last_done(&self) -> Result<Option<EventTime>, StoreError> {
-        for to in self.times("runs")?.into_iter().rev() {
-            if self.run(to)?.is_some_and(|record| record.is_done()) {
-                return Ok(Some(to));
-            }
-        }
-        Ok(None)
+        Ok(self.times(RUNS)?.last().copied())
+    }
+
+    fn failure(&self, to: EventTime) -> Result<Option<RunRecord>, StoreError> {
+        self.store.read_document(&name(FAILURES, to))
     }
 
     pub(super) fn boundary(&self, at: EventTime) -> Result<Option<Boundary>, StoreError> {
@@ -136,9 +150,9 @@ impl Ledger {
         Ok(self.boundary(at)?.unwrap_or(fixed))
     }
 
-    /// How often a range was tried.
-    pub(super) fn attempts(&self, range: Range) -> Result<u32, StoreError> {
-        Ok(self.run(range.to)?.map_or(0, |record| record.attempts))
+    /// How often a range was tried in vain.
+    pub(super) fn failures(&self, range: Range) -> Result<u32, StoreError> {
+        Ok(self.failure(range.to)?.map_or(0, |record| record.attempts))
     }
 
     pub(super) fn is_paused(&self) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use tidemill_engine::{EngineError, ErrorKind, EventTime};
 
 use super::{
     advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range},
-    ledger::{Boundary, Ledger},
+    ledger::{Boundary, Ledger, Outcome, RunRecord},
     timing::{CatchUp, Pipeline, Timing},
 };
 use crate::{epoch::store::Store, run::RunError, spec::Duration};
@@ -209,4 +209,56 @@ fn what_was_missed_is_caught_up_as_the_job_says() {
     let first = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up: CatchUp::All };
     assert_eq!(due(None, now, &first).len(), 1);
     assert!(due(Some(at("2026-01-15T10:00:00Z")), now, &first).is_empty());
+}
+
+#[test]
+fn a_range_of_which_another_schedule_has_run_a_part_is_refused() {
+    let hourly = Pipeline { timing: Timing::Every(Duration::from_secs(3_600)), catch_up: CatchUp::All };
+    let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
+    let objects = Arc::new(InMemory::new());
+    world.pass(2 * 3_600_000_000 + CLOSED_AFTER_US);
+    assert_eq!(process(&mut world, &objects, &hourly), 1);
+    let files = world.files.clone();
+    let (ledger, now) = (ledger(&objects), world.now);
+    let mut run = |from: &str, to: &str| {
+        let progress = run_range(&ledger, &mut world, Range { from: at(from), to: at(to) }, &|| now);
+        progress.map(|progress| matches!(progress, Progress::Ran(_)))
+    };
+    assert!(!run("2026-01-15T01:00:00Z", "2026-01-15T02:00:00Z").unwrap());
+    for (from, to) in
+        [("01:00:00", "01:15:00"), ("01:45:00", "02:00:00"), ("00:30:00", "01:30:00"), ("00:00:00", "03:00:00")]
+    {
+        let error = run(&format!("2026-01-15T{from}Z"), &format!("2026-01-15T{to}Z")).unwrap_err();
+        assert!(error.to_string().contains("overlaps 2026-01-15T01:00:00Z to 2026-01-15T02:00:00Z"), "{error}");
+    }
+    assert!(run("2026-01-15T00:45:00Z", "2026-01-15T01:00:00Z").unwrap());
+    assert!(files.iter().all(|(range, records)| world.files[range] == *records));
+}
+
+#[test]
+fn a_failure_is_noted_beside_what_was_done() {
+    let record = |to: &str, outcome| RunRecord {
+        from: at(to).0 - 1,
+        to: at(to).0,
+        outcome,
+        attempts: 1,
+        records: 0,
+        bytes: 0,
+        rows: 0,
+        offsets: BTreeMap::new(),
+        ended: 0,
+    };
+    let ledger = ledger(&Arc::new(InMemory::new()));
+    let failed = || Outcome::Failed("killed".to_owned());
+    let range = |to: &str| Range { from: EventTime(at(to).0 - 1), to: at(to) };
+    let (one, two) = ("2026-01-15T01:00:00Z", "2026-01-15T02:00:00Z");
+    ledger.put(&record(one, failed())).unwrap();
+    assert_eq!((ledger.last().unwrap(), ledger.last_done().unwrap()), (Some(record(one, failed())), None));
+    assert_eq!(ledger.failures(range(one)).unwrap(), 1);
+    ledger.put(&record(one, Outcome::Done)).unwrap();
+    ledger.put(&record(one, failed())).unwrap(); // of a run that was frozen meanwhile
+    assert_eq!(ledger.last().unwrap(), Some(record(one, Outcome::Done)));
+    assert_eq!(ledger.last_done().unwrap(), Some(at(one)));
+    ledger.put(&record(two, failed())).unwrap();
+    assert_eq!((ledger.last().unwrap(), ledger.last_done().unwrap()), (Some(record(two, failed())), Some(at(one))));
 }

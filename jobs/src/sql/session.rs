@@ -141,6 +141,7 @@ impl Session {
     pub fn sql(&mut self, text: &str, parameters: &[(String, String)]) -> Result<Answer, SqlError> {
         let question = Question::parse(text).map_err(SqlError::Question)?;
         let progress = Arc::<Progress>::default();
+        let fetched_before = fetched_bytes(self.topics.values());
         let mut tables: Vec<(String, Arc<dyn LogTable>)> = vec![];
         for name in question.tables() {
             let Some(topic) = self.topic(name)? else {
@@ -151,7 +152,8 @@ impl Session {
             tables.push((name.clone(), Arc::new(TopicTable::new(topic, Arc::clone(&progress)))));
         }
         let plan = self.executor.plan(&question, &tables, parameters)?;
-        Ok(Answer { plan, progress, explain: question.is_explain() })
+        let topics = self.topics.values().cloned().collect();
+        Ok(Answer { plan, progress, topics, fetched_before, explain: question.is_explain() })
     }
 
     /// The job of a continuous question; its rows go to stdout, and what it must write while it runs lies below `directory`. It is
@@ -334,6 +336,10 @@ impl Session {
     }
 }
 
+fn fetched_bytes<'t>(topics: impl IntoIterator<Item = &'t Arc<Topic>>) -> Option<u64> {
+    topics.into_iter().map(|topic| topic.fetched_bytes()).sum()
+}
+
 /// Of some names the one that is meant: letter by letter, or else in any case when there is only one such.
 fn named(names: &[String], name: &str) -> Option<String> {
     let mut alike = names.iter().filter(|other| other.eq_ignore_ascii_case(name));
@@ -372,6 +378,10 @@ pub struct ColumnDescription {
 pub struct Answer {
     plan: Plan,
     progress: Arc<Progress>,
+    /// All that the session knows.
+    topics: Vec<Arc<Topic>>,
+    /// By the session, before the question.
+    fetched_before: Option<u64>,
     explain: bool,
 }
 
@@ -392,6 +402,13 @@ impl Answer {
     #[must_use]
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress
+    }
+
+    /// Bytes that brokers have sent for the question so far: samples of its topics, where it was the first of the session, and whatever else
+    /// was in their answers. `None` where librdkafka reads, which does not tell.
+    #[must_use]
+    pub fn fetched_bytes(&self) -> Option<u64> {
+        Some(fetched_bytes(&self.topics)?.saturating_sub(self.fetched_before?))
     }
 
     /// The rows; read once. `stop` ends them with an error.

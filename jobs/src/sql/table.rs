@@ -133,6 +133,16 @@ impl Topic {
         Ok(())
     }
 
+    /// Bytes of all answers of brokers to fetches so far, also of records that nobody asked for; `None` where librdkafka reads, which does
+    /// not tell. Files are not fetched.
+    pub(super) fn fetched_bytes(&self) -> Option<u64> {
+        match &self.transport {
+            Transport::Kafka(input) if !input.path().is_own() => None,
+            Transport::Kafka(input) => Some(input.fetches().iter().map(|(_, broker)| broker.bytes()).sum()),
+            Transport::Files(_) => Some(0),
+        }
+    }
+
     fn scan_plan(&self, columns: &[usize]) -> Result<ScanPlan> {
         let decoder = |payload| decoding::decoder(&self.spec, &self.schemas, &payload, false);
         let fails = self.spec.on_bad_record == spec::OnBadRecord::Fail;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use serde_json::json;
 use tidemill_engine::EngineError;
 use tidemill_jobs::sql::{Answer, AnswerError, Progress, Session, SqlError};
 
@@ -125,13 +126,18 @@ pub(super) fn tell(answer: &Answer, args: &SqlArgs, rows: u64) {
     let progress = answer.progress();
     let (bad, first) = progress.bad();
     if let Some(first) = first {
-        let bad = grouped(bad);
-        terminal::say(&format!("{bad} records could not be decoded and are no rows; the first: {first}"));
+        terminal::say(&format!("{} records could not be decoded and are no rows; the first: {first}", grouped(bad)));
     }
     if args.approximate && !answer.is_explain() {
         terminal::say("approximate: COUNT(*) counts offsets, markers of transactions and compacted records among them");
     }
-    if terminal::is_watched() && args.output.is_some() {
+    if args.stats {
+        let (records, bytes) = (progress.records(), progress.bytes());
+        let stats = json!({
+            "rows": rows, "records": records, "payload_bytes": bytes, "fetched_bytes": answer.fetched_bytes(), "bad": bad,
+        });
+        terminal::say(&stats.to_string());
+    } else if terminal::is_watched() && args.output.is_some() {
         terminal::say(&format!("{} rows, {} records read", grouped(rows), grouped(progress.records())));
     }
 }

@@ -65,6 +65,7 @@ fn follow(session: &mut Session, args: &SqlArgs, text: &str, stop: &Arc<AtomicBo
         }
         (None, Some(RowFormat::Table)) if !to_terminal => Some("a question that goes on gives JSON lines in a pipe"),
         (None, Some(RowFormat::Json)) if to_terminal => Some("a question that goes on gives a table on a terminal"),
+        _ if args.stats => Some("`--stats` is for bounded questions"),
         _ if !args.parameters.is_empty() => Some("`--param` is for bounded questions"),
         _ => None,
     };

@@ -3,7 +3,7 @@
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
-//! same for the ways to read, [`limit`] for the least that a job can cost.
+//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions.
 
 mod events;
 mod fetch;
@@ -13,6 +13,7 @@ mod process;
 mod programs;
 mod report;
 mod snapshot;
+mod sql;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -84,6 +85,8 @@ pub enum Job {
     Limit,
     /// What state takes: a key in a slice, and a long run against a short one. Only where it is asked for.
     Memory,
+    /// Questions: the bytes of one for the last minute, and a full scan with GROUP BY against the stateless job. Only where it is asked for.
+    Sql,
 }
 
 impl Job {
@@ -115,6 +118,7 @@ impl Job {
             Self::Fetch => "fetch",
             Self::Limit => "limit",
             Self::Memory => "memory",
+            Self::Sql => "sql",
         }
     }
 
@@ -179,13 +183,16 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Memory) {
         measures.extend(memory::run(options)?);
     }
+    if options.jobs.contains(&Job::Sql) {
+        measures.extend(sql::run(options)?);
+    }
     if options.jobs.contains(&Job::Snapshot) {
         measures.extend(snapshot::run(options)?);
     }
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
         named => {
-            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory);
+            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql);
             named.iter().copied().filter(|job| !alone(job)).collect()
         }
     };

@@ -12,6 +12,14 @@ use super::process::{self, Usage};
 use crate::kafka::Broker;
 use crate::repository::cargo;
 
+/// What a question took.
+pub(super) struct Asked {
+    pub(super) usage: Usage,
+    pub(super) records: u64,
+    /// What brokers sent, whoever wanted it.
+    pub(super) fetched_bytes: u64,
+}
+
 /// Where the programs are, by name.
 pub(super) struct Programs(BTreeMap<String, PathBuf>);
 
@@ -56,6 +64,16 @@ impl Programs {
         let seen: u64 = run.stdout.trim().parse().with_context(|| format!("`{name}` prints a number"))?;
         ensure!(seen == events, "`{name}` saw {seen} of {events} events");
         Ok(run.usage)
+    }
+
+    /// A question to the inputs of a spec.
+    pub(super) fn ask(&self, spec: &Path, question: &str) -> Result<Asked> {
+        let mut tidemill = Command::new(self.path("tidemill")?);
+        let run = process::measure(tidemill.args(["sql", "--stats", "--context"]).arg(spec).arg(question))?;
+        let stats = run.stderr.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        let stats: Value = stats.with_context(|| format!("`tidemill sql --stats` tells none:\n{}", run.stderr))?;
+        let figure = |name: &str| stats[name].as_u64().with_context(|| format!("no `{name}` in {stats}"));
+        Ok(Asked { usage: run.usage, records: figure("records")?, fetched_bytes: figure("fetched_bytes")? })
     }
 
     /// One bounded run of a job, which must have read every event.

@@ -1,6 +1,8 @@
 //! Each error that the protocol knows, in each place of each answer that our own path asks for: those that pass lose and double
 //! nothing, the others stop with their sentence.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use kafka_protocol::{error::ResponseError as E, messages::ApiKey};
 use tidemill_certs::Secret;
 
@@ -198,4 +200,20 @@ fn messages_of_old_formats_are_read_between_others() {
     let mut sources = input.open(1, &[1], Some(&[3]), false).unwrap();
     let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::Finished(0))).unwrap();
     assert_eq!(values_of(&seen, 0), [(1, "1".to_owned()), (2, "2".to_owned())]);
+}
+
+/// An old message says how many records it holds only when it is unpacked: it is handed over, where batches are counted.
+#[test]
+fn messages_of_old_formats_are_counted_one_by_one() {
+    let broker = Scripted::start();
+    broker.append_old("0");
+    broker.append("1");
+    broker.append_old("2");
+    let input = KafkaInput::connect(settings(&broker, Security::default()), machine_clock(), PATIENCE).unwrap();
+    let all = ReadStretch { partition: PartitionId(0), from: 0, to: 3 };
+    let counted = Arc::<AtomicU64>::default();
+    let mut sources = [input.open_stretches(&[all], false, Some(Arc::clone(&counted))).unwrap()];
+    let seen = poll_until(&mut sources, |seen| seen.contains(&Seen::Finished(0))).unwrap();
+    assert_eq!(values_of(&seen, 0), [(0, "0".to_owned()), (2, "2".to_owned())]);
+    assert_eq!(counted.load(Ordering::Relaxed), 1);
 }
