@@ -121,8 +121,12 @@ fn settle(job: &Job, attempt: Result<Attempt, RunError>) -> Result<(), Failure> 
 }
 
 fn tell(job: &Job, record: &RunRecord) {
-    let RunRecord { records, rows, .. } = record;
-    tracing::info!("{}: {} to {}: {records} records, {rows} rows", job.name, text(record.from), text(record.to));
+    tracing::info!("{}: {} to {}: {}", job.name, text(record.from), text(record.to), counts(record));
+}
+
+fn counts(RunRecord { records, rows, late, .. }: &RunRecord) -> String {
+    let late = if *late > 0 { format!(", {late} of them late") } else { String::new() };
+    format!("{records} records{late}, {rows} rows")
 }
 
 /// A pipeline of the scheduler.
@@ -217,10 +221,9 @@ fn list(jobs: &[Job], format: ReportFormat) -> Result<(), Failure> {
 fn as_text(name: &str, listing: &Listing) -> String {
     let mut out = format!("{name}{}\n", if listing.paused { " (paused)" } else { "" });
     if let Some(last) = &listing.last {
-        let RunRecord { records, rows, attempts, .. } = last;
         let outcome = match &last.outcome {
-            Outcome::Done => format!("{records} records, {rows} rows"),
-            Outcome::Failed(error) => format!("failed, {attempts} attempts: {error}"),
+            Outcome::Done => counts(last),
+            Outcome::Failed(error) => format!("failed, {} attempts: {error}", last.attempts),
         };
         let _ = writeln!(out, "  last: {} to {}: {outcome}", text(last.from), text(last.to));
     }

@@ -186,3 +186,57 @@ fn a_run_that_fails_is_noted_and_leaves_nothing() {
         Command::new(env!("CARGO_BIN_EXE_tidemill")).args(["run", "job.yaml"]).current_dir(directory).output().unwrap();
     assert_eq!(run.status.code(), Some(2));
 }
+
+/// The broker's clock cannot be set back here, but a boundary can: as if it had been asked for before the last record came in.
+#[test]
+fn a_record_that_comes_in_behind_its_range_is_in_the_late_part_of_the_next() {
+    let (kafka, topic) = (shared(), "schedule-late");
+    kafka.create_topic(topic, 1, &[]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    pipeline(directory, kafka, topic);
+    let begun = Utc::now();
+    kafka.produce(topic, (0..10).map(|n| Record::new(0, json!({"n": n}).to_string()))).unwrap();
+    let period = [-2, 10].map(|seconds| (begun + chrono::Duration::seconds(seconds)).to_rfc3339());
+    let backfill = || runs(directory, &["backfill", "job.yaml", "--from", &period[0], "--to", &period[1]]);
+    // Instants behind all records, in order, each with its boundary.
+    let behind = || {
+        let entries = fs::read_dir(directory.join("state/archive/boundaries")).unwrap();
+        let boundaries = entries.map(|entry| entry.unwrap().path());
+        let mut behind: Vec<_> =
+            boundaries.filter(|path| fs::read_to_string(path).unwrap().contains("{\"0\":10}")).collect();
+        behind.sort();
+        behind
+    };
+    wait_until(|| {
+        backfill();
+        behind().len() > 1
+    });
+    let [first, second] = [0, 1].map(|n| behind().remove(n));
+    let boundary = fs::read_to_string(&first).unwrap().lines().nth(1).unwrap().replace("{\"0\":10}", "{\"0\":9}");
+    fs::write(&first, format!("{:08x}\n{boundary}", crc32c::crc32c(boundary.as_bytes()))).unwrap();
+    for folder in ["out", "state/archive/runs"] {
+        fs::remove_dir_all(directory.join(folder)).unwrap();
+    }
+    backfill();
+
+    let instant =
+        DateTime::from_timestamp_micros(first.file_stem().unwrap().to_str().unwrap().parse().unwrap()).unwrap();
+    let range = directory.join("out").join(instant.format("%Y%m%dT%H%M%SZ").to_string());
+    let numbers = |folder: &Path| {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        files.flat_map(|file| numbers_in(&file)).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&range), [0; 0]);
+    assert_eq!(numbers(&range.join("late")), [9]);
+    let others = files(directory).into_keys().map(|name| numbers(&directory.join("out").join(name)));
+    assert_eq!(others.flatten().collect::<BTreeSet<_>>(), BTreeSet::from_iter(0..9));
+    let run = fs::read_to_string(directory.join("state/archive/runs").join(second.file_name().unwrap())).unwrap();
+    let run: Value = serde_json::from_str(run.lines().nth(1).unwrap()).unwrap();
+    assert_eq!((&run["late"], &run["records"], &run["rows"]), (&json!(1), &json!(1), &json!(1)));
+}
+
+fn numbers_in(file: &Path) -> Vec<i64> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64().unwrap()).collect()
+}

@@ -36,6 +36,7 @@ use super::{
     late_action, pinned,
     resume::Begin,
     security::{self, Owner, Secrets},
+    stamped::Stamped,
 };
 use crate::{
     epoch::store::Store,
@@ -316,6 +317,10 @@ pub(super) fn intakes(
         };
         bad_records.push(BadRecords::of(&columns.name, &intake_options(0)));
         for (worker, source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
+            let source = match &options.stamps {
+                Some(stamps) => Box::new(Stamped { source, stamps: Arc::clone(stamps) }),
+                None => source,
+            };
             by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options(worker)));
         }
     }

@@ -20,6 +20,7 @@ mod replay;
 mod resume;
 mod rotation;
 pub(crate) mod security;
+mod stamped;
 mod status;
 mod verify;
 pub(crate) mod written;
@@ -67,6 +68,7 @@ pub use replay::{Replayed, replay};
 use resume::Begin;
 use rotation::Rotation;
 use security::Secrets;
+pub use stamped::Stamps;
 pub use status::{
     Certificate, EpochStatus, FetchStatus, Fetched, InputStatus, OutputStatus, PartitionStatus, SecretsStatus, Stats,
     Status,
@@ -96,6 +98,8 @@ pub struct RunOptions {
     pub replay: Option<Replayed>,
     /// In the place of `start` and of the logs' ends: the offsets that are read, by input, topic and partition. The run is bounded then.
     pub stretches: Option<Arc<Stretches>>,
+    /// Of streams only records with these timestamps are read.
+    pub stamps: Option<Arc<Stamps>>,
     /// Worker threads, above the spec's.
     pub workers: Option<usize>,
     /// How long to wait for the first contact with a broker.
@@ -122,6 +126,7 @@ impl RunOptions {
             ephemeral: false,
             reinfer: false,
             stretches: None,
+            stamps: None,
             replay: None,
             workers: None,
             wait,

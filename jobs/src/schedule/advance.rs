@@ -65,6 +65,8 @@ pub(super) struct Written {
     pub(super) records: u64,
     pub(super) bytes: u64,
     pub(super) rows: u64,
+    /// Of the records, those with timestamps of before the range.
+    pub(super) late: u64,
 }
 
 /// What came of a range.
@@ -105,10 +107,10 @@ pub(super) fn run_range(
         Ok(Some(written)) => (Outcome::Done, written, None),
         Err(error) => (Outcome::Failed(error.to_string()), Written::default(), Some(error)),
     };
-    let Written { records, bytes, rows } = written;
+    let Written { records, bytes, rows, late } = written;
     let (offsets, ended) = (between(&from, &to), now().0);
     let record =
-        RunRecord { from: range.from.0, to: range.to.0, outcome, attempts, records, bytes, rows, offsets, ended };
+        RunRecord { from: range.from.0, to: range.to.0, outcome, attempts, records, bytes, rows, late, offsets, ended };
     match error {
         None => {
             ledger.put(&record)?;

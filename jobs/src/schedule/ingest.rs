@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     run::{
-        self, RunError, RunOptions, Stats,
+        self, RunError, RunOptions, Stamps, Stats, Stretches, Summary,
         inputs::{QUEUE_KIB_MAX, kafka_settings},
         security::Secrets,
     },
@@ -34,6 +34,9 @@ use crate::{
 const PART: &str = ".part";
 /// The same, of those that are being removed.
 const GONE: &str = ".gone";
+
+/// The folder of a range's late part.
+const LATE: &str = "late";
 
 /// A pipeline that is connected.
 pub(super) struct Ingest<'a> {
@@ -93,9 +96,73 @@ impl<'a> Ingest<'a> {
     }
 }
 
+impl Ingest<'_> {
+    /// Writes the rows of a range, and those of records that came in late into the folder `late` of each output's.
+    fn read<'f>(
+        &self,
+        range: Range,
+        stretches: &Arc<Stretches>,
+        folders: impl Iterator<Item = &'f Path> + Clone,
+    ) -> Result<Written, RunError> {
+        let begin_ms = first_ms(range.from);
+        let in_time = Stamps::new(begin_ms..i64::MAX);
+        let mut written = self.read_stamped(stretches, &in_time, folders.clone().map(Path::to_owned))?;
+        if in_time.left_out() > 0 {
+            let late = Stamps::new(i64::MIN..begin_ms);
+            let Written { records, bytes, rows, .. } =
+                self.read_stamped(stretches, &late, folders.map(|folder| folder.join(LATE)))?;
+            written.records += records;
+            written.bytes += bytes;
+            written.rows += rows;
+            written.late = records;
+        }
+        Ok(written)
+    }
+
+    /// Runs the job over the records of these timestamps.
+    fn read_stamped(
+        &self,
+        stretches: &Arc<Stretches>,
+        stamps: &Arc<Stamps>,
+        mut folders: impl Iterator<Item = PathBuf>,
+    ) -> Result<Written, RunError> {
+        let mut job = self.job.clone();
+        for output in &mut job.outputs {
+            if let OutputTransport::File(file) = &mut output.transport {
+                file.path = folders.next().unwrap_or_default();
+            }
+        }
+        let options = RunOptions {
+            bounded: true,
+            stretches: Some(Arc::clone(stretches)),
+            stamps: Some(Arc::clone(stamps)),
+            stats: Arc::new(Stats::default()),
+            ..self.options.clone()
+        };
+        let Summary { status, stopped } = run::run(&job, &options, &mut |_| {})?;
+        if stopped {
+            return Err(RunError::Engine(EngineError::Source {
+                input: self.job.name.clone(),
+                kind: tidemill_engine::ErrorKind::Unavailable,
+                message: "the run was stopped".to_owned(),
+            }));
+        }
+        Ok(Written {
+            records: status.inputs.iter().map(|input| input.records).sum(),
+            bytes: status.inputs.iter().map(|input| input.bytes).sum(),
+            rows: status.outputs.iter().map(|output| output.rows).sum(),
+            late: 0,
+        })
+    }
+}
+
+/// The first millisecond that is not before an instant.
+fn first_ms(at: EventTime) -> i64 {
+    at.0.div_euclid(1_000) + i64::from(at.0.rem_euclid(1_000) > 0)
+}
+
 impl Steps for Ingest<'_> {
     fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
-        let first_ms = at.0.div_euclid(1_000) + i64::from(at.0.rem_euclid(1_000) > 0);
         let mut boundary = Boundary::new();
         if self.options.clock.wall().0 < at.0.saturating_add(closed_after_us(self.job)) {
             return Ok(None);
@@ -103,7 +170,7 @@ impl Steps for Ingest<'_> {
         for (input, kafka) in &self.topics {
             // The ends before the question for the instant: what comes in between is of behind it.
             let bounds = kafka.bounds()?;
-            let found = kafka.offsets_at(first_ms)?;
+            let found = kafka.offsets_at(first_ms(at))?;
             let topics: &mut BTreeMap<String, BTreeMap<i32, i64>> = boundary.entry(input.clone()).or_default();
             for ((partition, (_, end)), found) in kafka.partitions().iter().zip(bounds).zip(found) {
                 let offset = found.unwrap_or(end);
@@ -115,42 +182,16 @@ impl Steps for Ingest<'_> {
 
     fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
         let folders = self.folders(range)?;
-        let mut job = self.job.clone();
-        let mut aside = folders.iter().map(|(aside, _)| aside);
-        for output in &mut job.outputs {
-            if let (OutputTransport::File(file), Some(aside)) = (&mut output.transport, aside.next()) {
-                file.path.clone_from(aside);
-            }
-        }
         // Of every output, whether it gets rows or not: only a folder that is there can be published.
         folders.iter().try_for_each(|(aside, _)| fs::create_dir_all(aside).map_err(|error| failure(aside, &error)))?;
-        let options = RunOptions {
-            bounded: true,
-            stretches: Some(Arc::new(between(from, to))),
-            stats: Arc::new(Stats::default()),
-            ..self.options.clone()
-        };
-        let outcome = run::run(&job, &options, &mut |_| {}).and_then(|summary| match summary.stopped {
-            true => Err(RunError::Engine(EngineError::Source {
-                input: self.job.name.clone(),
-                kind: tidemill_engine::ErrorKind::Unavailable,
-                message: "the run was stopped".to_owned(),
-            })),
-            false => Ok(summary.status),
-        });
-        let status = match outcome {
-            Ok(status) => status,
-            Err(error) => {
-                folders.iter().try_for_each(|(aside, _)| discard(aside))?;
-                return Err(error);
-            }
-        };
-        folders.iter().try_for_each(|(aside, seen)| publish(aside, seen))?;
-        Ok(Written {
-            records: status.inputs.iter().map(|input| input.records).sum(),
-            bytes: status.inputs.iter().map(|input| input.bytes).sum(),
-            rows: status.outputs.iter().map(|output| output.rows).sum(),
-        })
+        let stretches = Arc::new(between(from, to));
+        let written = self.read(range, &stretches, folders.iter().map(|(aside, _)| aside.as_path()));
+        if written.is_err() {
+            folders.iter().try_for_each(|(aside, _)| discard(aside))?;
+        } else {
+            folders.iter().try_for_each(|(aside, seen)| publish(aside, seen))?;
+        }
+        written
     }
 }
 

@@ -38,6 +38,9 @@ pub struct RunRecord {
     pub bytes: u64,
     /// Rows that were written.
     pub rows: u64,
+    /// Of the records, those that came in behind the range that their timestamps lie in; their rows are in the folder `late` of this one's.
+    #[serde(default)]
+    pub late: u64,
     /// Where it began and where it ended in each partition, by input and topic.
     pub offsets: Stretches,
     /// When it ended.

@@ -245,6 +245,7 @@ fn a_failure_is_noted_beside_what_was_done() {
         records: 0,
         bytes: 0,
         rows: 0,
+        late: 0,
         offsets: BTreeMap::new(),
         ended: 0,
     };

@@ -192,7 +192,9 @@ pub fn run(options: &Options) -> Result<bool> {
     let jobs: Vec<Job> = match options.jobs.as_slice() {
         [] => Job::ALL.to_vec(),
         named => {
-            let alone = |job: &Job| matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql);
+            let alone = |job: &Job| {
+                matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql)
+            };
             named.iter().copied().filter(|job| !alone(job)).collect()
         }
     };

@@ -70,8 +70,8 @@ impl Programs {
     pub(super) fn ask(&self, spec: &Path, question: &str) -> Result<Asked> {
         let mut tidemill = Command::new(self.path("tidemill")?);
         let run = process::measure(tidemill.args(["sql", "--stats", "--context"]).arg(spec).arg(question))?;
-        let stats = run.stderr.lines().last().and_then(|line| serde_json::from_str(line).ok());
-        let stats: Value = stats.with_context(|| format!("`tidemill sql --stats` tells none:\n{}", run.stderr))?;
+        let stats: Option<Value> = run.stderr.lines().find_map(|line| serde_json::from_str(line).ok());
+        let stats = stats.with_context(|| format!("`tidemill sql --stats` tells none:\n{}", run.stderr))?;
         let figure = |name: &str| stats[name].as_u64().with_context(|| format!("no `{name}` in {stats}"));
         Ok(Asked { usage: run.usage, records: figure("records")?, fetched_bytes: figure("fetched_bytes")? })
     }
