@@ -17,9 +17,11 @@
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "developer commands, see above")]
 
 pub mod bench;
+mod cache;
 pub mod clock;
 pub mod conformance;
 pub mod faults;
+mod http;
 pub mod kafka;
 mod keeper;
 pub mod memory;

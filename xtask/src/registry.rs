@@ -4,10 +4,8 @@
 //! one, [`shared`], and each test has subjects of its own.
 
 use std::{
-    fs::{self, File},
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -18,8 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    kafka::jars::{cache, maven},
-    keeper::Kept,
+    cache::{cached, maven_copy},
+    http::ask,
+    keeper::{Kept, free_ports},
 };
 
 /// The last release that runs on Java 17.
@@ -54,9 +53,11 @@ impl Registry {
     /// # Errors
     /// When Java or its files are missing and cannot be had, or it ends or does not answer in time; with the end of its log.
     pub fn start() -> Result<Self> {
-        let files = files()?;
+        let files = cached(&format!("apicurio-{VERSION}"), |download| {
+            fetch(download).with_context(|| format!("cannot fetch Apicurio Registry {VERSION}"))
+        })?;
         let dir = tempfile::Builder::new().prefix("tidemill-registry-").tempdir()?;
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let [port] = free_ports()?;
         let mut java = Command::new("java");
         java.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         java.args([format!("-Dquarkus.http.port={port}"), "-Dquarkus.http.host=127.0.0.1".to_owned()]);
@@ -109,58 +110,18 @@ impl Registry {
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "{method} {API}{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {answer}");
-        // In chunks or whole: the JSON is what lies between the outermost brackets.
-        let is_bracket = |of: [char; 2]| move |c: char| of.contains(&c);
-        let json = body.find(is_bracket(['{', '['])).zip(body.rfind(is_bracket(['}', ']'])));
-        let (first, last) = json.with_context(|| format!("no JSON: {body}"))?;
-        Ok(serde_json::from_str(&body[first..=last])?)
+        ask(self.port, method, &format!("{API}{path}"), body)
     }
 }
 
-/// The directory of its files, filled by maven when it is not there.
-fn files() -> Result<PathBuf> {
-    let cache = cache()?;
-    let files = cache.join(format!("apicurio-{VERSION}"));
-    if !files.is_dir() {
-        fs::create_dir_all(&cache)?;
-        // Held until the end of this scope, so that of two processes only one fetches.
-        let lock = File::create(cache.join("apicurio.lock"))?;
-        lock.lock()?;
-        if !files.is_dir() {
-            fetch(&cache, &files).with_context(|| format!("cannot fetch Apicurio Registry {VERSION}"))?;
-        }
-    }
-    Ok(files)
-}
-
-/// Has maven copy the archive and unpacks it next to `files`, then puts them in place at once.
-fn fetch(cache: &std::path::Path, files: &std::path::Path) -> Result<()> {
+/// Has maven copy the archive and unpacks it.
+fn fetch(download: &Path) -> Result<PathBuf> {
     eprintln!("fetching Apicurio Registry {VERSION} through maven, once (some 110 MB) ...");
-    let download = tempfile::Builder::new().prefix("apicurio-download-").tempdir_in(cache)?;
-    let path = download.path().display();
-    maven(&[
-        "dependency:copy".to_owned(),
-        format!("-Dartifact=io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"),
-        format!("-DoutputDirectory={path}"),
-    ])?;
-    let unpacked = download.path().join("unpacked");
+    maven_copy(&format!("io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"), download)?;
+    let unpacked = download.join("unpacked");
     fs::create_dir(&unpacked)?;
-    let archive = download.path().join(format!("apicurio-registry-app-{VERSION}-all.tar.gz"));
+    let archive = download.join(format!("apicurio-registry-app-{VERSION}-all.tar.gz"));
     let tar = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&unpacked).output()?;
     ensure!(tar.status.success(), "cannot unpack it: {}", String::from_utf8_lossy(&tar.stderr));
-    fs::rename(&unpacked, files)?;
-    Ok(())
+    Ok(unpacked)
 }

@@ -8,7 +8,7 @@ use crate::kafka::Record;
 const KEYS: u64 = 10_000;
 
 const PAGES: [&str; 4] = ["/", "/catalogue/winter/boots", "/basket", "/checkout/payment"];
-const COUNTRIES: [&str; 8] = ["FR", "DE", "US", "JP", "BR", "IN", "ZA", "NO"];
+const COUNTRIES: [&str; 10] = ["FR", "DE", "US", "JP", "BR", "IN", "ZA", "NO", "CA", "KE"];
 
 /// How events go over partitions.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iter
             random.below(100),
             random.below(100),
             1 + random.below(9),
-            COUNTRIES[random.below(8) as usize],
+            COUNTRIES[random.below(10) as usize],
             1_024 << random.below(4),
             random.next(),
             random.below(1 << 32),

@@ -54,7 +54,7 @@ pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
         let spec = dir.path().join(format!("{}.yaml", name.replace([' ', ','], "-")));
         fs::write(&spec, job_spec(&kafka, topic, fetch, listener)?)?;
         let programs = &programs;
-        Ok(Run::new(name, move || programs.bounded(&spec, options.events)))
+        Ok(Run::new(name, move || programs.bounded(&spec, 1, options.events)))
     };
     let consumer = |name, program| {
         let (programs, kafka) = (&programs, &kafka);
@@ -75,7 +75,7 @@ pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
     ];
     let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
     let medians = in_turns(&runs)?;
-    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     report::print_table(&names, &medians, options.events);
     Ok(measures(&medians))
 }
@@ -100,7 +100,7 @@ fn job_spec(kafka: &Broker, topic: &str, fetch: &str, listener: Listener) -> Res
     Ok(values.iter().fold(template, |spec, (name, value)| spec.replace(name, value)))
 }
 
-fn measures(medians: &BTreeMap<&str, Usage>) -> Vec<Measure> {
+fn measures(medians: &BTreeMap<String, Usage>) -> Vec<Measure> {
     let cpu = |name: &str| medians[name].cpu.as_secs_f64();
     let cost = |(name, ours, theirs, limit)| Measure { name, ratio: cpu(ours) / cpu(theirs), limit: Some(limit) };
     // Of all partitions at once, each of which lags from its first record to its last.

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::process::Usage;
 use super::report::Measure;
-use super::{Job, Options, Programs, Run, TOPIC, in_turns, load, report, spec};
+use super::{Job, Options, PLAIN, Programs, Run, TOPIC, in_turns, load, report, spec};
 use crate::kafka::{Broker, BrokerOptions};
 
 /// The name of the limit in the report.
@@ -25,22 +25,22 @@ const REACHED: f64 = 0.8;
 pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
     let programs = Programs::build(options, &["tidemill", "own-consume"])?;
     let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
-    load(&kafka, &[TOPIC], options.events)?;
+    load(&kafka, &[(TOPIC, PLAIN)], options.events)?;
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
     let decode = || programs.decode("own-consume", &kafka, TOPIC, &COLUMNS, options.events);
     let mut runs = vec![Run::new(LIMIT, decode)];
     for job in [Job::Stateless, Job::Tumbling] {
         let (programs, spec) = (&programs, spec(job, &kafka, dir.path())?);
-        runs.push(Run::new(job.name(), move || programs.bounded(&spec, options.events)));
+        runs.push(Run::new(job.name(), move || programs.bounded(&spec, 1, options.events)));
     }
     let medians = in_turns(&runs)?;
-    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     report::print_table(&names, &medians, options.events);
     Ok(measures(&medians))
 }
 
 /// A window costs more than reading and is only told.
-fn measures(medians: &BTreeMap<&str, Usage>) -> Vec<Measure> {
+fn measures(medians: &BTreeMap<String, Usage>) -> Vec<Measure> {
     let wall = |job: Job| medians[job.name()].wall.as_secs_f64() / medians[LIMIT].wall.as_secs_f64();
     let cpu = |job: Job| medians[job.name()].cpu.as_secs_f64() / medians[LIMIT].cpu.as_secs_f64();
     let most = Some(1.0 / REACHED);

@@ -3,12 +3,13 @@
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
-//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions.
+//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`peers`] for Flink SQL.
 
 mod events;
 mod fetch;
 mod limit;
 mod memory;
+mod peers;
 mod process;
 mod programs;
 mod report;
@@ -44,6 +45,8 @@ const TOPIC: &str = "events";
 /// The other topic of a join; its events come in at the same time.
 const OTHERS: &str = "others";
 const PARTITIONS: i32 = 4;
+/// The producer's codec of a topic that is not compressed.
+const PLAIN: &str = "none";
 
 /// The most that a job may hold at its peak.
 const MEMORY_LIMIT_BYTES: f64 = 400e6;
@@ -87,6 +90,8 @@ pub enum Job {
     Memory,
     /// Questions: the bytes of one for the last minute, and a full scan with GROUP BY against the stateless job. Only where it is asked for.
     Sql,
+    /// The same queries in Flink SQL, in turns, and the same rows; writes `docs/benchmarks.md`. Only where it is asked for.
+    Peers,
 }
 
 impl Job {
@@ -119,6 +124,7 @@ impl Job {
             Self::Limit => "limit",
             Self::Memory => "memory",
             Self::Sql => "sql",
+            Self::Peers => "peers",
         }
     }
 
@@ -186,6 +192,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Sql) {
         measures.extend(sql::run(options)?);
     }
+    if options.jobs.contains(&Job::Peers) {
+        measures.extend(peers::run(options)?);
+    }
     if options.jobs.contains(&Job::Snapshot) {
         measures.extend(snapshot::run(options)?);
     }
@@ -193,7 +202,10 @@ pub fn run(options: &Options) -> Result<bool> {
         [] => Job::ALL.to_vec(),
         named => {
             let alone = |job: &Job| {
-                matches!(job, Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql)
+                matches!(
+                    job,
+                    Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql | Job::Peers
+                )
             };
             named.iter().copied().filter(|job| !alone(job)).collect()
         }
@@ -210,7 +222,7 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let programs = Programs::build(options, &["tidemill", RAW_CONSUME])?;
     let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
     let topics = jobs.iter().map(|job| job.topics()).max().unwrap_or(1);
-    let topics = &[TOPIC, OTHERS][..topics as usize];
+    let topics = &[(TOPIC, PLAIN), (OTHERS, PLAIN)][..topics as usize];
     load(&kafka, topics, options.events)?;
 
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;
@@ -222,12 +234,12 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     let mut runs = vec![Run::new(RAW, || programs.consume(RAW_CONSUME, &kafka, TOPIC, options.events))];
     for job in &costs {
         let (programs, spec) = (&programs, spec(*job, &kafka, dir.path())?);
-        runs.push(Run::new(job.name(), move || programs.bounded(&spec, options.events * job.topics())));
+        runs.push(Run::new(job.name(), move || programs.bounded(&spec, 1, options.events * job.topics())));
     }
     let medians = in_turns(&runs)?;
     let first_row = jobs.contains(&Job::FirstRow);
     let first_row = first_row.then(|| first_row_after(&programs, &kafka, dir.path())).transpose()?;
-    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     report::print_table(&names, &medians, options.events);
     let call = costs.contains(&Job::Function).then(|| {
         let cpu = |job: Job| medians[job.name()].cpu.as_secs_f64();
@@ -238,33 +250,35 @@ fn run_jobs(jobs: &[Job], options: &Options) -> Result<Vec<Measure>> {
     Ok(measures(&costs, &medians, first_row).into_iter().chain(call).collect())
 }
 
-/// Loads all topics at once, so that their times go side by side.
-fn load(kafka: &Broker, topics: &[&str], events: u64) -> Result<()> {
-    eprintln!("loading {events} events into {} ...", topics.join(" and "));
-    let load = |topic: &str| {
+/// Loads all topics, each with its producer's codec, at once, so that their times go side by side.
+fn load(kafka: &Broker, topics: &[(&str, &str)], events: u64) -> Result<()> {
+    let names: Vec<_> = topics.iter().map(|(topic, _)| *topic).collect();
+    eprintln!("loading {events} events into {} ...", names.join(" and "));
+    let load = |topic: &str, codec: &str| {
         kafka.create_topic(topic, PARTITIONS, &[])?;
-        kafka.produce(topic, events::generate(events, PARTITIONS, Spread::ByUser))
+        let events = events::generate(events, PARTITIONS, Spread::ByUser);
+        kafka.produce_with(&[("compression.type", codec)], topic, events)
     };
     thread::scope(|scope| {
-        let loads: Vec<_> = topics.iter().map(|topic| scope.spawn(|| load(topic))).collect();
+        let loads: Vec<_> = topics.iter().map(|(topic, codec)| scope.spawn(|| load(topic, codec))).collect();
         loads.into_iter().try_for_each(|load| load.join().map_err(|_| anyhow!("loading panicked"))?)
     })
 }
 
 /// Something to measure.
 struct Run<'a> {
-    name: &'static str,
+    name: String,
     once: Box<dyn Fn() -> Result<Usage> + 'a>,
 }
 
 impl<'a> Run<'a> {
-    fn new(name: &'static str, once: impl Fn() -> Result<Usage> + 'a) -> Self {
-        Self { name, once: Box::new(once) }
+    fn new(name: impl Into<String>, once: impl Fn() -> Result<Usage> + 'a) -> Self {
+        Self { name: name.into(), once: Box::new(once) }
     }
 }
 
 /// Runs all in turns, [`ROUNDS`] times; the median of each, by name.
-fn in_turns(runs: &[Run<'_>]) -> Result<BTreeMap<&'static str, Usage>> {
+fn in_turns(runs: &[Run<'_>]) -> Result<BTreeMap<String, Usage>> {
     let mut usages: BTreeMap<&str, Vec<Usage>> = BTreeMap::new();
     for round in 1..=ROUNDS {
         for Run { name, once } in runs {
@@ -273,7 +287,7 @@ fn in_turns(runs: &[Run<'_>]) -> Result<BTreeMap<&'static str, Usage>> {
             usages.entry(name).or_default().push(usage);
         }
     }
-    Ok(usages.into_iter().map(|(name, usages)| (name, Usage::median(&usages))).collect())
+    Ok(usages.into_iter().map(|(name, usages)| (name.to_owned(), Usage::median(&usages))).collect())
 }
 
 /// Measures the decoders; whether all limits hold.
@@ -321,8 +335,8 @@ fn first_row_after(programs: &Programs, kafka: &Broker, dir: &Path) -> Result<Du
     Ok(times[ROUNDS / 2])
 }
 
-fn measures(jobs: &[Job], medians: &BTreeMap<&str, Usage>, first_row: Option<Duration>) -> Vec<Measure> {
-    let cpu = |name| medians[name].cpu.as_secs_f64();
+fn measures(jobs: &[Job], medians: &BTreeMap<String, Usage>, first_row: Option<Duration>) -> Vec<Measure> {
+    let cpu = |name: &str| medians[name].cpu.as_secs_f64();
     let cost = |job: &Job| {
         let (name, limit) = job.measure();
         Measure { name, ratio: cpu(job.name()) / cpu(job.baseline()), limit }

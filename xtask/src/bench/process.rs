@@ -95,18 +95,27 @@ pub(super) fn cpu(process: u32) -> Result<(bool, Duration)> {
     Ok((fields[0] == "Z", TICK * ticks))
 }
 
+/// The most memory that a process had resident at once; 0 once it has ended.
+pub(super) fn peak_bytes(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")?.trim().parse().ok());
+    Ok(peak.unwrap_or(0) * 1_024)
+}
+
+/// Has the kernel count the peak from what is resident now.
+pub(super) fn forget_peak(process: u32) -> Result<()> {
+    Ok(fs::write(format!("/proc/{process}/clear_refs"), "5")?)
+}
+
 /// Looks at a child until it has ended; until it is waited for, the kernel keeps its times.
 fn watch(child: &Child, start: Instant) -> Result<Usage> {
-    let proc = format!("/proc/{}", child.id());
     let mut peak_bytes = 0;
     loop {
         let (has_ended, cpu) = cpu(child.id())?;
         if has_ended {
             return Ok(Usage { wall: start.elapsed(), cpu, peak_bytes });
         }
-        let status = fs::read_to_string(format!("{proc}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")?.trim().parse().ok());
-        peak_bytes = peak_bytes.max(peak.unwrap_or(0) * 1_024);
+        peak_bytes = peak_bytes.max(self::peak_bytes(child.id())?);
         thread::sleep(LOOK);
     }
 }

@@ -77,9 +77,10 @@ impl Programs {
     }
 
     /// One bounded run of a job, which must have read every event.
-    pub(super) fn bounded(&self, spec: &Path, events: u64) -> Result<Usage> {
+    pub(super) fn bounded(&self, spec: &Path, workers: u32, events: u64) -> Result<Usage> {
         let mut tidemill = Command::new(self.path("tidemill")?);
-        let run = process::measure(tidemill.arg("run").arg(spec).args(["--bounded", "--workers", "1"]))?;
+        let run =
+            process::measure(tidemill.arg("run").arg(spec).args(["--bounded", "--workers", &workers.to_string()]))?;
         let read_all = run.stderr.contains(&format!(" records={events} "));
         ensure!(read_all, "`tidemill run` does not say that it read {events} records:\n{}", run.stderr);
         Ok(run.usage)

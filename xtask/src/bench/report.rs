@@ -29,11 +29,11 @@ impl From<&Measure> for Value {
 }
 
 /// A line for each of `names`, in this order; the first is the baseline.
-pub(super) fn print_table(names: &[&str], medians: &BTreeMap<&str, Usage>, events: u64) {
+pub(super) fn print_table(names: &[&str], medians: &BTreeMap<String, Usage>, events: u64) {
     println!("{:<18}{:>12}{:>14}{:>10}{:>10}{:>8}", "", "events/s", "CPU ns/event", "wall s", "peak MB", "ratio");
     let baseline = medians[names[0]].cpu.as_secs_f64();
     for name in names {
-        let usage = medians[name];
+        let usage = medians[*name];
         let (cpu, wall) = (usage.cpu.as_secs_f64(), usage.wall.as_secs_f64());
         println!(
             "{name:<18}{:>12.0}{:>14.0}{wall:>10.2}{:>10}{:>8.2}",

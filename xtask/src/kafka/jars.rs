@@ -1,10 +1,11 @@
 //! Where Kafka's jars are, and how they get there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::cache::{cached, maven};
 
 /// A release of Apache Kafka.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,7 +24,7 @@ pub enum Version {
 
 impl Version {
     /// In full, as Maven Central has it; `./x` names them too.
-    fn number(self) -> &'static str {
+    pub(crate) fn number(self) -> &'static str {
         match self {
             Self::V4_1 => "4.1.0",
             Self::V3_9 => "3.9.1",
@@ -31,9 +32,6 @@ impl Version {
         }
     }
 }
-
-/// Downloads break; more than this many in a row is no accident.
-const ATTEMPTS: usize = 3;
 
 /// The directory of a release's jars: `TIDEMILL_KAFKA_LIBS` for the newest, or the user's cache, filled by maven when it is not
 /// there.
@@ -46,39 +44,18 @@ pub(super) fn directory(version: Version) -> Result<PathBuf> {
         ensure!(libs.is_dir(), "`TIDEMILL_KAFKA_LIBS` names `{}`, which is no directory", libs.display());
         return Ok(libs);
     }
-    let cache = cache()?;
     let number = version.number();
-    let libs = cache.join(format!("kafka-{number}"));
-    if !libs.is_dir() {
-        fs::create_dir_all(&cache)?;
-        // Held until the end of this scope, so that of two processes only one fetches.
-        let lock = File::create(cache.join("kafka.lock"))?;
-        lock.lock()?;
-        if !libs.is_dir() {
-            fetch(number, &cache, &libs).with_context(|| format!("cannot fetch Apache Kafka {number}"))?;
-        }
-    }
-    Ok(libs)
+    cached(&format!("kafka-{number}"), |download| {
+        fetch(number, download).with_context(|| format!("cannot fetch Apache Kafka {number}"))
+    })
 }
 
-/// The user's cache directory of tidemill, as in `./x`.
-pub(crate) fn cache() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME").context("neither `XDG_CACHE_HOME` nor `HOME` is set")?)
-            .join(".cache"),
-    };
-    Ok(base.join("tidemill"))
-}
-
-/// Has maven copy the jars next to `libs`, then puts them in place at once: `libs` is whole or is not there.
-fn fetch(number: &str, cache: &Path, libs: &Path) -> Result<()> {
+/// Has maven copy the jars.
+fn fetch(number: &str, download: &Path) -> Result<PathBuf> {
     eprintln!("fetching Apache Kafka {number} through maven, once (some 55 MB) ...");
-    let download = tempfile::Builder::new().prefix("kafka-download-").tempdir_in(cache)?;
-    let pom = download.path().join("pom.xml");
+    let pom = download.join("pom.xml");
     fs::write(&pom, include_str!("pom.xml").replace("KAFKA-VERSION", number))?;
-    let jars = download.path().join("libs");
-
+    let jars = download.join("libs");
     maven(&[
         "dependency:copy-dependencies".to_owned(),
         "-DincludeScope=runtime".to_owned(),
@@ -86,24 +63,5 @@ fn fetch(number: &str, cache: &Path, libs: &Path) -> Result<()> {
         "-f".to_owned(),
         pom.display().to_string(),
     ])?;
-    fs::rename(&jars, libs)?;
-    Ok(())
-}
-
-/// Runs maven, again when it fails.
-pub(crate) fn maven(arguments: &[String]) -> Result<()> {
-    let mut failure = String::new();
-    for _ in 0..ATTEMPTS {
-        let output = Command::new("mvn")
-            .args(["-q", "-B"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run `mvn` (Debian package `maven`)")?;
-        if output.status.success() {
-            return Ok(());
-        }
-        failure = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    }
-    bail!("`mvn` failed {ATTEMPTS} times, at last with:\n{}", failure.trim())
+    Ok(jars)
 }

@@ -22,7 +22,7 @@
 mod acl;
 mod admin;
 mod cluster;
-pub(crate) mod jars;
+mod jars;
 mod listeners;
 mod proxy;
 mod records;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -11,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tempfile::TempDir;
 
 use super::{BrokerOptions, Version, jars, listeners::Listener, security};
-use crate::keeper::Kept;
+use crate::keeper::{Kept, free_ports};
 
 /// The name of its settings in its directory.
 const SETTINGS: &str = "server.properties";
@@ -175,18 +174,6 @@ fn start_zookeeper(dir: &Path, options: &BrokerOptions, node: &Node) -> Result<K
     );
     fs::write(dir.join(ZOOKEEPER_SETTINGS), text)?;
     start(dir, options, ["org.apache.zookeeper.server.quorum.QuorumPeerMain", ZOOKEEPER_SETTINGS])
-}
-
-/// Ports that were free a moment ago; held together, so that they differ.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 fn is_secured(options: &BrokerOptions) -> bool {

@@ -1,0 +1,148 @@
+//! What both sides run: the same text, but for the quotes around names.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::super::{OTHERS, TOPIC};
+use super::flink;
+use crate::kafka::Broker;
+
+/// The events once more, compressed.
+pub(super) const PACKED: &str = "packed";
+
+/// Flink's ways to compute an aggregate of a window: at once, or in parts of a mini-batch first. Which is cheaper depends on the keys.
+const PHASES: &[&str] = &["ONE_PHASE", "TWO_PHASE"];
+/// Where it makes no difference.
+const NO_PHASES: &[&str] = &["AUTO"];
+
+const USER_AND_AMOUNT: &[(&str, &str)] = &[("user", "string"), ("amount", "double")];
+
+/// A query, and how it is run.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) name: &'static str,
+    /// Names that are keywords stand in brackets.
+    pub(super) sql: &'static str,
+    /// The members of an event that are declared, and so decoded: those that it needs.
+    columns: &'static [(&'static str, &'static str)],
+    /// Its inputs, and their topics.
+    inputs: &'static [(&'static str, &'static str)],
+    /// Workers of tidemill, and Flink's parallelism.
+    pub(super) tasks: u32,
+    /// Of which the cheapest counts.
+    pub(super) strategies: &'static [&'static str],
+}
+
+const STATELESS: Query = Query {
+    name: "stateless",
+    sql: "SELECT [user], amount FROM events WHERE amount > 75",
+    columns: USER_AND_AMOUNT,
+    inputs: &[("events", TOPIC)],
+    tasks: 1,
+    strategies: NO_PHASES,
+};
+
+const TUMBLING: Query = Query {
+    name: "tumbling, 10,000 keys",
+    sql: "SELECT [user], window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
+          FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '1' SECOND)) \
+          GROUP BY [user], window_start, window_end",
+    strategies: PHASES,
+    ..STATELESS
+};
+
+/// All of them.
+pub(super) const QUERIES: &[Query] = &[
+    STATELESS,
+    Query { name: "stateless, lz4", inputs: &[("events", PACKED)], ..STATELESS },
+    Query {
+        name: "tumbling, 10 keys",
+        sql: "SELECT country, window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
+              FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '1' SECOND)) \
+              GROUP BY country, window_start, window_end",
+        columns: &[("country", "string"), ("amount", "double")],
+        ..TUMBLING
+    },
+    TUMBLING,
+    Query {
+        name: "hopping",
+        sql: "SELECT [user], window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
+              FROM TABLE(HOP(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '1' SECOND, INTERVAL '5' SECOND)) \
+              GROUP BY [user], window_start, window_end",
+        ..TUMBLING
+    },
+    Query {
+        name: "session",
+        sql: "SELECT [user], window_start, window_end, COUNT(*) AS events, SUM(amount) AS total \
+              FROM TABLE(SESSION(TABLE events PARTITION BY [user], DESCRIPTOR(_timestamp), INTERVAL '0.1' SECOND)) \
+              GROUP BY [user], window_start, window_end",
+        strategies: NO_PHASES,
+        ..TUMBLING
+    },
+    Query {
+        name: "join",
+        sql: "SELECT e.[user], e.amount, o.amount AS other FROM events e JOIN others o \
+              ON e.[user] = o.[user] AND o._timestamp BETWEEN e._timestamp AND e._timestamp + INTERVAL '0.01' SECOND",
+        inputs: &[("events", TOPIC), ("others", OTHERS)],
+        ..STATELESS
+    },
+    Query { name: "stateless, 2 tasks", tasks: 2, ..STATELESS },
+    Query { name: "tumbling, 2 tasks", tasks: 2, ..TUMBLING },
+];
+
+/// What is asked for the first row: no window to wait for.
+pub(super) const FIRST_ROW: Query = Query { sql: "SELECT [user], amount FROM events", ..STATELESS };
+
+impl Query {
+    /// How many events it reads where each topic holds so many.
+    pub(super) fn events(&self, of_a_topic: u64) -> u64 {
+        of_a_topic * self.inputs.len() as u64
+    }
+
+    /// The spec of tidemill's job, whose output is `output`. `check` is how much of a record must be well-formed.
+    pub(super) fn spec(&self, kafka: &Broker, output: &str, check: &str) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+        let mut spec = "name: bench-peers\ninputs:\n".to_owned();
+        for (input, topic) in self.inputs {
+            let _ = write!(
+                spec,
+                "  {input}:\n    kafka: {{brokers: [\"{}\"], topic: {topic}, start: earliest}}\n    \
+                 format: {{json: {{check: {check}}}}}\n    schema: {{{}}}\n",
+                kafka.bootstrap(),
+                columns.join(", ")
+            );
+        }
+        spec + &format!("outputs:\n  rows: {output}\nquery: |\n  {}\n", self.sql)
+    }
+
+    /// Flink's job, whose rows go to a table with these options.
+    pub(super) fn flink(&self, kafka: &Broker, strategy: &str, sink: &str) -> flink::Job {
+        let columns: Vec<_> =
+            self.columns.iter().map(|(name, kind)| format!("`{name}` {}", kind.to_uppercase())).collect();
+        let table = |(input, topic): &(&str, &str)| {
+            format!(
+                "CREATE TABLE {input} ({}, _timestamp TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, \
+                 WATERMARK FOR _timestamp AS _timestamp - INTERVAL '0.001' SECOND) WITH ('connector' = 'kafka', \
+                 'topic' = '{topic}', 'properties.bootstrap.servers' = '{}', 'scan.startup.mode' = 'earliest-offset', \
+                 'scan.bounded.mode' = 'latest-offset', 'format' = 'json')",
+                columns.join(", "),
+                kafka.bootstrap()
+            )
+        };
+        let settings = [
+            format!("SET 'parallelism.default' = '{}'", self.tasks),
+            format!("SET 'table.optimizer.agg-phase-strategy' = '{strategy}'"),
+            "SET 'table.local-time-zone' = 'UTC'".to_owned(),
+        ];
+        flink::Job {
+            before: settings.into_iter().chain(self.inputs.iter().map(table)).collect(),
+            statement: format!("CREATE TABLE output WITH ({sink}) AS {}", self.sql.replace(['[', ']'], "`")),
+        }
+    }
+
+    /// Flink's rows as files of JSON.
+    pub(super) fn flink_files(&self, kafka: &Broker, folder: &Path) -> flink::Job {
+        let sink = format!("'connector' = 'filesystem', 'path' = 'file://{}', 'format' = 'json'", folder.display());
+        self.flink(kafka, self.strategies[0], &sink)
+    }
+}
