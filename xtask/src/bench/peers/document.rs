@@ -35,13 +35,13 @@ same topics of one Kafka in the same run, in turns, on cores that they share wit
 figures are of this machine in that hour; ratios travel.
 
 {machine}
-
 - {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, stamped by the broker while two topics were loaded
   in {loading:.0} s; 10,000 users, 10 countries.
 - CPU: user and system of tidemill's whole process, and of Flink's TaskManager alone, without JobManager, gateway and client.
 - Wall: tidemill's process from start to end; Flink's job from RUNNING to FINISHED.
 - Flink at its best: warm JVM (each query has run once before), only the needed columns declared, object reuse, state on the heap, no
   checkpoints, parallel collector, 4 GiB; the cheaper of its aggregation strategies.
+- Peak: of tidemill's process; of the TaskManager's since the job's start, in a JVM that has run the others before.
 - tidemill checks that records are well-formed to their ends. `lax` leaves a record behind its last needed column.
 - The rows of each query were compared once, outside of the timed runs: as many on both sides, with the same checksum.
 

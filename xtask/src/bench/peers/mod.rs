@@ -152,8 +152,9 @@ impl Bench<'_> {
             }
             for strategy in query.strategies {
                 let job = query.flink(self.kafka, strategy, NOWHERE);
-                eprintln!("warming: {} {}", name(query, strategy), self.flink.run(&job)?);
-                runs.push(Run::new(name(query, strategy), move || self.flink.run(&job)));
+                let name = name(query, &side_of_flink(strategy));
+                eprintln!("warming: {name} {}", self.flink.run(&job)?);
+                runs.push(Run::new(name, move || self.flink.run(&job)));
             }
         }
         Ok(runs)
@@ -166,9 +167,13 @@ impl Bench<'_> {
     }
 }
 
-/// The sides of a run's name; Flink's is the strategy.
+/// The sides of a run's name.
 const TIDEMILL: &str = "tidemill";
 const LAX: &str = "tidemill lax";
+
+fn side_of_flink(strategy: &str) -> String {
+    format!("Flink {strategy}")
+}
 
 fn name(query: &Query, side: &str) -> String {
     format!("{}: {side}", query.name)
@@ -176,7 +181,7 @@ fn name(query: &Query, side: &str) -> String {
 
 fn compare(query: &'static Query, rows: u64, medians: &BTreeMap<String, Usage>) -> Comparison {
     let of = |side: &str| medians[&name(query, side)];
-    let strategies = query.strategies.iter().map(|strategy| (of(strategy), *strategy));
+    let strategies = query.strategies.iter().map(|strategy| (of(&side_of_flink(strategy)), *strategy));
     let (flink, strategy) = strategies.min_by_key(|(usage, _)| usage.cpu).expect("each query has a strategy");
     Comparison { query, rows, tidemill: of(TIDEMILL), lax: of(LAX), flink, strategy }
 }
@@ -210,9 +215,9 @@ mod tests {
         let comparisons: Vec<_> = QUERIES
             .iter()
             .map(|query| {
-                let strategies = query.strategies.iter().zip([80, 40]).map(|(side, cpu)| (*side, cpu));
-                let sides = [(TIDEMILL, 2), (LAX, 1)].into_iter().chain(strategies);
-                compare(query, 1, &sides.map(|(side, cpu)| (name(query, side), usage(cpu))).collect())
+                let strategies = query.strategies.iter().zip([80, 40]).map(|(side, cpu)| (side_of_flink(side), cpu));
+                let sides = [(TIDEMILL.to_owned(), 2), (LAX.to_owned(), 1)].into_iter().chain(strategies);
+                compare(query, 1, &sides.map(|(side, cpu)| (name(query, &side), usage(cpu))).collect())
             })
             .collect();
         let seconds = Duration::from_secs;
