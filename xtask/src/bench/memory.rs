@@ -44,7 +44,7 @@ fn a_key(programs: &Programs, folder: &Path) -> Result<Measure> {
         let events = folder.join("slices.json");
         write_slices(&events, slices)?;
         let spec = spec("slices", folder, &[("$FILE", &events.display().to_string())])?;
-        let usage = programs.bounded(&spec, KEYS * slices)?;
+        let usage = programs.bounded(&spec, 1, KEYS * slices)?;
         eprintln!("{KEYS} keys in {slices} slices: {usage}");
         *peak = usage.peak_bytes as f64;
     }
@@ -82,7 +82,7 @@ fn growth(programs: &Programs, folder: &Path, events: u64) -> Result<Measure> {
         };
         kafka.produce(topic, (0..events).map(record))?;
         let spec = spec("growth", folder, &[("$BROKER", kafka.bootstrap()), ("$TOPIC", topic)])?;
-        let usage = programs.bounded(&spec, events)?;
+        let usage = programs.bounded(&spec, 1, events)?;
         eprintln!("{events} events: {usage}");
         peaks.push(usage.peak_bytes as f64);
     }

@@ -37,7 +37,8 @@ figures are of this machine in that hour; ratios travel.
 {machine}
 - {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, stamped by the broker while two topics were loaded
   in {loading:.0} s; 10,000 users, 10 countries.
-- CPU: user and system of tidemill's whole process, and of Flink's TaskManager alone, without JobManager, gateway and client.
+- CPU: user and system of tidemill's whole process, its start included, which counts where events are few; of Flink's TaskManager alone,
+  without JobManager, gateway and client, while the job was planned and run.
 - Wall: tidemill's process from start to end; Flink's job from RUNNING to FINISHED.
 - Flink at its best: warm JVM (each query has run once before), only the needed columns declared, object reuse, state on the heap, no
   checkpoints, parallel collector, 4 GiB; the cheaper of its aggregation strategies.
