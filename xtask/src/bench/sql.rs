@@ -53,12 +53,12 @@ pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
         all_bytes.set(asked.fetched_bytes);
         Ok(asked.usage)
     };
-    let mut runs = vec![Run::new(Job::Stateless.name(), || programs.bounded(&job, options.events))];
+    let mut runs = vec![Run::new(Job::Stateless.name(), || programs.bounded(&job, 1, options.events))];
     for (name, question) in QUESTIONS {
         runs.push(Run::new(name, move || ask(question)));
     }
     let medians = in_turns(&runs)?;
-    let names: Vec<&str> = runs.iter().map(|run| run.name).collect();
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     report::print_table(&names, &medians, options.events);
     println!("the last minute: {} bytes of {}", last.fetched_bytes, all_bytes.get());
     Ok(measures(&medians, last.fetched_bytes as f64 / all_bytes.get() as f64))
@@ -75,7 +75,7 @@ fn load(kafka: &Broker, count: u64) -> Result<()> {
     kafka.produce(TOPIC, events)
 }
 
-fn measures(medians: &BTreeMap<&str, Usage>, last_minute: f64) -> Vec<Measure> {
+fn measures(medians: &BTreeMap<String, Usage>, last_minute: f64) -> Vec<Measure> {
     let [(group_by, _), (count, _)] = QUESTIONS;
     let wall = |name: &str| medians[name].wall.as_secs_f64() / medians[Job::Stateless.name()].wall.as_secs_f64();
     let cpu = |name: &str| medians[name].cpu.as_secs_f64() / medians[Job::Stateless.name()].cpu.as_secs_f64();
