@@ -95,7 +95,8 @@ pub(crate) enum Command {
     /// Run dead letters of a job through their inputs once more.
     ///
     /// After what was wrong with them was mended: a schema, a declared type, the query. Each letter is replayed at most once; what is bad
-    /// again becomes a new letter. Rows are added to the outputs; windows that hold a replayed record are written once more, whole.
+    /// again becomes a new letter. The outputs are given the rows that would be there if the letters had never been bad; rows that would
+    /// not be there are counted.
     Replay(ReplayArgs),
     /// Compare what a job has committed with what its query makes of the same records.
     ///

@@ -1,6 +1,10 @@
-//! Records that were kept, as a source: dead letters that run through their input once more.
+//! Records that were kept, as a source: dead letters that run through their input once more. And a source that leaves them out.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tidemill_engine::{
     Clock, Result,
@@ -29,14 +33,14 @@ pub struct KeptRecord {
 /// Hands over kept records, partition by partition in the order of their offsets, and ends.
 pub struct KeptSource {
     records: Vec<KeptRecord>,
-    clock: std::sync::Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     done: bool,
 }
 
 impl KeptSource {
     /// For these records, in any order.
     #[must_use]
-    pub fn new(mut records: Vec<KeptRecord>, clock: std::sync::Arc<dyn Clock>) -> Self {
+    pub fn new(mut records: Vec<KeptRecord>, clock: Arc<dyn Clock>) -> Self {
         records.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
         Self { records, clock, done: false }
     }
@@ -79,10 +83,54 @@ impl Source for KeptSource {
     }
 }
 
+/// Offsets by topic (a file's path) and partition.
+pub type Places = BTreeMap<(String, i32), BTreeSet<i64>>;
+
+/// A source without some of its records.
+pub struct Without {
+    source: Box<dyn Source>,
+    places: Arc<Places>,
+    /// The partitions that have such records, by their places.
+    partitions: HashMap<PartitionId, (String, i32)>,
+}
+
+impl Without {
+    /// Leaves out the records in these places.
+    #[must_use]
+    pub fn new(source: Box<dyn Source>, places: Arc<Places>) -> Self {
+        Self { source, places, partitions: HashMap::new() }
+    }
+}
+
+impl Source for Without {
+    fn poll(&mut self, wait: Duration, visit: &mut Visit<'_>) -> Result<()> {
+        let Self { source, places, partitions } = self;
+        source.poll(wait, &mut |event| {
+            if let SourceEvent::Joined { partition, topic, number, .. } = event {
+                let place = (topic.to_owned(), number);
+                if places.contains_key(&place) {
+                    partitions.insert(partition, place);
+                }
+            }
+            let SourceEvent::Records { partition, records, received, live_from } = event else { return visit(event) };
+            let Some(left_out) = partitions.get(&partition).and_then(|place| places.get(place)) else {
+                return visit(event);
+            };
+            let runs = records.split(|record| left_out.contains(&record.offset)).filter(|run| !run.is_empty());
+            for records in runs {
+                visit(SourceEvent::Records { partition, records, received, live_from })?;
+            }
+            Ok(())
+        })
+    }
+
+    fn finished(&self) -> bool {
+        self.source.finished()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::files::FixedClock;
 
@@ -97,11 +145,11 @@ mod tests {
             value: Some(vec![offset as u8]),
             headers: vec![("h".to_owned(), None)],
         };
-        let records = vec![record(1, 3), record(0, 9), record(0, 2)];
-        let mut source = KeptSource::new(records, Arc::new(FixedClock::default()));
-        let mut seen = Vec::new();
-        source
-            .poll(Duration::ZERO, &mut |event| {
+        let records = || vec![record(1, 3), record(0, 9), record(0, 2)];
+        let kept = || KeptSource::new(records(), Arc::new(FixedClock::default()));
+        let told = |mut source: Box<dyn Source>| {
+            let mut seen = Vec::new();
+            let polled = source.poll(Duration::ZERO, &mut |event| {
                 seen.push(match event {
                     SourceEvent::Joined { partition, number, .. } => format!("joined {} {number}", partition.0),
                     SourceEvent::Records { partition, records: [record], .. } => {
@@ -112,9 +160,15 @@ mod tests {
                     other => format!("{other:?}"),
                 });
                 Ok(())
-            })
-            .unwrap();
-        assert!(source.finished());
-        assert_eq!(seen, ["joined 0 0", "joined 1 1", "0 at 2", "0 at 9", "finished 0", "1 at 3", "finished 1"]);
+            });
+            polled.unwrap();
+            assert!(source.finished());
+            seen
+        };
+        let all = ["joined 0 0", "joined 1 1", "0 at 2", "0 at 9", "finished 0", "1 at 3", "finished 1"];
+        assert_eq!(told(Box::new(kept())), all);
+        let places: Places = [(("t".to_owned(), 0), [2, 3].into()), (("u".to_owned(), 1), [3].into())].into();
+        let fewer = ["joined 0 0", "joined 1 1", "0 at 9", "finished 0", "1 at 3", "finished 1"];
+        assert_eq!(told(Box::new(Without::new(Box::new(kept()), Arc::new(places)))), fewer);
     }
 }

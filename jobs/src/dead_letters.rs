@@ -12,12 +12,16 @@ use std::{
 
 use chrono::{DateTime, FixedOffset};
 use serde::{Deserialize, Serialize};
-use tidemill_connectors::{dead_letters::KeptLetter, formats::encode::datetime_text, replay::KeptRecord};
+use tidemill_connectors::{
+    dead_letters::KeptLetter,
+    formats::encode::datetime_text,
+    replay::{KeptRecord, Places},
+};
 use tidemill_engine::decoder::BadClass;
 
 use crate::{
     epoch::store::Store,
-    run::{RunError, RunOptions, outputs::letter_files, security::Secrets, written::each_record_of},
+    run::{Mended, RunError, RunOptions, outputs::letter_files, security::Secrets, written::each_record_of},
     spec::{Job, OutputTransport},
 };
 
@@ -73,11 +77,11 @@ pub struct Selection {
     pub since: Option<DateTime<FixedOffset>>,
 }
 
-/// Letters to be replayed, by input. The ledger in the job's state store keeps each of them from being replayed again.
+/// Letters to be replayed. The ledger in the job's state store keeps each of them from being replayed again.
 #[derive(Debug)]
 pub struct Replay {
-    /// The records.
-    pub records: BTreeMap<String, Vec<KeptRecord>>,
+    /// The letters.
+    pub mended: Mended,
     /// The next document of the ledger.
     entry: String,
 }
@@ -131,17 +135,29 @@ pub fn select(job: &Job, selection: &Selection, options: &RunOptions) -> Result<
         let places: Option<Vec<Place>> = store.read_document(&format!("{LEDGER}/{name}")).map_err(RunError::from)?;
         taken.extend(places.into_iter().flatten());
     }
-    let mut records: BTreeMap<String, Vec<KeptRecord>> = BTreeMap::new();
+    let (mut records, mut others) = (BTreeMap::<String, Vec<KeptRecord>>::new(), BTreeSet::new());
     each_letter(job, options, &mut |letter| {
         let is_record = letter.class != BadClass::Output.as_str() && letter.record.partition >= 0;
-        let is_meant = is_record
-            && selection.class.as_ref().is_none_or(|class| *class == letter.class)
+        let place = Place::of(&letter.input, &letter.record);
+        if !is_record || taken.contains(&place) {
+            return;
+        }
+        let is_meant = selection.class.as_ref().is_none_or(|class| *class == letter.class)
             && selection.since.is_none_or(|since| letter.time_us >= since.timestamp_micros());
-        if is_meant && taken.insert(Place::of(&letter.input, &letter.record)) {
+        if is_meant {
+            taken.insert(place);
             records.entry(letter.input).or_default().push(letter.record);
+        } else {
+            others.insert(place);
         }
     })?;
-    Ok(Replay { records, entry: format!("{LEDGER}/{:010}.json", entries.len() + 1) })
+    let mut mended = Mended { records, others: BTreeMap::new() };
+    // A record that was put several times may be meant as one of them alone.
+    for Place { input, topic, partition, offset } in others.difference(&taken).cloned() {
+        let places: &mut Places = mended.others.entry(input).or_default();
+        places.entry((topic, partition)).or_default().insert(offset);
+    }
+    Ok(Replay { mended, entry: format!("{LEDGER}/{:010}.json", entries.len() + 1) })
 }
 
 impl Replay {
@@ -150,7 +166,8 @@ impl Replay {
     /// # Errors
     /// A ledger that cannot be written.
     pub fn enter(&self, job: &Job) -> Result<(), LettersError> {
-        let records = self.records.iter().flat_map(|(input, records)| records.iter().map(|r| Place::of(input, r)));
+        let records = self.mended.records.iter();
+        let records = records.flat_map(|(input, records)| records.iter().map(|r| Place::of(input, r)));
         let store = Store::open(&job.state.store, &job.name).map_err(RunError::from)?;
         match store.put_new_document(&self.entry, &records.collect::<Vec<_>>()).map_err(RunError::from)? {
             true => Ok(()),
@@ -308,7 +325,7 @@ mod tests {
             let since = since.map(|since| DateTime::parse_from_rfc3339(since).unwrap());
             let selection = Selection { class: class.map(str::to_owned), since };
             let replay = select(&job, &selection, &options()).unwrap();
-            let offsets: Vec<_> = replay.records.values().flatten().map(|record| record.offset).collect();
+            let offsets: Vec<_> = replay.mended.records.values().flatten().map(|record| record.offset).collect();
             (replay, offsets)
         };
         assert_eq!(offsets(None, None).1, [1, 2, 3]);
@@ -316,8 +333,10 @@ mod tests {
         assert_eq!(offsets(None, Some("2026-01-02T00:00:00Z")).1, [2, 3]);
         let (replay, found) = offsets(Some("type"), None);
         assert_eq!(found, [1, 2]);
+        let others: Places = [(("t".to_owned(), 1), [3].into())].into();
+        assert_eq!(replay.mended.others, [("in".to_owned(), others)].into(), "of class `output` is no record");
         assert_eq!(
-            replay.records["in"][0],
+            replay.mended.records["in"][0],
             KeptRecord {
                 topic: "t".to_owned(),
                 partition: 1,

@@ -145,6 +145,10 @@ impl Dataflow {
                 (kind, format!("of reference data `{table}`{rest}"), pairs(&plan.keys), state)
             }
             OperatorPlan::Union => ("union", "all rows of its inputs".to_owned(), nothing, None),
+            OperatorPlan::Difference(_) => {
+                let state = state("rows above the watermark", "the watermark has passed them".to_owned());
+                ("difference", "rows of its second input that are not in its first".to_owned(), nothing, state)
+            }
             OperatorPlan::Output(output) => ("output", format!("`{}`", self.outputs[*output]), nothing, None),
         }
     }

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -75,8 +74,8 @@ struct Statement {
     output: usize,
     written: Written,
     written_below: EventTime,
-    /// The event times of the rows that are wanted, in order and apart from one another.
-    wanted: Vec<Range<EventTime>>,
+    /// Only rows below this event time are wanted.
+    wanted_below: EventTime,
 }
 
 /// See the module.
@@ -140,8 +139,7 @@ impl Merge {
             .enumerate()
             .map(|(i, (node, output))| {
                 let written = written.get(i).copied().unwrap_or(Written::NOTHING);
-                let wanted = vec![EventTime::MIN..EventTime::MAX];
-                Statement { node, output, written, written_below: written.below, wanted }
+                Statement { node, output, written, written_below: written.below, wanted_below: EventTime::MAX }
             })
             .collect();
         Ok(Self {
@@ -167,11 +165,10 @@ impl Merge {
         (self.failing.inputs, self.failing.text) = (inputs, text);
     }
 
-    /// Leaves out rows whose event times are in none of these ranges, which are in order and apart from one another; by output node in
-    /// the dataflow's order.
-    pub fn keep_only(&mut self, wanted: Vec<Vec<Range<EventTime>>>) {
-        for (statement, wanted) in self.statements.iter_mut().zip(wanted) {
-            statement.wanted = wanted;
+    /// Leaves out rows that are not below these event times; by output node in the dataflow's order.
+    pub fn keep_below(&mut self, below: &[EventTime]) {
+        for (statement, &below) in self.statements.iter_mut().zip(below) {
+            statement.wanted_below = below;
         }
     }
 
@@ -368,12 +365,11 @@ impl Ends {
 
 impl Statement {
     fn wants_all(&self) -> bool {
-        self.written.below == EventTime::MIN && self.wanted == [EventTime::MIN..EventTime::MAX]
+        self.written.below == EventTime::MIN && self.wanted_below == EventTime::MAX
     }
 
     fn wants(&self, t: EventTime) -> bool {
-        let before = self.wanted.partition_point(|range| range.end <= t);
-        t >= self.written.below && self.wanted.get(before).is_some_and(|range| range.contains(&t))
+        self.written.below <= t && t < self.wanted_below
     }
 }
 

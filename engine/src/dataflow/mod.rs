@@ -2,6 +2,7 @@
 //! their drivers ([`worker`], [`merge`]). Operators to which the order of rows matters get them through [`order`].
 
 pub mod describe;
+pub mod difference;
 pub mod merge;
 pub mod order;
 pub mod plan;

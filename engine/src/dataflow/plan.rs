@@ -12,7 +12,9 @@ use datafusion_physical_expr::{
     aggregate::{AggregateFunctionExpr, LoweredAggregate},
 };
 
+use super::difference::Outdated;
 use crate::{
+    EventTime,
     analytic::anomaly::Anomaly,
     recognize::pattern::Pattern,
     reference::ReferenceTable,
@@ -165,6 +167,8 @@ pub enum OperatorPlan {
     Lookup(LookupPlan),
     /// All rows of all inputs, which have one schema; its watermark is the smallest of theirs.
     Union,
+    /// The rows of its second input that are not, or not so often, among those of its first; both have one schema.
+    Difference(DifferencePlan),
     /// Hands the rows, without the event time, to the output of this index.
     Output(usize),
 }
@@ -174,7 +178,7 @@ impl OperatorPlan {
     #[must_use]
     pub fn is_sequential(&self) -> bool {
         match self {
-            Self::Analytic(_) | Self::Rank(_) | Self::Recognize(_) | Self::Join(_) => true,
+            Self::Analytic(_) | Self::Rank(_) | Self::Recognize(_) | Self::Join(_) | Self::Difference(_) => true,
             Self::Aggregate(plan) => matches!(plan.windows, Windows::Sliding { .. }),
             _ => false,
         }
@@ -186,6 +190,15 @@ impl OperatorPlan {
     pub fn waits_for_watermark(&self) -> bool {
         self.is_sequential() || matches!(self, Self::Aggregate(_) | Self::AssignSessions { .. })
     }
+}
+
+/// Which rows are compared ([`super::difference`]).
+#[derive(Clone, Debug)]
+pub struct DifferencePlan {
+    /// Those below this event time; the others are left out.
+    pub below: EventTime,
+    /// Counts those of the first input that are not, or not so often, among those of the second.
+    pub outdated: Arc<Outdated>,
 }
 
 /// An input as one statement reads it.

@@ -12,6 +12,7 @@ use std::{
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 
 use super::{
+    difference::Difference,
     order::InOrder,
     plan::{AggregatePlan, Dataflow, InputPlan, NodeId, OperatorPlan, TimePolicy},
     rank::Rank,
@@ -364,6 +365,10 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
             let join = StreamJoin::try_new(plan.clone(), &dataflow.nodes[node.inputs[0]].schema, schema)?;
             Box::new(InOrder::try_new(join, "join", dataflow, &node.inputs, Arc::clone(late))?)
         }
+        OperatorPlan::Difference(plan) => {
+            let difference = Difference::try_new(plan, input)?;
+            Box::new(InOrder::try_new(difference, "difference", dataflow, &node.inputs, Arc::clone(late))?)
+        }
         OperatorPlan::Lookup(plan) => {
             let input = &dataflow.nodes[node.inputs[0]].schema;
             Box::new(Lookup::try_new(plan.clone(), &dataflow.tables[plan.table], input, schema)?)
@@ -381,12 +386,6 @@ fn operator(dataflow: &Dataflow, id: NodeId, late: &Arc<AtomicU64>) -> Result<Bo
 /// sum of what its operators reach back, from an input to an output. 0 when none does.
 #[must_use]
 pub fn reach_back(dataflow: &Dataflow) -> i64 {
-    reaches_back(dataflow).into_iter().max().unwrap_or(0)
-}
-
-/// The same of each node, from an input to it.
-#[must_use]
-pub fn reaches_back(dataflow: &Dataflow) -> Vec<i64> {
     // Rows of windows have the time of their window: what reads them by that time reaches back further.
     let (mut reach, mut shift) = (vec![0i64; dataflow.nodes.len()], vec![0i64; dataflow.nodes.len()]);
     for (id, node) in dataflow.nodes.iter().enumerate() {
@@ -416,5 +415,5 @@ pub fn reaches_back(dataflow: &Dataflow) -> Vec<i64> {
             None => shift[id] = upstream(&shift).saturating_add(assigned),
         }
     }
-    reach
+    reach.into_iter().max().unwrap_or(0)
 }

@@ -1,7 +1,7 @@
 //! Both halves of a dataflow interrupted anywhere: state taken out and put into new operators gives what an undisturbed run
 //! gives, with every kind of operator and aggregate.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use arrow::{
     array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
@@ -21,6 +21,7 @@ use datafusion_physical_expr::{
 };
 
 use super::{
+    difference::twice,
     plan::{
         AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, JoinPlan,
         MatchPlan, Node, OperatorPlan, RankPlan, Reference, ReferenceKind, RollingAggregate, TimeBound, TimePolicy,
@@ -264,6 +265,64 @@ fn steps() -> Vec<(RecordBatch, EventTime)> {
             (RecordBatch::try_new(input_schema(), columns).unwrap(), EventTime(step * 11))
         })
         .collect()
+}
+
+/// Rows by output, as text, of signals for input nodes.
+fn run_through(dataflow: &Dataflow, signals: impl Iterator<Item = (usize, Signal)>) -> Vec<Vec<String>> {
+    let mut worker = Stage::worker(dataflow, &Arc::default()).unwrap();
+    let mut merge = Stage::merge(dataflow, &Arc::default()).unwrap();
+    let mut rows: Vec<Vec<String>> = vec![vec![]; dataflow.outputs.len()];
+    for (node, signal) in signals {
+        let merged = worker.push(node, 0, signal, &mut |exchange| {
+            merge.push(exchange.node, exchange.port, exchange.signal, &mut |leaving| {
+                if let (Signal::Batch(batch), OperatorPlan::Output(output)) =
+                    (leaving.signal, &dataflow.nodes[leaving.node].operator)
+                {
+                    let row = |row| format!("{:?}", batch.slice(row, 1).columns());
+                    rows[*output].extend((0..batch.num_rows()).map(row));
+                }
+                Ok(())
+            })
+        });
+        merged.unwrap();
+    }
+    rows.iter_mut().for_each(|rows| rows.sort_unstable());
+    rows
+}
+
+#[test]
+fn what_more_records_change_is_written_and_what_is_outdated_is_counted() {
+    let dataflow = dataflow();
+    let (both, outdated) = twice(&dataflow, &vec![Some(EventTime::MAX); dataflow.outputs.len()]);
+    let is_input = |id: &usize| matches!(both.nodes[*id].operator, OperatorPlan::Input(_));
+    let inputs: Vec<usize> = (0..both.nodes.len()).filter(is_input).collect();
+    assert_eq!((inputs.len(), both.inputs.len()), (2, 2));
+    let all = || steps().into_iter();
+    // Rows of a few steps come later.
+    let fewer =
+        || all().enumerate().map(|(step, (batch, t))| (if step % 9 == 4 { batch.slice(0, 2) } else { batch }, t));
+    let at = |node: usize, steps: &mut dyn Iterator<Item = (RecordBatch, EventTime)>| {
+        let signals = steps.flat_map(|(batch, t)| [Signal::Batch(batch), Signal::Watermark(t)]);
+        signals.chain([Signal::Watermark(EventTime::MAX)]).map(|signal| (node, signal)).collect::<Vec<_>>()
+    };
+    let before = run_through(&dataflow, at(0, &mut fewer()).into_iter());
+    let after = run_through(&dataflow, at(0, &mut all()).into_iter());
+    let [one, other] = [at(inputs[0], &mut fewer()), at(inputs[1], &mut all())];
+    let one_by_one = one.iter().cloned().zip(other.iter().cloned()).flat_map(|(one, other)| [one, other]);
+    let new = run_through(&both, one_by_one);
+    assert_eq!(new, run_through(&both, other.iter().chain(&one).cloned()), "whichever comes first");
+    let mut expected_counts = vec![];
+    for ((before, after), new) in before.iter().zip(&after).zip(&new) {
+        assert!(!new.is_empty() && new.len() < after.len(), "some rows are new, some are not: {}", new.len());
+        let mut outdated = before.clone();
+        let mut expected = after.clone();
+        expected.retain(|row| outdated.iter().position(|other| other == row).map(|i| outdated.remove(i)).is_none());
+        assert_eq!(*new, expected);
+        expected_counts.push(outdated.len() as u64);
+    }
+    let counts = outdated.iter().map(|(_, outdated)| outdated.rows.load(Relaxed) / 2); // it ran twice
+    assert_eq!(counts.collect::<Vec<_>>(), expected_counts);
+    assert!(expected_counts.iter().any(|&count| count > 0));
 }
 
 /// Runs all steps; before each step in `interrupted` both halves give up their state to new ones.

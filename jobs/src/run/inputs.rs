@@ -17,7 +17,7 @@ use tidemill_connectors::{
         encode::{EncodedRows, JsonEncoder, RowEncoder},
     },
     kafka::{Fetch, Group, Isolation, KafkaConnection, KafkaInput, SourceSettings, Start},
-    replay::{KeptRecord, KeptSource},
+    replay::{KeptRecord, KeptSource, Without},
 };
 use tidemill_engine::{
     EngineError, ErrorKind,
@@ -117,8 +117,8 @@ impl ConnectedInput {
         options: &RunOptions,
     ) -> Result<Self, RunError> {
         // Reference data has no dead letters that could be replayed: it is read as always.
-        let replay = options.replay.as_ref().filter(|replay| spec.reference.is_none() && !replay.windows);
-        let kept = replay.map(|replay| replay.records.get(&spec.name).cloned().unwrap_or_default());
+        let replay = options.replay.as_ref().filter(|_| spec.reference.is_none());
+        let kept = replay.and_then(|replay| replay.instead(&spec.name));
         let transport = match (&spec.transport, kept) {
             (_, Some(records)) => Transport::Kept(records),
             (InputTransport::File(file), None) => Transport::File { files: list_files(&spec.name, &file.path)? },
@@ -283,7 +283,8 @@ fn wait_for_sample(
 }
 
 /// One intake for each worker and input of the dataflow, by worker, and of each input what becomes of its bad records.
-/// `connected` is in the dataflow's order; `letters` makes what takes the dead letters of a worker.
+/// `connected` is in the dataflow's order; `letters` makes what takes the dead letters of a worker. A dataflow that runs twice has the
+/// inputs twice: what status shows is the second reading.
 pub(super) fn intakes(
     job: &Job,
     connected: &[ConnectedInput],
@@ -296,10 +297,16 @@ pub(super) fn intakes(
     let mut by_worker: Vec<Vec<Intake>> = (0..workers).map(|_| vec![]).collect();
     let letters: Vec<_> = (0..workers).map(|_| letters()).collect();
     let mut bad_records = vec![];
-    for (index, input) in connected.iter().enumerate() {
-        let columns = &dataflow.inputs[index];
+    for (number, columns) in dataflow.inputs.iter().enumerate() {
+        let (index, is_last) = (number % connected.len(), number + connected.len() >= dataflow.inputs.len());
+        let input = &connected[index];
         let decoders = decoding::decoders(&input.spec, &input.schemas, columns)?;
-        let counters = options.stats.add_input(&input.spec.name, &input.transport);
+        let counters = match is_last {
+            true => options.stats.add_input(&input.spec.name, &input.transport),
+            false => Arc::default(),
+        };
+        let left_out = options.replay.as_ref().and_then(|replayed| replayed.left_out(&input.spec.name, is_last));
+        let left_out = left_out.map(Arc::new);
         let clocks = Arc::new(Mutex::new(BrokerClocks::new(job.clock_uncertainty.micros())));
         let intake_options = |worker: usize| IntakeOptions {
             arrival: arrival(job, &input.spec),
@@ -316,12 +323,14 @@ pub(super) fn intakes(
             batch_rows: BATCH_ROWS,
         };
         bad_records.push(BadRecords::of(&columns.name, &intake_options(0)));
-        for (worker, source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
-            let source = match &options.stamps {
-                Some(stamps) => Box::new(Stamped { source, stamps: Arc::clone(stamps) }),
-                None => source,
-            };
-            by_worker[worker].push(Intake::new(dataflow, index, source, &decoders, intake_options(worker)));
+        for (worker, mut source) in sources(input, columns, (begin, index), workers, options)?.into_iter().enumerate() {
+            if let Some(stamps) = &options.stamps {
+                source = Box::new(Stamped { source, stamps: Arc::clone(stamps) });
+            }
+            if let Some(places) = &left_out {
+                source = Box::new(Without::new(source, Arc::clone(places)));
+            }
+            by_worker[worker].push(Intake::new(dataflow, number, source, &decoders, intake_options(worker)));
         }
     }
     Ok((by_worker, bad_records))

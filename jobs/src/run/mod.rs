@@ -64,7 +64,7 @@ use inputs::{ConnectedInput, Transport};
 use outputs::Naming;
 use pipeline::{Commit, Pipeline, Watch};
 use reference::References;
-pub use replay::{Replayed, replay};
+pub use replay::{Mended, OutdatedRows, ReplaySummary, Replayed, replay};
 use resume::Begin;
 use rotation::Rotation;
 use security::Secrets;
@@ -367,11 +367,12 @@ fn run_once(
     let run_id = run_id(options.clock.as_ref());
     let letters = Letters::of(job, options);
     let references = References::read(references, &dataflow, options, &letters.aside)?;
-    let (remade, mut until) = (options.replay.as_ref().filter(|replayed| replayed.windows), None);
-    let ready = match (remade, store) {
+    let compared = options.replay.as_ref().filter(|replayed| replayed.compares);
+    let mut twice = None;
+    let ready = match (compared, store) {
         (Some(replayed), _) => {
-            let (begin, stands) = replayed.begin(job, &connected, &dataflow, options)?;
-            until = stands;
+            let (begin, dataflow_twice) = replayed.begin(job, &connected, &dataflow, options)?;
+            twice = Some(dataflow_twice);
             Ready { begin, ..from_start(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)? }
         }
         (None, Some(store)) if !options.bounded => {
@@ -381,17 +382,18 @@ fn run_once(
         _ => from_start(job, &connected, &dataflow, (&run_id, &secrets), options, &letters)?,
     };
     let Ready { begin, outputs, commit, need, abort } = ready;
+    let dataflow = twice.unwrap_or(dataflow);
     let workers = workers(job, options);
-    let of_worker = || match remade {
+    let of_worker = || match compared {
         Some(_) => NoLetters::taker(),
         None => letters.of_worker(begin.letters, options),
     };
     let (intakes, mut bad_records) = inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &of_worker)?;
     let mut merge = Merge::try_new(&dataflow, outputs, &begin.written, workers, &options.stats.late)?;
-    if let Some(replayed) = &options.replay {
-        merge.keep_only(replayed.wanted(job, &dataflow, until.as_deref()));
+    if let Some(replayed) = options.replay.as_ref().filter(|replayed| !replayed.compares) {
+        merge.keep_below(&replayed.alone_below(&dataflow));
     }
-    if remade.is_none() {
+    if compared.is_none() {
         bad_records = bad_records.into_iter().map(|of_input| of_input.kept_by(&letters.aside)).collect();
     }
     merge.keep_failed(bad_records, inputs::row_text);

@@ -18,7 +18,6 @@ use tidemill_engine::{
     },
     epoch::{Resume, Written},
     source::PartitionId,
-    window::shape::Windows,
 };
 
 use super::{
@@ -335,30 +334,18 @@ pub(super) struct Statement {
     inputs: std::collections::BTreeSet<usize>,
     /// Whether a window lies between: then its rows are told apart by event time, otherwise by the offsets of their records.
     pub(super) windowed: bool,
-    /// Whether its rows are those of windows whose bounds depend on no row, and nothing else waits for other rows.
-    pub(super) is_of_windows: bool,
-    /// The node whose rows it writes.
-    pub(super) node: usize,
 }
 
 pub(super) fn statements(dataflow: &Dataflow) -> Vec<Statement> {
     let mut reads: Vec<Statement> = vec![];
     let mut statements = vec![];
     for node in &dataflow.nodes {
-        let mut read = Statement { node: reads.len(), ..Statement::default() };
-        let is_aligned = match &node.operator {
-            OperatorPlan::Aggregate(plan) => matches!(plan.windows, Windows::Aligned(_) | Windows::Cumulating(_)),
-            _ => false,
-        };
-        let mut others_wait = node.operator.waits_for_watermark() && !is_aligned;
+        let mut read = Statement::default();
         for &from in &node.inputs {
             read.inputs.extend(&reads[from].inputs);
             read.windowed |= reads[from].windowed;
-            read.is_of_windows |= reads[from].is_of_windows;
-            others_wait |= reads[from].windowed && !reads[from].is_of_windows;
         }
         read.windowed |= node.operator.waits_for_watermark();
-        read.is_of_windows = (read.is_of_windows || is_aligned) && !others_wait;
         match &node.operator {
             OperatorPlan::Input(plan) => drop(read.inputs.insert(plan.input)),
             OperatorPlan::Output(_) => statements.push(read.clone()),

@@ -136,12 +136,12 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     let letters = NoLetters::taker();
     let references = References::read(references, &dataflow, options, &letters)?;
     let begin = begin(&connected, &dataflow, &begun, &last, period, options)?;
+    are_there(&connected, &begin)?;
     let workers = workers(job, options);
     let (intakes, bad_records) =
         inputs::intakes(job, &connected, &dataflow, &begin, workers, options, &|| Arc::clone(&letters))?;
     let mut merge = Merge::try_new(&dataflow, sinks, &begin.written, workers, &options.stats.late)?;
-    let until = until(&dataflow, &last, period).into_iter();
-    merge.keep_only(until.map(|until| vec![EventTime::MIN..until]).collect());
+    merge.keep_below(&until(&dataflow, &last, period));
     merge.keep_failed(bad_records, inputs::row_text);
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
     let flush = pipeline::flush_only();
@@ -205,30 +205,43 @@ pub(super) fn begin(
     };
     let stands = last.by_key();
     let mut ends = vec![];
-    for (input, starts) in connected.iter().zip(&mut begin.offsets) {
+    for (input, starts) in connected.iter().zip(&begin.offsets) {
         let Transport::Kafka { input: kafka, .. } = &input.transport else {
             ends.push(vec![]);
             continue;
         };
         let mut of_input = vec![];
-        for ((partition, (earliest, _)), start) in kafka.partitions().iter().zip(kafka.bounds()?).zip(starts) {
+        for (partition, start) in kafka.partitions().iter().zip(starts.iter()) {
             let key: PartitionKey = (input.spec.name.clone(), partition.topic.to_string(), partition.number);
             let end = stands.get(&key).map_or(*start, |partition| partition.next);
-            if *start < earliest && earliest < end {
-                let message = format!(
-                    "topic `{}` partition {}: offsets {start} to {earliest} are no longer in the log; `--from TIME` compares what \
-                     was made of the rest",
-                    partition.topic, partition.number
-                );
-                let input = input.spec.name.clone();
-                return Err(EngineError::Source { input, kind: ErrorKind::User, message }.into());
-            }
             of_input.push(end.max(*start));
         }
         ends.push(of_input);
     }
     begin.ends = Some(ends);
     Ok(begin)
+}
+
+/// # Errors
+/// When records have gone from a log.
+fn are_there(connected: &[ConnectedInput], begin: &Begin) -> Result<(), EngineError> {
+    let inputs = connected.iter().zip(&begin.offsets).zip(begin.ends.iter().flatten());
+    for ((input, starts), ends) in inputs {
+        let Transport::Kafka { input: kafka, .. } = &input.transport else { continue };
+        let offsets = starts.iter().zip(ends);
+        for ((partition, (earliest, _)), (&start, &end)) in kafka.partitions().iter().zip(kafka.bounds()?).zip(offsets)
+        {
+            if start < earliest && earliest < end {
+                let message = format!(
+                    "topic `{}` partition {}: offsets {start} to {earliest} are no longer in the log; `--from TIME` compares what \
+                     was made of the rest",
+                    partition.topic, partition.number
+                );
+                return Err(EngineError::Source { input: input.spec.name.clone(), kind: ErrorKind::User, message });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The event time at which rows of each statement end: windows that were open at the last epoch have none yet.

@@ -200,6 +200,7 @@ fn describe(dataflow: &Dataflow) -> String {
             ),
             OperatorPlan::Unnest { outer } => format!("unnest{}", if *outer { " outer" } else { "" }),
             OperatorPlan::Union => "union".to_owned(),
+            OperatorPlan::Difference(_) => "difference".to_owned(),
             OperatorPlan::Output(output) => format!("output {}", dataflow.outputs[*output]),
         };
         let fields: Vec<_> = node.schema.fields().iter().map(|f| f.name().as_str()).collect();
