@@ -157,7 +157,7 @@ impl Pipeline<'_> {
         for entry in fs::read_dir(self.folder.join(OUTPUTS[0])).into_iter().flatten() {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let is_seen = |output: &&str| self.folder.join(output).join(&name).is_dir();
-            if !name.starts_with('.') && OUTPUTS.iter().all(|output| is_seen(&output)) {
+            if !name.starts_with('.') && OUTPUTS.iter().all(is_seen) {
                 ranges.push(name);
             }
         }

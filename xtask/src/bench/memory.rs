@@ -5,7 +5,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
@@ -25,6 +26,8 @@ const BYTES_PER_KEY_LIMIT: f64 = 150.0;
 const MANY: u64 = 5;
 /// The part of them that the short run reads.
 const FEW: u64 = 10;
+/// Of event time, which is not that of loading: what is open at once does not depend on how fast that is.
+const EVENTS_PER_MS: u64 = 100;
 /// Events of a key.
 const EVENTS_PER_KEY: u64 = 8;
 /// The peak of the long run may be this much of that of the short one.
@@ -71,17 +74,21 @@ fn write_slices(path: &Path, slices: u64) -> Result<()> {
 /// The peak of a run over `events` against one over a tenth of them.
 fn growth(programs: &Programs, folder: &Path, events: u64) -> Result<Measure> {
     let kafka = Broker::start(BrokerOptions { long_run: true, ..BrokerOptions::default() })?;
+    let begin = SystemTime::now() - Duration::from_hours(24);
+    let seconds = begin.duration_since(SystemTime::UNIX_EPOCH)?.as_secs().to_string();
     let mut peaks = vec![];
     for (topic, events) in [("few", events / FEW), ("many", events)] {
         eprintln!("loading {events} events into {topic} ...");
         kafka.create_topic(topic, PARTITIONS, &[])?;
         let record = |i: u64| {
             let key = i / EVENTS_PER_KEY;
-            let event = format!(r#"{{"id":{i},"user":"user-{key:09}","amount":{}.25}}"#, i % 97);
+            let (amount, ms) = (i % 97, i / EVENTS_PER_MS);
+            let event = format!(r#"{{"id":{i},"user":"user-{key:09}","amount":{amount}.25,"ms":{ms}}}"#);
             Record::new((key % PARTITIONS as u64) as i32, event)
         };
         kafka.produce(topic, (0..events).map(record))?;
-        let spec = spec("growth", folder, &[("$BROKER", kafka.bootstrap()), ("$TOPIC", topic)])?;
+        let spec =
+            spec("growth", folder, &[("$BROKER", kafka.bootstrap()), ("$TOPIC", topic), ("$SECONDS", &seconds)])?;
         let usage = programs.bounded(&spec, 1, events)?;
         eprintln!("{events} events: {usage}");
         peaks.push(usage.peak_bytes as f64);
@@ -90,7 +97,7 @@ fn growth(programs: &Programs, folder: &Path, events: u64) -> Result<Measure> {
 }
 
 /// A spec of `bench/` with these words replaced, written to `folder`.
-fn spec(name: &str, folder: &Path, words: &[(&str, &str)]) -> Result<std::path::PathBuf> {
+fn spec(name: &str, folder: &Path, words: &[(&str, &str)]) -> Result<PathBuf> {
     let template = fs::read_to_string(root().join("bench").join(format!("{name}.yaml")))?;
     let spec = folder.join(format!("{name}.yaml"));
     fs::write(&spec, words.iter().fold(template, |text, (word, by)| text.replace(word, by)))?;

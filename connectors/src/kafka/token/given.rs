@@ -27,3 +27,19 @@ impl TokenSource for GivenToken {
         Ok(Token { value, principal: claims.subject, expires_ms: claims.expires_ms })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_or_holds_no_token_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let source = GivenToken::new(Arc::default(), SecretRef::File(file.clone()));
+        let error = || source.token().err().unwrap().to_string();
+        assert!(error().starts_with("`token`: ") && error().contains(&file.display().to_string()), "{}", error());
+        std::fs::write(&file, "hunter2").unwrap();
+        assert!(error().contains("it does not have three parts") && !error().contains("hunter2"), "{}", error());
+    }
+}
