@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use datafusion_common::HashMap;
 
 /// Keys without rows that are always kept.
-const KEPT_UNUSED: usize = 1_024;
+const KEPT_UNUSED: usize = 16_384;
 
 /// A row that may be matched.
 #[derive(Clone, Copy, Debug)]

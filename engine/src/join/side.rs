@@ -3,10 +3,7 @@
 //! Rows are numbered in the order in which they came (`seq`). Their values stay in the batches in which they came, small
 //! batches put together, so that a row costs its columns and one entry.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
@@ -53,7 +50,8 @@ impl Held {
 pub(super) struct Side {
     held: VecDeque<Held>,
     next: u64,
-    deadlines: BinaryHeap<Reverse<(i64, u64)>>,
+    /// Rows by deadline, which many share: it lies at the end of a unit of DATEDIFF.
+    deadlines: BTreeMap<i64, Vec<u64>>,
 }
 
 impl Side {
@@ -85,19 +83,18 @@ impl Side {
 
     /// Keeps a held row until its deadline.
     pub(super) fn expect(&mut self, seq: u64, deadline: i64) {
-        self.deadlines.push(Reverse((deadline, seq)));
+        self.deadlines.entry(deadline).or_default().push(seq);
     }
 
     /// Rows whose deadline lies below `t`, in order of their deadlines, with the numbers of their keys. They are still held.
     pub(super) fn expire(&mut self, t: EventTime) -> Vec<(u64, Option<u32>)> {
         let mut expired = vec![];
-        while let Some(&Reverse((deadline, seq))) = self.deadlines.peek()
-            && deadline < t.0
-        {
-            self.deadlines.pop();
-            let (held, row) = self.place(seq);
-            self.held[held].live -= 1;
-            expired.push((seq, self.held[held].keys[row]));
+        while let Some(due) = self.deadlines.first_entry().filter(|due| *due.key() < t.0) {
+            for seq in due.remove() {
+                let (held, row) = self.place(seq);
+                self.held[held].live -= 1;
+                expired.push((seq, self.held[held].keys[row]));
+            }
         }
         expired
     }
