@@ -1,6 +1,7 @@
 //! What a query gave, so that two engines can be held against each other: rows have no order, and each engine writes times and
 //! numbers its own way.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{BufRead as _, BufReader};
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use chrono::NaiveDateTime;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// How many rows, and a checksum that does not depend on their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) fn in_folder(folder: &Path) -> Result<Rows> {
 }
 
 impl Rows {
-    fn add(&mut self, row: &Map<String, Value>) {
+    fn add(&mut self, row: &BTreeMap<String, Value>) {
         let mut hasher = DefaultHasher::new();
         for (name, value) in row {
             (name, canonical(value)).hash(&mut hasher);
