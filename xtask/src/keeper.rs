@@ -12,13 +12,14 @@ use anyhow::{Context, Result};
 
 /// Runs the server, prints its process id, and ends with it. When stdin closes, which the kernel sees to however our
 /// process ends, it kills the server and removes its directory, `$1`. (`PR_SET_PDEATHSIG` would do it at the end of the
-/// *thread* that started the server: for a shared one, that of the first test.)
+/// *thread* that started the server: for a shared one, that of the first test.) `true`, not `:`, which ends the shell where the directory
+/// is gone already, and so leaves the server running.
 const KEEPER: &str = r#"
 dir=$1; log=$2; shift 2
 exec 3<&0
 "$@" >>"$dir/$log" 2>&1 </dev/null 3<&- & server=$!
 echo $server
-{ cat >/dev/null; : >"$dir/orphaned"; kill -KILL $server; } <&3 & watch=$!
+{ cat >/dev/null; true >"$dir/orphaned"; kill -KILL $server; } <&3 & watch=$!
 wait $server
 kill $watch
 [ ! -e "$dir/orphaned" ] || rm -rf "$dir"
