@@ -4,8 +4,9 @@
 //! itself ([`FileSink::open`]) it then gets its name, `<output>-<run>-<sequence>.<extension>`, and at each [`Sink::flush`]. In
 //! epochs ([`FileSink::in_epochs`]) [`Sink::prepare`] makes it a hidden `.ready`, named by generation and epoch, and
 //! [`Sink::publish`] gives it its name, `<output>-<generation>-<epoch>-<sequence>.<extension>`. A start publishes the parts of
-//! the last epoch, should its run have died before it could, and removes the others. So a file is never longer than an epoch of
-//! rows. Names sort in the order in which they were written.
+//! the last epoch, should its run have died before it could, and removes the others of generations before its own: no epoch of theirs can
+//! be committed any more. Those of later ones are not its to judge: it may have been frozen while they were made. So a file is never longer
+//! than an epoch of rows. Names sort in the order in which they were written.
 
 use std::{
     fs::{self, File},
@@ -127,13 +128,13 @@ impl FileSink {
         let naming = Naming::Run(run.replace('-', "_"));
         let failed = |error: io::Error| failure(output, "write to directory", directory, &error);
         let sink = Self::new(output, naming, directory, format, rolling, clock).map_err(failed)?;
-        let removed = remove_leftovers(directory, &format!(".{output}-"));
+        let removed = remove_leftovers(directory, &format!(".{output}-"), |_| true);
         removed.map_err(failed)?;
         Ok(sink)
     }
 
     /// Prepares the directory for a run of a job whose rows are committed in epochs. Parts of the last epoch of the job,
-    /// `committed` (generation, epoch), get their names; what else was left over goes.
+    /// `committed` (generation, epoch), get their names; what else was left over by generations before its own goes.
     ///
     /// # Errors
     /// As [`FileSink::open`].
@@ -149,8 +150,9 @@ impl FileSink {
         let sink = Self::new(output, naming, directory, format, rolling, clock);
         let sink = sink.map_err(|error| unavailable(output, directory, &error))?;
         let prefix = format!(".{job}.{output}-");
-        let settled = publish_ready(directory, &prefix, output, committed)
-            .and_then(|()| remove_leftovers(directory, &prefix))
+        let is_over = |run: &str| run.parse::<u64>().is_ok_and(|of| of < generation);
+        let settled = settle_ready(directory, &prefix, output, (generation, committed))
+            .and_then(|()| remove_leftovers(directory, &prefix, is_over))
             .and_then(|()| File::open(directory)?.sync_all());
         settled.map_err(|error| unavailable(output, directory, &error))?;
         Ok(sink)
@@ -363,25 +365,33 @@ fn show(ready: &Path, hiding: &str) -> io::Result<()> {
     }
 }
 
-/// Publishes the ready parts of an output that belong to the committed epoch, and removes the others.
-fn publish_ready(directory: &Path, prefix: &str, output: &str, committed: Option<(u64, u64)>) -> io::Result<()> {
+/// Publishes the ready parts of an output that belong to the committed epoch, and removes the others of generations before this one.
+fn settle_ready(
+    directory: &Path,
+    prefix: &str,
+    output: &str,
+    (generation, committed): (u64, Option<(u64, u64)>),
+) -> io::Result<()> {
     let hiding = prefix.strip_suffix(&format!("{output}-")).unwrap_or(prefix);
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(rest) = name.strip_prefix(prefix).filter(|rest| rest.ends_with(".ready")) else { continue };
         let mut numbers = rest.splitn(3, '-').map(|number| number.parse::<u64>().ok());
-        let of = numbers.next().flatten().zip(numbers.next().flatten());
-        if of.is_some() && of == committed { show(&entry.path(), hiding)? } else { fs::remove_file(entry.path())? }
+        match numbers.next().flatten().zip(numbers.next().flatten()) {
+            Some(of) if Some(of) == committed => show(&entry.path(), hiding)?,
+            Some((of, _)) if of < generation => fs::remove_file(entry.path())?,
+            _ => {}
+        }
     }
     Ok(())
 }
 
-/// Removes hidden parts whose names begin like this and that no process holds.
-fn remove_leftovers(directory: &Path, prefix: &str) -> io::Result<()> {
+/// Removes hidden parts whose names begin like this, of runs that are over, and that no process holds.
+fn remove_leftovers(directory: &Path, prefix: &str, is_over: impl Fn(&str) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if is_part(prefix, &entry.file_name().to_string_lossy())
+        if run_of_part(prefix, &entry.file_name().to_string_lossy()).is_some_and(&is_over)
             && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
         {
             fs::remove_file(entry.path())?;
@@ -390,13 +400,12 @@ fn remove_leftovers(directory: &Path, prefix: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a name is `<prefix><run>-<sequence>.<extension>.part`; not of output `clicks-eu` when `clicks` is asked for, as a
+/// The run in a name `<prefix><run>-<sequence>.<extension>.part`; not of output `clicks-eu` when `clicks` is asked for, as a
 /// run has no `-`.
-fn is_part(prefix: &str, name: &str) -> bool {
-    let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".part")?.split_once('-'));
-    let Some((_run, rest)) = rest else { return false };
+fn run_of_part<'n>(prefix: &str, name: &'n str) -> Option<&'n str> {
+    let (run, rest) = name.strip_prefix(prefix)?.strip_suffix(".part")?.split_once('-')?;
     let sequence = rest.split('.').next().unwrap_or_default();
-    !sequence.is_empty() && sequence.bytes().all(|byte| byte.is_ascii_digit())
+    (!sequence.is_empty() && sequence.bytes().all(|byte| byte.is_ascii_digit())).then_some(run)
 }
 
 /// A directory that a job in epochs cannot use now: it may have been full for a while.

@@ -14,6 +14,7 @@ use arrow::{
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidemill_engine::{
     Clock, ErrorKind, EventTime, Monotonic,
+    signal::EpochId,
     sink::Sink,
     source::{PartitionId, Source, SourceEvent},
 };
@@ -163,6 +164,31 @@ fn only_leftovers_of_dead_runs_of_this_output_are_removed() {
     next.close().unwrap();
     assert_eq!(out.read("archive-r_2-000001.jsonl"), "kept\n", "a file is never overwritten");
     assert_eq!(out.read("archive-r_2-000002.jsonl"), "{\"n\":0}\n");
+}
+
+#[test]
+fn a_start_that_was_frozen_takes_nothing_from_its_successor() {
+    let out = Out::new();
+    let start = |generation, committed| {
+        let (directory, clock) = (out.directory.path(), out.clock.clone());
+        FileSink::in_epochs("archive", ("job", generation), Some(committed), directory, (json(), ROLLING), clock)
+            .unwrap()
+    };
+    let mut successor = start(7, (5, 3));
+    successor.write(&numbers(0..1)).unwrap();
+    successor.prepare(EpochId(4)).unwrap();
+    successor.write(&numbers(1..2)).unwrap();
+    successor.flush().unwrap();
+    let hidden =
+        [".job.archive-0000000007-000000000004-000001.jsonl.ready", ".job.archive-0000000007-000002.jsonl.part"];
+    assert_eq!(out.names(), hidden);
+
+    drop(start(6, (5, 3)));
+    assert_eq!(out.names(), hidden, "it claimed the job before, and woke up late");
+
+    drop(successor);
+    drop(start(8, (7, 4)));
+    assert_eq!(out.names(), ["archive-0000000007-000000000004-000001.jsonl"], "what belongs to no epoch is gone");
 }
 
 #[test]
