@@ -74,7 +74,7 @@ fn keys_that_move_on_are_forgotten() {
                 assert!(held <= 4_096 + 400, "{held} rows in round {round}");
             }
             let keys = join.keys.len();
-            assert!(keys <= 1_024 + 400, "{keys} keys in round {round}");
+            assert!(keys <= 16_384 + 400, "{keys} keys in round {round}");
         }
         let given: usize = out.0.iter().map(RecordBatch::num_rows).sum();
         assert!((49_000..=50_000).contains(&given), "{given}");
