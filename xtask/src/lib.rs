@@ -26,6 +26,7 @@ pub mod kafka;
 mod keeper;
 pub mod memory;
 pub mod paths;
+pub mod random;
 pub mod registry;
 mod repository;
 pub mod rotation;

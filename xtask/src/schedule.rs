@@ -18,7 +18,8 @@ use rdkafka::Message;
 
 use crate::{
     kafka::{Broker, Record},
-    undisturbed::{self, Difference, Random, Rows, Running},
+    random::Random,
+    undisturbed::{self, Difference, Rows, Running},
 };
 
 /// How it is disturbed.

@@ -22,7 +22,8 @@ use serde_json::Value;
 
 use crate::{
     kafka::{Broker, BrokerOptions, Proxy, Record},
-    undisturbed::{self, Difference, Random, Rows, Running},
+    random::Random,
+    undisturbed::{self, Difference, Rows, Running},
 };
 
 /// How it is tortured.

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::kafka::Record;
+use crate::random::Random;
 
 /// How many users there are, evenly drawn.
 const KEYS: u64 = 10_000;
@@ -21,7 +22,7 @@ pub(super) enum Spread {
 
 /// `count` events.
 pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iterator<Item = Record> {
-    let mut random = SplitMix(1);
+    let mut random = Random(1);
     (0..count).map(move |i| {
         let user = random.below(KEYS);
         let mut event = Vec::with_capacity(256);
@@ -34,7 +35,7 @@ pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iter
             1 + random.below(9),
             COUNTRIES[random.below(10) as usize],
             1_024 << random.below(4),
-            random.next(),
+            random.number(),
             random.below(1 << 32),
             random.below(2) == 0,
         )
@@ -45,22 +46,6 @@ pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iter
         };
         Record::new((place % partitions as u64) as i32, event)
     })
-}
-
-/// Sebastiano Vigna's SplitMix64: short, fast, good enough to draw events with.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
 }
 
 #[cfg(test)]

@@ -3,17 +3,16 @@
 //! A key in a slice of a window: by what the peak of a run grows when the same keys come in more slices. Growth: the peak of a run
 //! over many events whose keys come and go against that of a run over a tenth of them, with every kind of state in one job.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
 use super::report::Measure;
-use super::{Options, PARTITIONS, Programs};
+use super::{Options, PARTITIONS, Programs, filled};
 use crate::kafka::{Broker, BrokerOptions, Record};
-use crate::repository::root;
 
 /// Keys of each slice.
 const KEYS: u64 = 300_000;
@@ -46,7 +45,7 @@ fn a_key(programs: &Programs, folder: &Path) -> Result<Measure> {
     for (peak, slices) in peaks.iter_mut().zip(SLICES) {
         let events = folder.join("slices.json");
         write_slices(&events, slices)?;
-        let spec = spec("slices", folder, &[("$FILE", &events.display().to_string())])?;
+        let spec = filled("slices", folder, &[("$FILE", &events.display().to_string())])?;
         let usage = programs.bounded(&spec, 1, KEYS * slices)?;
         eprintln!("{KEYS} keys in {slices} slices: {usage}");
         *peak = usage.peak_bytes as f64;
@@ -88,18 +87,10 @@ fn growth(programs: &Programs, folder: &Path, events: u64) -> Result<Measure> {
         };
         kafka.produce(topic, (0..events).map(record))?;
         let spec =
-            spec("growth", folder, &[("$BROKER", kafka.bootstrap()), ("$TOPIC", topic), ("$SECONDS", &seconds)])?;
+            filled("growth", folder, &[("$BROKER", kafka.bootstrap()), ("$TOPIC", topic), ("$SECONDS", &seconds)])?;
         let usage = programs.bounded(&spec, 1, events)?;
         eprintln!("{events} events: {usage}");
         peaks.push(usage.peak_bytes as f64);
     }
     Ok(Measure { name: "peak_of_many_events_to_few", ratio: peaks[1] / peaks[0], limit: Some(GROWTH_LIMIT) })
-}
-
-/// A spec of `bench/` with these words replaced, written to `folder`.
-fn spec(name: &str, folder: &Path, words: &[(&str, &str)]) -> Result<PathBuf> {
-    let template = fs::read_to_string(root().join("bench").join(format!("{name}.yaml")))?;
-    let spec = folder.join(format!("{name}.yaml"));
-    fs::write(&spec, words.iter().fold(template, |text, (word, by)| text.replace(word, by)))?;
-    Ok(spec)
 }

@@ -300,12 +300,16 @@ fn formats(options: &Options) -> Result<bool> {
 
 /// The spec of a job for this broker, written to `dir`.
 fn spec(job: Job, kafka: &Broker, dir: &Path) -> Result<PathBuf> {
-    let file = format!("{}.yaml", job.name());
-    let folder = root().join("bench");
-    let template = fs::read_to_string(folder.join(&file))?;
-    let folder = folder.display().to_string();
+    let folder = root().join("bench").display().to_string();
+    filled(job.name(), dir, &[("$BROKER", kafka.bootstrap()), ("$FOLDER", &folder)])
+}
+
+/// A spec of `bench/` with these words replaced, written to `dir`.
+fn filled(name: &str, dir: &Path, words: &[(&str, &str)]) -> Result<PathBuf> {
+    let file = format!("{name}.yaml");
+    let template = fs::read_to_string(root().join("bench").join(&file))?;
     let spec = dir.join(file);
-    fs::write(&spec, template.replace("$BROKER", kafka.bootstrap()).replace("$FOLDER", &folder))?;
+    fs::write(&spec, words.iter().fold(template, |text, (word, by)| text.replace(word, by)))?;
     Ok(spec)
 }
 

@@ -15,14 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Options, PARTITIONS, ROUNDS, TOPIC,
     events::{self, Spread},
-    process,
+    filled, process,
     programs::Programs,
     report::Measure,
 };
-use crate::{
-    kafka::{Broker, BrokerOptions, Record},
-    repository::root,
-};
+use crate::kafka::{Broker, BrokerOptions, Record};
 
 /// Keys of the open window.
 const KEYS: u64 = 1_000_000;
@@ -66,7 +63,7 @@ fn open_window(tidemill: &Path, kafka: &Broker, folder: &Path) -> Result<Vec<Mea
     };
     kafka.produce(KEYS_TOPIC, (0..RECORDS).map(record))?;
 
-    let spec = spec("snapshot", kafka, folder, "")?;
+    let spec = filled("snapshot", folder, &[("$BROKER", kafka.bootstrap())])?;
     let job = Job::start(tidemill, &spec)?;
     job.wait_until("every record was taken", |metrics| metrics.get("tidemill_records_total") >= RECORDS as f64)?;
     let before = job.metrics()?.get("tidemill_snapshots_total");
@@ -123,7 +120,8 @@ fn throughput(tidemill: &Path, kafka: &Broker, folder: &Path, events: u64) -> Re
     let mut without = vec![];
     for round in 1..=ROUNDS {
         for (state, costs) in [("{epoch: 1s, snapshot: 10s}", &mut with), ("{epoch: 1h, snapshot: 1h}", &mut without)] {
-            let job = Job::start(tidemill, &spec("in_epochs", kafka, folder, state)?)?;
+            let spec = filled("in_epochs", folder, &[("$BROKER", kafka.bootstrap()), ("$STATE", state)])?;
+            let job = Job::start(tidemill, &spec)?;
             job.wait_until("every event was taken", |metrics| metrics.get("tidemill_records_total") >= events as f64)?;
             let cost = process::cpu(job.child.id())?.1;
             eprintln!("round {round}: {state} {:.2} s of CPU", cost.as_secs_f64());
@@ -135,14 +133,6 @@ fn throughput(tidemill: &Path, kafka: &Broker, folder: &Path, events: u64) -> Re
     without.sort();
     let ratio = with[ROUNDS / 2].as_secs_f64() / without[ROUNDS / 2].as_secs_f64();
     Ok(Measure { name: "cost_with_epochs_to_without", ratio, limit: Some(COST_LIMIT) })
-}
-
-/// The spec of a job for this broker, written to `folder`.
-fn spec(name: &str, kafka: &Broker, folder: &Path, state: &str) -> Result<std::path::PathBuf> {
-    let template = fs::read_to_string(root().join("bench").join(format!("{name}.yaml")))?;
-    let spec = folder.join(format!("{name}.yaml"));
-    fs::write(&spec, template.replace("$BROKER", kafka.bootstrap()).replace("$STATE", state))?;
-    Ok(spec)
 }
 
 /// A job that runs on; killed when dropped.

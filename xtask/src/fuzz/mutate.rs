@@ -1,23 +1,21 @@
 //! Mutations: how an input becomes another one.
 
+use xtask::random::Random;
+
 /// Makes inputs from inputs; the same seed, the same ones.
 pub(super) struct Mutator {
-    state: u64,
+    random: Random,
     tokens: &'static [&'static str],
 }
 
 impl Mutator {
     pub(super) fn new(seed: u64, tokens: &'static [&'static str]) -> Self {
-        Mutator { state: seed, tokens }
+        Mutator { random: Random(seed), tokens }
     }
 
-    /// A number from 0 to `bound`, exclusive (SplitMix64).
+    /// A number from 0 to `bound`, exclusive.
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.state;
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ bits >> 31) % bound.max(1) as u64) as usize
+        self.random.below(bound.max(1) as u64) as usize
     }
 
     /// One of the inputs, changed one to four times.
