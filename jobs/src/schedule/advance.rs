@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat::AutoSi};
 use tidemill_engine::EventTime;
 
 use super::{
-    ledger::{Boundary, Ledger, Outcome, RunRecord},
+    ledger::{Boundary, Ledger, Outcome, RunRecord, Standing},
     timing::{CatchUp, Pipeline, Timing},
 };
 use crate::run::{RunError, Stretches};
@@ -83,28 +83,30 @@ pub(super) fn run_range(
     range: Range,
     now: &dyn Fn() -> EventTime,
 ) -> Result<Progress, RunError> {
-    match ledger.first_behind(range.from)? {
-        Some(ran) if (ran.from, ran.to) == (range.from.0, range.to.0) => return Ok(Progress::RanBefore),
-        Some(ran) if ran.from < range.to.0 => return Err(overlap(range, &ran)),
-        _ => {}
+    if ran_before(ledger, range)? {
+        return Ok(Progress::RanBefore);
     }
     let attempts = ledger.failures(range)? + 1;
     let (mut from, mut to) = (Boundary::new(), Boundary::new());
-    let outcome = (|| -> Result<Option<Written>, RunError> {
+    let outcome = (|| -> Result<Result<Written, Progress>, RunError> {
         for (at, boundary) in [(range.from, &mut from), (range.to, &mut to)] {
             *boundary = match ledger.boundary(at)? {
                 Some(fixed) => fixed,
                 None => match steps.boundary(at)? {
                     Some(found) => ledger.fix_boundary(at, found)?,
-                    None => return Ok(None),
+                    None => return Ok(Err(Progress::NotClosed)),
                 },
             };
         }
-        steps.write(range, &from, &to).map(Some)
+        // Whoever was frozen until others had run the range and trimmed its boundaries has fixed them anew, maybe elsewhere.
+        if ran_before(ledger, range)? {
+            return Ok(Err(Progress::RanBefore));
+        }
+        steps.write(range, &from, &to).map(Ok)
     })();
     let (outcome, written, error) = match outcome {
-        Ok(None) => return Ok(Progress::NotClosed),
-        Ok(Some(written)) => (Outcome::Done, written, None),
+        Ok(Err(progress)) => return Ok(progress),
+        Ok(Ok(written)) => (Outcome::Done, written, None),
         Err(error) => (Outcome::Failed(error.to_string()), Written::default(), Some(error)),
     };
     let Written { records, bytes, rows, late } = written;
@@ -123,12 +125,17 @@ pub(super) fn run_range(
     }
 }
 
-/// A range of which a part was run while the schedule was another.
-fn overlap(range: Range, ran: &RunRecord) -> RunError {
-    let text = |micros| DateTime::from_timestamp_micros(micros).unwrap_or_default().to_rfc3339_opts(AutoSi, true);
-    RunError::Overlap {
-        range: format!("{} to {}", text(range.from.0), text(range.to.0)),
-        ran: format!("{} to {}", text(ran.from), text(ran.to)),
+/// Whether all of a range was run; an error when a part was, while the schedule was another.
+fn ran_before(ledger: &Ledger, range: Range) -> Result<bool, RunError> {
+    let text = |range: Range| {
+        let [from, to] = [range.from, range.to]
+            .map(|at| DateTime::from_timestamp_micros(at.0).unwrap_or_default().to_rfc3339_opts(AutoSi, true));
+        format!("{from} to {to}")
+    };
+    match ledger.standing(range)? {
+        Standing::Open => Ok(false),
+        Standing::Ran => Ok(true),
+        Standing::Overlaps(ran) => Err(RunError::Overlap { range: text(range), ran: text(ran) }),
     }
 }
 

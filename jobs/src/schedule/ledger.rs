@@ -2,9 +2,10 @@
 //!
 //! | object | what |
 //! |---|---|
-//! | `runs/<end>.json` | the run of the range that ends then, in microseconds since 1970; it never goes again |
+//! | `runs/<end>.json` | the run of the range that ends then, in microseconds since 1970; it stays until it is trimmed |
 //! | `failures/<end>.json` | the last attempt of it that failed |
 //! | `boundaries/<instant>.json` | where an instant cuts the topics; put once |
+//! | `trimmed/<slot>.json` | the periods that older runs made up, which are not there one by one any more ([`super::trimming`]) |
 //! | `paused` | there while the pipeline is paused |
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,7 +13,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tidemill_engine::EventTime;
 
-use super::advance::Range;
+use super::{
+    advance::Range,
+    trimming::{Found, Periods, Step},
+};
 use crate::{
     epoch::store::{Store, StoreError},
     run::Stretches,
@@ -63,6 +67,21 @@ impl RunRecord {
     pub fn is_done(&self) -> bool {
         self.outcome == Outcome::Done
     }
+
+    fn range(&self) -> Range {
+        Range { from: EventTime(self.from), to: EventTime(self.to) }
+    }
+}
+
+/// Whether a range may be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing of it was run.
+    Open,
+    /// All of it was.
+    Ran,
+    /// A part of it was, in this one.
+    Overlaps(Range),
 }
 
 /// The ledger of one pipeline.
@@ -73,9 +92,15 @@ pub(super) struct Ledger {
 const PAUSED: &str = "paused";
 const RUNS: &str = "runs";
 const FAILURES: &str = "failures";
+const BOUNDARIES: &str = "boundaries";
+const TRIMMED: &str = "trimmed";
 
 fn name(folder: &str, at: EventTime) -> String {
     format!("{folder}/{:020}.json", at.0)
+}
+
+fn slot_name(slot: u64) -> String {
+    format!("{TRIMMED}/{slot:020}.json")
 }
 
 impl Ledger {
@@ -93,9 +118,20 @@ impl Ledger {
         self.store.read_document(&name(RUNS, to))
     }
 
-    /// The first run of a range that ends behind `from`; runs do not overlap.
-    pub(super) fn first_behind(&self, from: EventTime) -> Result<Option<RunRecord>, StoreError> {
-        self.times(RUNS)?.into_iter().find(|to| *to > from).map_or(Ok(None), |to| self.run(to))
+    /// Whether a range may be run; runs do not overlap.
+    pub(super) fn standing(&self, range: Range) -> Result<Standing, StoreError> {
+        // Runs before periods: of what is trimmed in between the period is there first.
+        let run = self.times(RUNS)?.into_iter().find(|to| *to > range.from).map_or(Ok(None), |to| self.run(to))?;
+        let period = self.periods()?.1.first_behind(range.from);
+        if let Some(period) = period.filter(|period| period.from < range.to) {
+            let all = period.from <= range.from && range.to <= period.to;
+            return Ok(if all { Standing::Ran } else { Standing::Overlaps(period) });
+        }
+        Ok(match run.map(|run| run.range()) {
+            Some(run) if run == range => Standing::Ran,
+            Some(run) if run.from < range.to => Standing::Overlaps(run),
+            _ => Standing::Open,
+        })
     }
 
     /// Puts what came of an attempt. One that failed changes nothing for a range that another one has run meanwhile.
@@ -124,12 +160,12 @@ impl Ledger {
     }
 
     pub(super) fn boundary(&self, at: EventTime) -> Result<Option<Boundary>, StoreError> {
-        self.store.read_document(&name("boundaries", at))
+        self.store.read_document(&name(BOUNDARIES, at))
     }
 
     /// Fixes a boundary, between its neighbours; whoever came first has fixed it.
     pub(super) fn fix_boundary(&self, at: EventTime, found: Boundary) -> Result<Boundary, StoreError> {
-        let times = self.times("boundaries")?;
+        let times = self.times(BOUNDARIES)?;
         let before =
             times.iter().rev().find(|time| **time < at).map(|time| self.boundary(*time)).transpose()?.flatten();
         let behind = times.iter().find(|time| **time > at).map(|time| self.boundary(*time)).transpose()?.flatten();
@@ -147,7 +183,7 @@ impl Ledger {
                 }
             }
         }
-        if self.store.put_new_document(&name("boundaries", at), &fixed)? {
+        if self.store.put_new_document(&name(BOUNDARIES, at), &fixed)? {
             return Ok(fixed);
         }
         Ok(self.boundary(at)?.unwrap_or(fixed))
@@ -156,6 +192,50 @@ impl Ledger {
     /// How often a range was tried in vain.
     pub(super) fn failures(&self, range: Range) -> Result<u32, StoreError> {
         Ok(self.failure(range.to)?.map_or(0, |record| record.attempts))
+    }
+
+    /// The slots of periods, and what the last of them says.
+    fn periods(&self) -> Result<(Vec<u64>, Periods), StoreError> {
+        loop {
+            let slots = self.slots()?;
+            let Some(&last) = slots.last() else { return Ok((slots, Periods::default())) };
+            if let Some(periods) = self.store.read_document(&slot_name(last))? {
+                return Ok((slots, periods));
+            }
+            // Others have trimmed so often meanwhile that it is gone.
+        }
+    }
+
+    fn slots(&self) -> Result<Vec<u64>, StoreError> {
+        let names = self.store.names(TRIMMED)?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// The steps after which there are at most `keep` runs one by one.
+    pub(super) fn trimming(&self, keep: usize) -> Result<Vec<Step>, StoreError> {
+        let runs = self.times(RUNS)?;
+        let (slots, periods) = self.periods()?;
+        let (failures, boundaries) = (self.times(FAILURES)?, self.times(BOUNDARIES)?);
+        let mut found = Found { slots, periods, runs, old: vec![], failures, boundaries };
+        let old: Result<Vec<_>, _> = found.too_many(keep).iter().map(|to| self.run(*to)).collect();
+        found.old = old?.iter().flatten().map(RunRecord::range).collect();
+        Ok(found.steps())
+    }
+
+    /// Takes a step of a trimming; whether the next one may be taken.
+    pub(super) fn trim(&self, step: &Step) -> Result<bool, StoreError> {
+        match step {
+            Step::Note { slot, periods } => {
+                let ours = self.store.put_new_document(&slot_name(*slot), periods)?;
+                // A slot that was taken and removed since is free again, but others lie behind it.
+                return Ok(ours && self.slots()?.last() == Some(slot));
+            }
+            Step::Run(to) => self.store.delete(&name(RUNS, *to))?,
+            Step::Failure(to) => self.store.delete(&name(FAILURES, *to))?,
+            Step::Boundary(at) => self.store.delete(&name(BOUNDARIES, *at))?,
+            Step::Slot(slot) => self.store.delete(&slot_name(*slot))?,
+        }
+        Ok(true)
     }
 
     pub(super) fn is_paused(&self) -> Result<bool, StoreError> {

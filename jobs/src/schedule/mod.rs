@@ -5,6 +5,7 @@
 //! ```
 //! - [`timing`]: the instants of a schedule, daylight saving included.
 //! - [`ledger`]: what was run, and the offsets at which each instant cuts the topics, in the job's state store.
+//! - [`trimming`]: what of it goes again.
 //! - [`advance`]: from the ledger and the time to what is to be run, and the order of a run's steps. Nothing in it knows Kafka.
 //! - [`ingest`]: these steps on real topics and files.
 //!
@@ -18,6 +19,7 @@ mod advance;
 mod ingest;
 mod ledger;
 mod timing;
+mod trimming;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ pub use ledger::{Outcome, RunRecord};
 pub use timing::{CatchUp, Pipeline, Timing};
 
 use crate::{
-    epoch::store::Store,
+    epoch::store::{Store, StoreError},
     run::{RunError, RunOptions},
     spec::Job,
 };
@@ -110,7 +112,8 @@ pub fn run_due(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&RunRecord)
         return Ok(Attempt::Paused);
     }
     let now = options.clock.wall();
-    run_ranges(job, due(ledger.last_done()?, now, pipeline), &ledger, options, each)
+    let ranges = due(ledger.last_done()?, now, pipeline);
+    run_ranges(job, ranges, (&ledger, pipeline.keep_runs), options, each)
 }
 
 /// Runs the ranges of the schedule that lie in a period and were not run; those that were stay as they are.
@@ -126,13 +129,13 @@ pub fn backfill(
     let pipeline = pipeline(job)?;
     let ledger = Ledger::new(store(job)?);
     let ranges = ranges_within(from, to.min(options.clock.wall()), &pipeline.timing);
-    run_ranges(job, ranges, &ledger, options, each)
+    run_ranges(job, ranges, (&ledger, pipeline.keep_runs), options, each)
 }
 
 fn run_ranges(
     job: &Job,
     mut ranges: Vec<Range>,
-    ledger: &Ledger,
+    (ledger, keep_runs): (&Ledger, usize),
     options: &RunOptions,
     each: &mut dyn FnMut(&RunRecord),
 ) -> Result<Attempt, RunError> {
@@ -151,10 +154,23 @@ fn run_ranges(
             return Ok(Attempt::NotClosed);
         }
         match run_range(ledger, &mut ingest, range, &|| options.clock.wall())? {
-            Progress::Ran(record) => each(&record),
+            Progress::Ran(record) => {
+                each(&record);
+                // What cannot be trimmed now is trimmed after the next run.
+                let _ = trim(ledger, keep_runs);
+            }
             Progress::RanBefore => {}
             Progress::NotClosed => return Ok(Attempt::NotClosed),
         }
     }
     Ok(Attempt::Idle)
+}
+
+fn trim(ledger: &Ledger, keep_runs: usize) -> Result<(), StoreError> {
+    for step in ledger.trimming(keep_runs)? {
+        if !ledger.trim(&step)? {
+            break;
+        }
+    }
+    Ok(())
 }

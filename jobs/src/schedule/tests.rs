@@ -11,6 +11,7 @@ use super::{
     advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range},
     ledger::{Boundary, Ledger, Outcome, RunRecord},
     timing::{CatchUp, Pipeline, Timing},
+    trimming::Step,
 };
 use crate::{epoch::store::Store, run::RunError, spec::Duration};
 
@@ -26,6 +27,9 @@ impl Random {
 
 /// How long after an instant its range is closed.
 const CLOSED_AFTER_US: i64 = 7_000_000;
+
+/// Runs that are kept one by one.
+const KEPT: usize = 20;
 
 /// Topics and files as far as runs see them.
 struct World {
@@ -111,12 +115,33 @@ fn process(world: &mut World, objects: &Arc<InMemory>, pipeline: &Pipeline) -> u
     for range in due(ledger.last_done().unwrap(), world.now, pipeline) {
         let now = world.now;
         match run_range(&ledger, world, range, &|| now) {
-            Ok(Progress::Ran(_)) => ran += 1,
+            Ok(Progress::Ran(_)) => {
+                ran += 1;
+                if trim(world, &ledger, pipeline).is_err() {
+                    break;
+                }
+            }
             Ok(Progress::RanBefore) => {}
             Ok(Progress::NotClosed) | Err(_) => break,
         }
     }
     ran
+}
+
+/// Trims the ledger, and may die at each step of it.
+fn trim(world: &mut World, ledger: &Ledger, pipeline: &Pipeline) -> Result<(), RunError> {
+    for step in ledger.trimming(pipeline.keep_runs)? {
+        world.may_die()?;
+        assert!(ledger.trim(&step)?);
+    }
+    Ok(())
+}
+
+/// The names that a ledger has in its folders, sorted.
+fn names(objects: &Arc<InMemory>) -> BTreeMap<&'static str, Vec<String>> {
+    let store = Store::over(Arc::clone(objects) as _, "job").unwrap();
+    let folders = ["runs", "failures", "boundaries", "trimmed"];
+    folders.into_iter().map(|folder| (folder, store.names(folder).unwrap())).collect()
 }
 
 /// Every record below the last boundary is in one file, of the range that its stamp lies in unless its clock had stepped back.
@@ -146,7 +171,7 @@ fn assert_exactly_once(world: &World, pipeline: &Pipeline) {
 fn a_thousand_runs_with_deaths_anywhere_and_daylight_saving_put_each_record_into_one_file() {
     // Half past two: skipped in March, repeated in October.
     let timing = Timing::cron("30 2,8,20 * * *", Tz::Europe__Paris).unwrap();
-    let pipeline = Pipeline { timing, catch_up: CatchUp::All };
+    let pipeline = Pipeline { timing, catch_up: CatchUp::All, keep_runs: KEPT };
     let mut world = world("2026-01-15T02:00:00Z", 8);
     let objects = Arc::new(InMemory::new());
     let mut ran = 0;
@@ -160,11 +185,103 @@ fn a_thousand_runs_with_deaths_anywhere_and_daylight_saving_put_each_record_into
     assert_exactly_once(&world, &pipeline);
     let records: usize = world.files.values().map(Vec::len).sum();
     assert!(records > 3_000, "{records} records");
+
+    // Of old runs the ledger has the period alone: nothing in it is run again, by the schedule or by another one.
+    world.dies_one_in = u64::MAX;
+    trim(&mut world, &ledger(&objects), &pipeline).unwrap();
+    let kept = names(&objects);
+    assert_eq!(kept["runs"].len(), KEPT);
+    assert_eq!(kept["boundaries"].len(), KEPT + 2);
+    assert!(kept["failures"].len() <= KEPT && kept["trimmed"].len() < 6, "{kept:?}");
+    let (&first, now) = (world.files.keys().next().unwrap(), world.now);
+    let files = world.files.clone();
+    let other = Timing::Every(Duration::from_secs(86_400));
+    let again = ranges_within(EventTime(first), now, &pipeline.timing);
+    let days = ranges_within(EventTime(first), EventTime(now.0 - 30 * 86_400_000_000), &other);
+    assert!(again.len() >= 1_000 && days.len() > 300);
+    for range in again.into_iter().take(1_000).chain(days) {
+        let progress = run_range(&ledger(&objects), &mut world, range, &|| now).unwrap();
+        assert!(matches!(progress, Progress::RanBefore), "{range:?}");
+    }
+    assert_eq!(world.files, files);
+    assert_eq!(names(&objects), kept);
+}
+
+#[test]
+fn whoever_was_frozen_while_others_trimmed_takes_nothing_away() {
+    let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All, keep_runs: 1 };
+    let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
+    let objects = Arc::new(InMemory::new());
+    world.pass(3_600_000_000);
+    let run = |world: &mut World, ledger: &Ledger, minutes: [i64; 2]| {
+        let [from, to] = minutes.map(|minutes| EventTime(at("2026-01-15T00:00:00Z").0 + minutes * 60_000_000));
+        let now = world.now;
+        matches!(run_range(ledger, world, Range { from, to }, &|| now).unwrap(), Progress::Ran(_))
+    };
+    let ledger = ledger(&objects);
+    assert!(run(&mut world, &ledger, [0, 10]) && run(&mut world, &ledger, [10, 20]));
+    let frozen = ledger.trimming(1).unwrap();
+    assert!(matches!(frozen[..], [Step::Note { slot: 1, .. }, Step::Run(_)]), "{frozen:?}");
+    // A backfill that it does not know of comes in, and the slot that it would take is taken, then removed.
+    for begin in (20..40).step_by(2) {
+        assert!(run(&mut world, &ledger, [begin, begin + 2]));
+        trim(&mut world, &ledger, &pipeline).unwrap();
+    }
+    let slots = &names(&objects)["trimmed"];
+    assert!(!slots[0].ends_with("01.json"), "{slots:?}");
+    let before = names(&objects);
+    assert!(!ledger.trim(&frozen[0]).unwrap(), "others are further");
+    assert_eq!(names(&objects)["runs"], before["runs"]);
+    // The next one removes its slot.
+    assert!(run(&mut world, &ledger, [40, 50]));
+    trim(&mut world, &ledger, &pipeline).unwrap();
+    assert_eq!(names(&objects)["trimmed"].len(), before["trimmed"].len());
+    assert_eq!(names(&objects)["boundaries"].len(), 3);
+    assert!(!run(&mut world, &ledger, [10, 20]) && !run(&mut world, &ledger, [22, 24]));
+}
+
+/// Asks for a boundary, and is frozen until others have done its range and trimmed it.
+struct Frozen<'a> {
+    world: &'a mut World,
+    meanwhile: &'a dyn Fn(&mut World),
+}
+
+impl Steps for Frozen<'_> {
+    fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
+        (self.meanwhile)(self.world);
+        self.world.boundary(at)
+    }
+
+    fn write(&mut self, range: Range, _: &Boundary, _: &Boundary) -> Result<Written, RunError> {
+        unreachable!("{range:?} was run")
+    }
+}
+
+#[test]
+fn a_range_that_was_trimmed_is_not_run_by_whoever_was_frozen_before_its_boundary() {
+    let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All, keep_runs: 1 };
+    let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
+    let objects = Arc::new(InMemory::new());
+    world.pass(3_600_000_000);
+    let ranges = ranges_within(at("2026-01-15T00:00:00Z"), at("2026-01-15T00:50:00Z"), &pipeline.timing);
+    let meanwhile = |world: &mut World| {
+        let (ledger, now) = (ledger(&objects), world.now);
+        for range in &ranges {
+            run_range(&ledger, world, *range, &|| now).unwrap();
+            trim(world, &ledger, &pipeline).unwrap();
+        }
+    };
+    let now = world.now;
+    let mut frozen = Frozen { world: &mut world, meanwhile: &meanwhile };
+    let progress = run_range(&ledger(&objects), &mut frozen, ranges[1], &|| now).unwrap();
+    assert!(matches!(progress, Progress::RanBefore));
+    assert_eq!(world.files.len(), 5);
 }
 
 #[test]
 fn a_backfill_beside_the_schedule_doubles_nothing_and_one_of_what_was_done_changes_nothing() {
-    let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All };
+    let pipeline =
+        Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All, keep_runs: KEPT };
     let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
     let objects = Arc::new(InMemory::new());
     for _ in 0..100 {
@@ -199,21 +316,22 @@ fn what_was_missed_is_caught_up_as_the_job_says() {
     let now = at("2026-01-15T10:00:30Z");
     let last = at("2026-01-15T09:55:00Z");
     let minutes = |catch_up| {
-        let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up };
+        let pipeline = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up, keep_runs: KEPT };
         let ranges = due(Some(last), now, &pipeline);
         ranges.iter().map(|range| (range.to.0 - last.0) / 60_000_000).collect::<Vec<_>>()
     };
     assert_eq!(minutes(CatchUp::All), [1, 2, 3, 4, 5]);
     assert_eq!(minutes(CatchUp::Latest), [4, 5]);
     assert_eq!(minutes(CatchUp::None), [5]);
-    let first = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up: CatchUp::All };
+    let first = Pipeline { timing: Timing::Every(Duration::from_secs(60)), catch_up: CatchUp::All, keep_runs: KEPT };
     assert_eq!(due(None, now, &first).len(), 1);
     assert!(due(Some(at("2026-01-15T10:00:00Z")), now, &first).is_empty());
 }
 
 #[test]
 fn a_range_of_which_another_schedule_has_run_a_part_is_refused() {
-    let hourly = Pipeline { timing: Timing::Every(Duration::from_secs(3_600)), catch_up: CatchUp::All };
+    let hourly =
+        Pipeline { timing: Timing::Every(Duration::from_secs(3_600)), catch_up: CatchUp::All, keep_runs: KEPT };
     let mut world = world("2026-01-15T00:00:00Z", u64::MAX);
     let objects = Arc::new(InMemory::new());
     world.pass(2 * 3_600_000_000 + CLOSED_AFTER_US);

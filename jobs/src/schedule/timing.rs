@@ -22,6 +22,8 @@ pub struct Pipeline {
     pub timing: Timing,
     /// What becomes of runs that were missed.
     pub catch_up: CatchUp,
+    /// So many runs are in the ledger one by one; of older ones it has the period that they make up.
+    pub keep_runs: usize,
 }
 
 /// What becomes of runs that were missed: of ranges whose successor's end has passed as well.

@@ -550,6 +550,14 @@ pub(super) struct RawSchedule {
     /// What becomes of runs that were missed.
     #[serde(default)]
     pub(super) catch_up: CatchUp,
+    /// So many runs are kept in the ledger one by one, with offsets and counts. Of older ones it has the periods that they make up, so that none is ever run twice.
+    #[serde(default = "keep_runs")]
+    #[schemars(range(min = 1))]
+    pub(super) keep_runs: u32,
+}
+
+fn keep_runs() -> u32 {
+    1_000
 }
 
 fn kerberos_service() -> String {

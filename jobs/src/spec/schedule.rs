@@ -33,8 +33,14 @@ pub(super) fn schedule(
     inputs.into_iter().flatten().for_each(|input| check_input(check, &root.key("inputs"), input));
     outputs.into_iter().flatten().for_each(|output| check_output(check, &root.key("outputs"), output));
     let path = root.key("schedule");
-    let timing = timing(check, &path, schedule)?;
-    Some(Some(Pipeline { timing, catch_up: schedule.catch_up }))
+    let timing = timing(check, &path, schedule);
+    if schedule.keep_runs == 0 {
+        check.problem(
+            &path.key("keep_runs"),
+            "expected a number from 1: the next range begins where the last run ended",
+        );
+    }
+    Some(Some(Pipeline { timing: timing?, catch_up: schedule.catch_up, keep_runs: schedule.keep_runs as usize }))
 }
 
 fn timing(check: &mut Check<'_>, path: &Path, raw: &RawSchedule) -> Option<Timing> {
