@@ -71,9 +71,13 @@ impl MergeSessions {
         let width = self.state_schema.fields().len();
         let (states, extents) = cell.columns().split_at(width);
         let extent = extent_columns(extents);
+        let partition = &self.window.plan.partition;
         let mut rows: Vec<usize> = (0..cell.num_rows()).collect();
-        rows.sort_by_key(|row| extent(*row).first);
-        let keys: Vec<ArrayRef> = self.window.plan.partition.iter().map(|k| Arc::clone(&states[*k])).collect();
+        // A batch has one row for each of its keys: in order as it is, if these are the partitions.
+        if batches.len() > 1 || partition.len() < self.window.plan.keys.len() {
+            rows.sort_by_key(|row| extent(*row).first);
+        }
+        let keys: Vec<ArrayRef> = partition.iter().map(|k| Arc::clone(&states[*k])).collect();
         let batch = self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.to_vec())?);
         let first_and_last = |row| (extent(row).first, extent(row).last);
         for late in self.sessions.add(&keys, rows.into_iter(), first_and_last, batch)? {

@@ -6,10 +6,7 @@
 //!
 //! Invariant: a session whose end the watermark has passed was closed, and cannot grow again.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray},
@@ -17,6 +14,7 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
     row::{RowConverter, SortField},
 };
+use datafusion_common::HashMap;
 
 use super::{
     shape::{Closed, SessionShape},

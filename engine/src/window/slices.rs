@@ -140,6 +140,10 @@ impl Slices {
     }
 }
 
+/// Longer cells would be fewer states, but a session is known to be over only when the cell of its end is complete: so much later
+/// than the watermark a result may come.
+const LONGEST_CELL_US: i64 = 250_000;
+
 /// Where a session cannot have a gap or a cut: two rows of one cell and one partition are of the same window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cells {
@@ -151,14 +155,13 @@ impl Cells {
         Self { shape }
     }
 
-    /// Cells are half as long as the gap, and end with each instant at which a session may be cut. Longer ones would be fewer
-    /// states, but a session is known to be over only when the cell of its end is complete.
+    /// Cells are as long as the gap, up to [`LONGEST_CELL_US`], and end with each instant at which a session may be cut.
     fn slice_of(self, t: i64) -> Slice {
         let cell = |length: i64| {
             let start = t - (t - 1).rem_euclid(length);
             Slice { start, end: start + length }
         };
-        let by_gap = cell((self.shape.gap / 2).max(1));
+        let by_gap = cell(self.shape.gap.clamp(1, LONGEST_CELL_US));
         match self.shape.max.map(cell) {
             None => by_gap,
             Some(by_max) => Slice { start: by_gap.start.max(by_max.start), end: by_gap.end.min(by_max.end) },
