@@ -20,11 +20,26 @@ pub(super) enum Spread {
     Runs(u64),
 }
 
+impl Spread {
+    fn partition(self, event: u64, user: u64, partitions: i32) -> i32 {
+        let place = match self {
+            Self::ByUser => user,
+            Self::Runs(run) => event / run,
+        };
+        (place % partitions as u64) as i32
+    }
+}
+
 /// `count` events.
 pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iterator<Item = Record> {
+    of_keys(count, KEYS, partitions, spread)
+}
+
+/// `count` events of so many users.
+pub(super) fn of_keys(count: u64, keys: u64, partitions: i32, spread: Spread) -> impl Iterator<Item = Record> {
     let mut random = Random(1);
     (0..count).map(move |i| {
-        let user = random.below(KEYS);
+        let user = random.below(keys);
         let mut event = Vec::with_capacity(256);
         write!(
             event,
@@ -40,11 +55,21 @@ pub(super) fn generate(count: u64, partitions: i32, spread: Spread) -> impl Iter
             random.below(2) == 0,
         )
         .expect("memory takes all");
-        let place = match spread {
-            Spread::ByUser => user,
-            Spread::Runs(run) => i / run,
-        };
-        Record::new((place % partitions as u64) as i32, event)
+        Record::new(spread.partition(i, user, partitions), event)
+    })
+}
+
+/// `count` events of so many bytes, most of them in a member that no job needs.
+pub(super) fn of_size(count: u64, bytes: usize, partitions: i32) -> impl Iterator<Item = Record> {
+    let mut random = Random(1);
+    (0..count).map(move |i| {
+        let user = random.below(KEYS);
+        let amount = random.below(100);
+        let mut event = Vec::with_capacity(bytes);
+        write!(event, r#"{{"user":"user-{user:06}","amount":{amount}.25,"text":""#).expect("memory takes all");
+        event.resize(bytes.saturating_sub(2), b'x');
+        event.extend_from_slice(b"\"}");
+        Record::new(Spread::ByUser.partition(i, user, partitions), event)
     })
 }
 
@@ -61,5 +86,15 @@ mod tests {
             serde_json::from_slice::<serde_json::Value>(event).unwrap();
         }
         assert!(generate(1_000, 4, Spread::ByUser).map(|record| record.value.unwrap()).eq(events));
+    }
+
+    #[test]
+    fn events_of_a_size_are_json_of_that_size() {
+        for bytes in [100, 1_000] {
+            for event in of_size(20, bytes, 4).map(|record| record.value.unwrap()) {
+                assert_eq!(event.len(), bytes);
+                serde_json::from_slice::<serde_json::Value>(&event).unwrap();
+            }
+        }
     }
 }

@@ -3,8 +3,10 @@
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
-//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`peers`] for Flink SQL.
+//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`scale`] for curves, [`peers`] for
+//! Flink SQL.
 
+mod document;
 mod events;
 mod fetch;
 mod limit;
@@ -13,6 +15,7 @@ mod peers;
 mod process;
 mod programs;
 mod report;
+mod scale;
 mod snapshot;
 mod sql;
 
@@ -90,6 +93,8 @@ pub enum Job {
     Memory,
     /// Questions: the bytes of one for the last minute, and a full scan with GROUP BY against the stateless job. Only where it is asked for.
     Sql,
+    /// Partitions, keys, sizes of messages, windows and workers, each as a curve; writes `docs/benchmarks.md`. Only where it is asked for.
+    Scale,
     /// The same queries in Flink SQL, in turns, and the same rows; writes `docs/benchmarks.md`. Only where it is asked for.
     Peers,
 }
@@ -124,6 +129,7 @@ impl Job {
             Self::Limit => "limit",
             Self::Memory => "memory",
             Self::Sql => "sql",
+            Self::Scale => "scale",
             Self::Peers => "peers",
         }
     }
@@ -192,6 +198,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Sql) {
         measures.extend(sql::run(options)?);
     }
+    if options.jobs.contains(&Job::Scale) {
+        measures.extend(scale::run(options)?);
+    }
     if options.jobs.contains(&Job::Peers) {
         measures.extend(peers::run(options)?);
     }
@@ -204,7 +213,14 @@ pub fn run(options: &Options) -> Result<bool> {
             let alone = |job: &Job| {
                 matches!(
                     job,
-                    Job::Formats | Job::Snapshot | Job::Fetch | Job::Limit | Job::Memory | Job::Sql | Job::Peers
+                    Job::Formats
+                        | Job::Snapshot
+                        | Job::Fetch
+                        | Job::Limit
+                        | Job::Memory
+                        | Job::Sql
+                        | Job::Scale
+                        | Job::Peers
                 )
             };
             named.iter().copied().filter(|job| !alone(job)).collect()

@@ -1,22 +1,20 @@
-//! `docs/benchmarks.md`: what the bench found, on which machine, when, and of what.
+//! The section of what the bench found, on which machine, when, and of what.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::super::document::{self, machine, said};
 use super::super::process::Usage;
 use super::super::report::Measure;
 use super::super::{Options, PARTITIONS, ROUNDS};
 use super::{Comparison, FirstRow, flink};
-use crate::kafka::Version;
-use crate::repository::root;
 
-const PATH: &str = "docs/benchmarks.md";
+const SECTION: &str = "Beside Flink SQL";
 
-/// The document, written to its place unless debug builds were measured.
+/// The section, written to its place unless debug builds were measured.
 ///
 /// # Errors
 /// When it cannot be written, or the machine does not say what it is.
@@ -28,13 +26,10 @@ pub(super) fn write(
     loading: Duration,
 ) -> Result<String> {
     let text = format!(
-        "# Benchmarks
+        "As `cargo xtask bench peers --events {events}` found it on {date}. Both sides read the same topics of one Kafka in the same run, in
+turns, on cores that they share with the broker: medians of {ROUNDS} rounds.
 
-tidemill beside Flink SQL, as `cargo xtask bench peers --events {events}` found it on {date}; the command writes this page. Both sides read the
-same topics of one Kafka in the same run, in turns, on cores that they share with the broker: medians of {ROUNDS} rounds. Absolute
-figures are of this machine in that hour; ratios travel.
-
-{machine}
+{machine}- Flink {flink} with its Kafka connector {connector}, {java}.
 - {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, stamped by the broker while two topics were loaded
   in {loading:.0} s; 10,000 users, 10 countries.
 - CPU: user and system of tidemill's whole process, its start included, which counts where events are few; of Flink's TaskManager alone,
@@ -49,12 +44,12 @@ figures are of this machine in that hour; ratios travel.
 {queries}
 Start to first row, from nothing running but Kafka: tidemill {ours:.2} s, Flink {theirs:.1} s.
 
-## Against what is asked for
+### Against what is asked for
 
 How many times as much Flink takes, and the least that is asked for.
 
 {limits}
-## The queries
+### The queries
 
 The same text on both sides, but for the quotes around `user`.
 
@@ -62,6 +57,9 @@ The same text on both sides, but for the quotes around `user`.
         events = options.events,
         date = chrono::Utc::now().date_naive(),
         machine = machine()?,
+        flink = flink::VERSION,
+        connector = flink::CONNECTOR_VERSION,
+        java = said(Command::new("java").arg("-version"))?,
         loading = loading.as_secs_f64(),
         queries = queries(comparisons, options.events),
         ours = first_row.tidemill.as_secs_f64(),
@@ -70,7 +68,7 @@ The same text on both sides, but for the quotes around `user`.
         texts = texts(comparisons),
     );
     if !options.debug {
-        fs::write(root().join(PATH), &text).with_context(|| format!("cannot write `{PATH}`"))?;
+        document::put(SECTION, &text)?;
     }
     Ok(text)
 }
@@ -124,36 +122,4 @@ fn texts(comparisons: &[Comparison]) -> String {
         }
     }
     texts.iter().map(|(name, sql)| format!("- {name}: `{sql}`\n")).collect()
-}
-
-/// The machine and the versions, as a list.
-fn machine() -> Result<String> {
-    let line = |path: &str, name: &str| -> Result<String> {
-        let text = fs::read_to_string(path)?;
-        let line =
-            text.lines().find(|line| line.starts_with(name)).with_context(|| format!("no `{name}` in {path}"))?;
-        Ok(line.split_once(':').map_or(line, |(_, value)| value).trim().to_owned())
-    };
-    let memory = line("/proc/meminfo", "MemTotal")?;
-    let memory: f64 = memory.trim_end_matches(" kB").parse().context("`MemTotal` is a number")?;
-    Ok(format!(
-        "- Machine: {}, {} cores, {:.0} GiB, Linux {}.\n- tidemill {} ({}), Flink {} with its Kafka connector {}, Kafka {}, {}.",
-        line("/proc/cpuinfo", "model name").unwrap_or_else(|_| std::env::consts::ARCH.to_owned()),
-        std::thread::available_parallelism()?,
-        memory / f64::from(1 << 20),
-        fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
-        said(Command::new("git").args(["rev-parse", "--short", "HEAD"]).current_dir(root()))?,
-        said(Command::new("rustc").arg("--version"))?,
-        flink::VERSION,
-        flink::CONNECTOR_VERSION,
-        Version::default().number(),
-        said(Command::new("java").arg("-version"))?,
-    ))
-}
-
-/// The first line that a program says.
-fn said(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned())
 }
