@@ -187,6 +187,73 @@ fn a_run_that_fails_is_noted_and_leaves_nothing() {
     assert_eq!(run.status.code(), Some(2));
 }
 
+#[test]
+fn a_run_lays_its_files_out_in_folders_and_in_order() {
+    let (kafka, topic) = (shared(), "schedule-laid-out");
+    kafka.create_topic(topic, 2, &[]).unwrap();
+    let record =
+        |n: i64| Record::new((n % 2) as i32, json!({"n": n, "country": (["FR", "D/E"][n as usize % 2])}).to_string());
+    kafka.produce(topic, (0..100).map(record)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    pipeline(directory, kafka, topic);
+    let spec = fs::read_to_string(directory.join("job.yaml")).unwrap();
+    let spec = spec
+        .replace("{n: int}", "{n: int, country: string}")
+        .replace("{path: out/}", "{path: out/, partition_by: [country, day(at)], sort_by: [n desc]}")
+        .replace("SELECT n,", "SELECT n, country,");
+    fs::write(directory.join("job.yaml"), &spec).unwrap();
+    // Every file that can be seen: its folder below the range's, and its rows.
+    let seen = || {
+        let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut left = vec![directory.join("out")];
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+                left.extend(
+                    entries
+                        .filter(|entry| !entry.file_name().to_str().unwrap().starts_with('.'))
+                        .map(|entry| entry.path()),
+                );
+            } else if path.is_file() {
+                let folder = path.parent().unwrap().strip_prefix(directory.join("out")).unwrap();
+                let (range, folder) = folder.to_str().unwrap().split_once('/').unwrap();
+                assert!(range.starts_with("range=20"), "{range}");
+                let lines = fs::read_to_string(&path).unwrap();
+                let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+                assert!(rows.is_sorted_by(|a, b| a["n"].as_i64() > b["n"].as_i64()), "{rows:?}");
+                seen.entry(folder.to_owned()).or_default().extend(rows);
+            }
+        }
+        seen
+    };
+    let period = [-60, 30].map(|seconds| (Utc::now() + chrono::Duration::seconds(seconds)).to_rfc3339());
+    wait_until(|| {
+        runs(directory, &["backfill", "job.yaml", "--from", &period[0], "--to", &period[1]]);
+        seen().values().map(Vec::len).sum::<usize>() == 100
+    });
+    for (folder, rows) in seen() {
+        let expected = |row: &Value| {
+            let country = ["FR", "D%2FE"][row["n"].as_i64().unwrap() as usize % 2];
+            format!("late=false/country={country}/day={}", &row["at"].as_str().unwrap()[..10])
+        };
+        assert!(rows.iter().all(|row| expected(row) == folder && row.get("country").is_none()), "{folder}: {rows:?}");
+    }
+
+    fs::write(directory.join("job.yaml"), spec.replace("[country,", "[countri,")).unwrap();
+    let validated = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["validate", "job.yaml"])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert_eq!(validated.status.code(), Some(2));
+    let said = String::from_utf8(validated.stderr).unwrap();
+    assert!(
+        said.contains("output `files`: unknown column `countri` in `partition_by`; available: n, country, at"),
+        "{said}"
+    );
+}
+
 /// The broker's clock cannot be set back here, but a boundary can: as if it had been asked for before the last record came in.
 #[test]
 fn a_record_that_comes_in_behind_its_range_is_in_the_late_part_of_the_next() {

@@ -46,7 +46,7 @@ pub struct Outcome {
     pub difference: Difference,
 }
 
-/// The one output has all records, the other a third of them: a range has the files of both or of none.
+/// The one output has all records, the other a third of them, in folders and in order: a range has the files of both or of none.
 const OUTPUTS: [&str; 2] = ["all", "thirds"];
 const PARTITIONS: i32 = 3;
 /// Records a second.
@@ -99,12 +99,12 @@ inputs:
 clock_uncertainty: 500ms
 outputs:
   all: {{file: {{path: all/}}, format: json}}
-  thirds: {{file: {{path: thirds/}}, format: json}}
-schedule: {{every: 1s}}
+  thirds: {{file: {{path: thirds/, partition_by: [odd], sort_by: [n]}}, format: json}}
+schedule: {{every: 1s, keep_runs: 3}}
 range: "[previous, now)"
 query: |
   SELECT n INTO all FROM records
-  SELECT n INTO thirds FROM records WHERE n % 3 = 0
+  SELECT n, n % 2 AS odd INTO thirds FROM records WHERE n % 3 = 0
 "#
     )
 }
@@ -157,19 +157,26 @@ impl Pipeline<'_> {
         let mut ranges = vec![];
         for entry in fs::read_dir(self.folder.join(OUTPUTS[0])).into_iter().flatten() {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            let is_seen = |output: &&str| self.folder.join(output).join(&name).is_dir();
-            if !name.starts_with('.') && OUTPUTS.iter().all(is_seen) {
+            if !name.starts_with('.') && OUTPUTS.iter().all(|output| self.seen(output, &name).is_dir()) {
                 ranges.push(name);
             }
         }
         Ok(ranges)
     }
 
+    /// The folder of a range.
+    fn seen(&self, output: &str, range: &str) -> PathBuf {
+        let name = if output == OUTPUTS[1] { format!("range={range}") } else { range.to_owned() };
+        self.folder.join(output).join(name)
+    }
+
     fn rows(&self) -> Result<Rows> {
         let mut rows = Rows::default();
         for range in self.ranges()? {
-            for output in OUTPUTS {
-                rows.add_files(&format!("{output}/{range}"), &self.folder.join(output).join(&range))?;
+            rows.add_files(&format!("all/{range}"), &self.seen("all", &range))?;
+            for entry in fs::read_dir(self.seen("thirds", &range).join("late=false")).into_iter().flatten() {
+                let entry = entry?;
+                rows.add_files(&format!("thirds/{range}/{}", entry.file_name().to_string_lossy()), &entry.path())?;
             }
         }
         Ok(rows)
@@ -262,7 +269,7 @@ fn expected(broker: &Broker, topic: &str) -> Result<Expected> {
         let range = range.format("%Y%m%dT%H%M%SZ");
         rows.add(&format!("all/{range}"), &row);
         if n.is_multiple_of(3) {
-            rows.add(&format!("thirds/{range}"), &row);
+            rows.add(&format!("thirds/{range}/odd={}", n % 2), &row);
         }
         records += 1;
     }

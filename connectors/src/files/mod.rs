@@ -1,6 +1,8 @@
 //! Files as inputs and outputs. A [`FileSource`] reads records of finished files; a [`FileSink`] writes files
-//! that a reader sees only when they are whole.
+//! that a reader sees only when they are whole; a [`LaidOutSink`] does so in folders of Hive's names, in the order of columns.
 
+mod laid_out;
+mod layout;
 mod listing;
 mod reader;
 mod sink;
@@ -15,6 +17,8 @@ use std::{
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+pub use laid_out::{LaidOutSink, OpenFolder};
+pub use layout::{Layout, PartitionBy, SortBy, Unit};
 pub use listing::list_files;
 pub use sink::{EncoderFactory, FileSink, OutputFormat, Rolling};
 pub use source::{Content, FileSource, InputFormat, sample};

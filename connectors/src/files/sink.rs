@@ -188,6 +188,19 @@ impl FileSink {
         self.current.is_some()
     }
 
+    /// Writes what the current file has in memory, and leaves it open.
+    pub(super) fn write_through(&mut self) -> Result<()> {
+        let Some(OpenFile { body: Body::Parquet(encoder), part, .. }) = &mut self.current else { return Ok(()) };
+        match encoder.end_row_group() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let hidden = part.hidden.clone();
+                self.current = None;
+                Err(self.failure("write", &hidden, &error))
+            }
+        }
+    }
+
     fn open_file(&mut self, schema: SchemaRef) -> Result<OpenFile> {
         let part = self.next_part();
         let encoder = self.format.row_encoder();

@@ -40,12 +40,12 @@ use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime, Monotonic,
     dataflow::{
         merge::{Merge, Output},
-        plan::{Dataflow, LateAction, TimeBounds},
+        plan::{Dataflow, LateAction, OperatorPlan, TimeBounds},
         stage::reach_back,
     },
     dead_letter::DeadLetters,
 };
-use tidemill_queries::{CompatibilityLevel, InputTable, QueryErrors, Script, Settings};
+use tidemill_queries::{CompatibilityLevel, InputTable, QueryError, QueryErrors, Script, Settings};
 
 pub use crate::epoch::decide::Stop;
 use crate::{
@@ -190,7 +190,23 @@ fn plan(job: &Job, script: &Script, tables: &[InputTable]) -> Result<Dataflow, Q
         Compatibility::V1_2 => CompatibilityLevel::V1_2,
     };
     let settings = Settings { time: Some(bounds), functions, compatibility, ..Settings::default() };
-    tidemill_queries::plan(script, tables, &outputs, &settings)
+    let dataflow = tidemill_queries::plan(script, tables, &outputs, &settings)?;
+    check_layouts(job, &dataflow)?;
+    Ok(dataflow)
+}
+
+/// The files of outputs are laid out by columns that each statement gives.
+fn check_layouts(job: &Job, dataflow: &Dataflow) -> Result<(), QueryErrors> {
+    for node in &dataflow.nodes {
+        let OperatorPlan::Output(output) = node.operator else { continue };
+        let Some(output) = job.outputs.iter().find(|known| known.name == dataflow.outputs[output]) else { continue };
+        let OutputTransport::File(file) = &output.transport else { continue };
+        file.layout.check(&node.schema).map_err(|problem| {
+            let message = format!("output `{}`: {problem}", output.name);
+            QueryError { message, line: 1, column: 1, help: None } // the spec's text is not at hand any more
+        })?;
+    }
+    Ok(())
 }
 
 fn late_action(job: &Job) -> LateAction {

@@ -8,7 +8,7 @@ use std::{
 use tidemill_connectors::{
     dead_letters::{LetterLines, LetterMessages, LetterOrigin, LetterOrigins, LetterSink},
     discard::DiscardSink,
-    files::{EncoderFactory, FileSink, OutputFormat as FileFormat, Rolling},
+    files::{EncoderFactory, FileSink, LaidOutSink, OpenFolder, OutputFormat as FileFormat, Rolling},
     formats::{
         csv::Dialect,
         encode::{
@@ -40,6 +40,8 @@ use crate::spec::{
 
 /// One part in this many of the job's memory holds rows on their way to a Kafka output.
 const SINK_SHARE: u64 = 16;
+/// One part in this many holds rows that wait to be laid out in files.
+const LAYOUT_SHARE: u64 = 8;
 
 /// The Kafka outputs of a job, the dead letters among them, after first contact.
 #[derive(Default)]
@@ -149,13 +151,11 @@ pub(super) fn open(
         let sink: Box<dyn Sink> = match &output.transport {
             OutputTransport::Discard => Box::new(DiscardSink::default()),
             OutputTransport::Stdout => Box::new(StdoutSink::new(&output.name)),
+            OutputTransport::File(file) if !file.layout.is_plain() => {
+                Box::new(laid_out(job, output, file, naming, options)?)
+            }
             OutputTransport::File(file) => {
-                let format = file_format(output).ok_or_else(|| EngineError::Sink {
-                    output: output.name.clone(),
-                    kind: ErrorKind::Bug,
-                    message: "its format is not for files".to_owned(),
-                })?;
-                Box::new(open_file(job, &output.name, file, format, naming, options)?)
+                Box::new(open_file(job, &output.name, file, file_format(output)?, naming, options)?)
             }
             OutputTransport::Kafka(kafka) => {
                 let encoder = message_encoder(output, secrets, options)?;
@@ -251,6 +251,34 @@ fn open_topic(
     }))
 }
 
+/// The sink of an output with a layout; its rows may wait in a share of the job's memory.
+fn laid_out(
+    job: &Job,
+    output: &spec::Output,
+    file: &FileOutput,
+    naming: &Naming<'_>,
+    options: &RunOptions,
+) -> Result<LaidOutSink, EngineError> {
+    let Naming::Run(run) = *naming else {
+        let message = "files are laid out in runs by themselves alone".to_owned();
+        return Err(EngineError::Sink { output: output.name.clone(), kind: ErrorKind::Bug, message });
+    };
+    let is_laid_out =
+        |output: &&spec::Output| matches!(&output.transport, OutputTransport::File(file) if !file.layout.is_plain());
+    let sharing = job.outputs.iter().filter(is_laid_out).count() as u64;
+    let waiting_max = usize::try_from(job.memory.bytes() / LAYOUT_SHARE / sharing.max(1)).unwrap_or(usize::MAX);
+    let (run, clock, output) = (run.to_owned(), Arc::clone(&options.clock), output.clone());
+    let (name, rolling) = (output.name.clone(), rolling(file));
+    let open: OpenFolder = Box::new(move |folder| {
+        FileSink::open(&output.name, &run, folder, file_format(&output)?, rolling, Arc::clone(&clock))
+    });
+    Ok(LaidOutSink::new(&name, &file.path, file.layout.clone(), waiting_max, open))
+}
+
+fn rolling(file: &FileOutput) -> Rolling {
+    Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() }
+}
+
 fn open_file(
     job: &Job,
     name: &str,
@@ -259,7 +287,7 @@ fn open_file(
     naming: &Naming<'_>,
     options: &RunOptions,
 ) -> Result<FileSink, EngineError> {
-    let rolling = Rolling { size: file.roll_size.bytes(), every: file.roll_every.get() };
+    let rolling = rolling(file);
     let clock = Arc::clone(&options.clock);
     match *naming {
         Naming::Run(run) => FileSink::open(name, run, &file.path, format, rolling, clock),
@@ -314,10 +342,13 @@ fn on_rejected(output: &spec::Output, kafka: &KafkaOutput, letters: &Letters) ->
     }))
 }
 
-/// How the rows of a file are written; `None` for what the spec refuses in files.
-fn file_format(output: &spec::Output) -> Option<FileFormat> {
+/// How the rows of a file are written.
+///
+/// # Errors
+/// For what the spec refuses in files.
+fn file_format(output: &spec::Output) -> Result<FileFormat, EngineError> {
     let (extension, encoder): (&str, EncoderFactory) = match output.format.clone() {
-        OutputFormat::Parquet => return Some(FileFormat::Parquet),
+        OutputFormat::Parquet => return Ok(FileFormat::Parquet),
         OutputFormat::Json => ("jsonl", Box::new(|| Box::new(JsonEncoder))),
         OutputFormat::Csv { dialect, header } => ("csv", Box::new(move || csv_encoder(dialect, header))),
         OutputFormat::Avro(AvroOutput { codec, .. }) => {
@@ -326,10 +357,13 @@ fn file_format(output: &spec::Output) -> Option<FileFormat> {
         OutputFormat::Protobuf(ProtobufOutput::Message { message, prefix }) => {
             ("binpb", Box::new(move || Box::new(ProtobufEncoder::of_message(message.clone(), prefix))))
         }
-        OutputFormat::Protobuf(ProtobufOutput::Registry(..)) => return None,
+        OutputFormat::Protobuf(ProtobufOutput::Registry(..)) => {
+            let message = "its format is not for files".to_owned();
+            return Err(EngineError::Sink { output: output.name.clone(), kind: ErrorKind::Bug, message });
+        }
     };
     let extension = extension.to_owned();
-    Some(match output.compression {
+    Ok(match output.compression {
         None => FileFormat::Rows { extension, encoder },
         Some(compression) => FileFormat::Rows {
             extension: format!("{extension}.{}", compression.extension()),

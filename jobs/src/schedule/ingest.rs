@@ -1,24 +1,14 @@
-//! A run's steps on real topics and files.
-//!
-//! Files are written into a hidden folder of this run and come to be seen by a rename of the folder, so that a range has all of its files or none.
-//! The folder is named by the range's begin. Once it is seen it stays: another run of the range has the same rows, and one that was frozen
-//! while another took its place must not take those away. For the same reason the hidden folder of a run is given another name before it is
-//! removed: a run that still lives does not publish half of it then, but fails.
+//! A run's steps on real topics and files: the boundaries that its brokers' timestamps make, and the job, run between two of them into
+//! [`Folders`].
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use chrono::DateTime;
 use tidemill_connectors::kafka::KafkaInput;
 use tidemill_engine::{EngineError, EventTime};
 
 use super::{
     advance::{Range, Steps, Written, between},
+    folders::Folders,
     ledger::Boundary,
 };
 use crate::{
@@ -27,16 +17,11 @@ use crate::{
         inputs::{QUEUE_KIB_MAX, kafka_settings},
         security::Secrets,
     },
-    spec::{InputTransport, Job, OutputTransport},
+    spec::{Duration, InputTransport, Job, OutputTransport},
 };
 
-/// What the hidden folders of runs end with.
-const PART: &str = ".part";
-/// The same, of those that are being removed.
-const GONE: &str = ".gone";
-
-/// The folder of a range's late part.
-const LATE: &str = "late";
+/// The age at which a run's files are closed: none has it, as nobody sees them before the run is over.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A pipeline that is connected.
 pub(super) struct Ingest<'a> {
@@ -68,49 +53,19 @@ impl<'a> Ingest<'a> {
         }
         Ok(Self { job, options, topics })
     }
-
-    /// The folders of a range, for each output the one that is written by this run and the one that is seen. Those that dead runs have left
-    /// are removed; a run that was not dead fails, and has a successor.
-    fn folders(&self, range: Range) -> Result<Vec<(PathBuf, PathBuf)>, RunError> {
-        let begin = DateTime::from_timestamp_micros(range.from.0).unwrap_or_default();
-        let name = begin.format("%Y%m%dT%H%M%SZ").to_string();
-        let run = format!(".{name}.{}-{}{PART}", self.options.clock.wall().0, std::process::id());
-        let files = self.job.outputs.iter().filter_map(|output| match &output.transport {
-            OutputTransport::File(file) => Some(&file.path),
-            _ => None,
-        });
-        let mut folders = vec![];
-        for path in files {
-            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                let left = entry.file_name();
-                let left = left.to_string_lossy();
-                match left.strip_prefix(&format!(".{name}.")) {
-                    Some(of_run) if of_run.ends_with(PART) => discard(&entry.path())?,
-                    Some(of_run) if of_run.ends_with(GONE) => remove(&entry.path())?,
-                    _ => {}
-                }
-            }
-            folders.push((path.join(&run), path.join(&name)));
-        }
-        Ok(folders)
-    }
 }
 
 impl Ingest<'_> {
-    /// Writes the rows of a range, and those of records that came in late into the folder `late` of each output's.
-    fn read<'f>(
-        &self,
-        range: Range,
-        stretches: &Arc<Stretches>,
-        folders: impl Iterator<Item = &'f Path> + Clone,
-    ) -> Result<Written, RunError> {
+    /// Writes the rows of a range, and those of records that came in late into folders of their own.
+    fn read(&self, range: Range, stretches: &Arc<Stretches>, folders: &[Folders]) -> Result<Written, RunError> {
         let begin_ms = first_ms(range.from);
         let in_time = Stamps::new(begin_ms..i64::MAX);
-        let mut written = self.read_stamped(stretches, &in_time, folders.clone().map(Path::to_owned))?;
+        let mut written =
+            self.read_stamped(stretches, &in_time, folders.iter().map(|folders| folders.written(false)))?;
         if in_time.left_out() > 0 {
             let late = Stamps::new(i64::MIN..begin_ms);
             let Written { records, bytes, rows, .. } =
-                self.read_stamped(stretches, &late, folders.map(|folder| folder.join(LATE)))?;
+                self.read_stamped(stretches, &late, folders.iter().map(|folders| folders.written(true)))?;
             written.records += records;
             written.bytes += bytes;
             written.rows += rows;
@@ -130,6 +85,7 @@ impl Ingest<'_> {
         for output in &mut job.outputs {
             if let OutputTransport::File(file) = &mut output.transport {
                 file.path = folders.next().unwrap_or_default();
+                file.roll_every = NEVER;
             }
         }
         let options = RunOptions {
@@ -181,84 +137,20 @@ impl Steps for Ingest<'_> {
     }
 
     fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
-        let folders = self.folders(range)?;
+        let run = format!("{}-{}", self.options.clock.wall().0, std::process::id());
+        let files = self.job.outputs.iter().filter_map(|output| match &output.transport {
+            OutputTransport::File(file) => Some(file),
+            _ => None,
+        });
         // Of every output, whether it gets rows or not: only a folder that is there can be published.
-        folders.iter().try_for_each(|(aside, _)| fs::create_dir_all(aside).map_err(|error| failure(aside, &error)))?;
+        let folders: Vec<_> = files.map(|file| Folders::prepare(file, range, &run)).collect::<Result<_, _>>()?;
         let stretches = Arc::new(between(from, to));
-        let written = self.read(range, &stretches, folders.iter().map(|(aside, _)| aside.as_path()));
+        let written = self.read(range, &stretches, &folders);
         if written.is_err() {
-            folders.iter().try_for_each(|(aside, _)| discard(aside))?;
+            folders.iter().try_for_each(Folders::discard)?;
         } else {
-            folders.iter().try_for_each(|(aside, seen)| publish(aside, seen))?;
+            folders.iter().try_for_each(Folders::publish)?;
         }
         written
-    }
-}
-
-/// Lets the files of a run be seen, unless those of another run of the range are.
-fn publish(aside: &Path, seen: &Path) -> Result<(), RunError> {
-    match fs::rename(aside, seen) {
-        Ok(()) => {}
-        // Which of them it is depends on the file system; a folder without files is replaced.
-        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
-            discard(aside)?
-        }
-        Err(error) => return Err(failure(seen, &error)),
-    }
-    match seen.parent() {
-        Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| failure(seen, &error)),
-        None => Ok(()),
-    }
-}
-
-/// Removes the hidden folder of a run, in one step for whoever writes into it.
-fn discard(aside: &Path) -> Result<(), RunError> {
-    let gone = aside.with_extension(&GONE[1..]);
-    match fs::rename(aside, &gone) {
-        Ok(()) => remove(&gone),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failure(aside, &error)),
-    }
-}
-
-/// Removes a folder with what is in it; one that is not there is removed.
-fn remove(folder: &Path) -> Result<(), RunError> {
-    match fs::remove_dir_all(folder) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failure(folder, &error)),
-    }
-}
-
-fn failure(folder: &Path, error: &std::io::Error) -> RunError {
-    RunError::State { path: folder.display().to_string(), message: error.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder_with(path: &Path, file: &str) {
-        fs::create_dir(path).unwrap();
-        fs::write(path.join(file), "").unwrap();
-    }
-
-    #[test]
-    fn what_is_seen_stays_and_a_run_whose_folder_was_removed_publishes_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let [one, two, three, seen] =
-            [".r.1.part", ".r.2.part", ".r.3.part", "r"].map(|name| directory.path().join(name));
-        folder_with(&one, "of one");
-        publish(&one, &seen).unwrap();
-        folder_with(&two, "of two");
-        publish(&two, &seen).unwrap();
-        assert!(seen.join("of one").exists() && !seen.join("of two").exists() && !two.exists());
-        folder_with(&three, "of three");
-        discard(&three).unwrap();
-        discard(&three).unwrap();
-        let again = directory.path().join("again");
-        publish(&three, &again).unwrap_err();
-        assert!(!again.exists());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

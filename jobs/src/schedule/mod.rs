@@ -8,14 +8,16 @@
 //! - [`trimming`]: what of it goes again.
 //! - [`advance`]: from the ledger and the time to what is to be run, and the order of a run's steps. Nothing in it knows Kafka.
 //! - [`ingest`]: these steps on real topics and files.
+//! - [`folders`]: the files of a range, seen all at once.
 //!
 //! An instant cuts each partition once: at the first record that the broker stamped then or later. The cut is put into the ledger before
 //! anything is read by it, and never changes; so ranges between instants meet without a gap and without an overlap, whoever runs them, and
 //! however often. A record that came in behind the cut that its timestamp lies before (the broker's clock had stepped back, or was further behind than
 //! `clock_uncertainty` and `idle_margin` allow for) is read by the range behind it, as its late part: the query is run over these records by
-//! themselves, into the folder `late` of each output's, and the ledger says how many they were.
+//! themselves, into the folder `late` of each output's (`late=true` where files are partitioned), and the ledger says how many they were.
 
 mod advance;
+mod folders;
 mod ingest;
 mod ledger;
 mod timing;

@@ -1,19 +1,31 @@
 //! Pipelines under a clock of the test's: runs that die at any point, a store in memory, logs that grow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use chrono::DateTime;
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    datatypes::Int64Type,
+};
+use chrono::{DateTime, NaiveDateTime};
 use chrono_tz::Tz;
 use object_store::memory::InMemory;
-use tidemill_engine::{EngineError, ErrorKind, EventTime};
+use tidemill_connectors::files::{
+    FileSink, LaidOutSink, Layout, OpenFolder, OutputFormat, Rolling, each_parquet_batch,
+};
+use tidemill_engine::{Clock, EngineError, ErrorKind, EventTime, Monotonic, sink::Sink};
 
 use super::{
     advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range},
+    folders::Folders,
     ledger::{Boundary, Ledger, Outcome, RunRecord},
     timing::{CatchUp, Pipeline, Timing},
     trimming::Step,
 };
-use crate::{epoch::store::Store, run::RunError, spec::Duration};
+use crate::{
+    epoch::store::Store,
+    run::RunError,
+    spec::{ByteSize, Duration, FileOutput},
+};
 
 /// A linear congruential generator: the same numbers everywhere.
 struct Random(u64);
@@ -67,6 +79,14 @@ impl World {
     }
 }
 
+/// The records between two boundaries, as partition and offset.
+fn records(from: &Boundary, to: &Boundary) -> Vec<(usize, usize)> {
+    let of_partition = |(&number, &(from, to)): (&i32, &(i64, i64))| {
+        (from as usize..to as usize).map(move |offset| (number as usize, offset)).collect::<Vec<_>>()
+    };
+    between(from, to)["t"]["t"].iter().flat_map(of_partition).collect()
+}
+
 impl Steps for World {
     fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
         self.may_die()?;
@@ -82,13 +102,7 @@ impl Steps for World {
 
     fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
         self.may_die()?;
-        let stretches = between(from, to);
-        let records: Vec<_> = stretches["t"]["t"]
-            .iter()
-            .flat_map(|(&number, &(from, to))| {
-                (from as usize..to as usize).map(move |offset| (number as usize, offset))
-            })
-            .collect();
+        let records = records(from, to);
         let written = Written { records: records.len() as u64, ..Written::default() };
         self.files.insert(range.from.0, records); // in the place of what was there
         self.may_die()?; // before the ledger knows of it
@@ -110,14 +124,19 @@ fn ledger(objects: &Arc<InMemory>) -> Ledger {
 
 /// One process: it runs what is due until it dies or nothing is left. Returns the runs that it finished.
 fn process(world: &mut World, objects: &Arc<InMemory>, pipeline: &Pipeline) -> u32 {
+    let ranges = due(ledger(objects).last_done().unwrap(), world.now, pipeline);
+    run_until_dead(world, &ranges, objects, pipeline)
+}
+
+fn run_until_dead(steps: &mut impl Mortal, ranges: &[Range], objects: &Arc<InMemory>, pipeline: &Pipeline) -> u32 {
     let ledger = ledger(objects);
     let mut ran = 0;
-    for range in due(ledger.last_done().unwrap(), world.now, pipeline) {
-        let now = world.now;
-        match run_range(&ledger, world, range, &|| now) {
+    for range in ranges {
+        let now = steps.world().now;
+        match run_range(&ledger, steps, *range, &|| now) {
             Ok(Progress::Ran(_)) => {
                 ran += 1;
-                if trim(world, &ledger, pipeline).is_err() {
+                if trim(steps.world(), &ledger, pipeline).is_err() {
                     break;
                 }
             }
@@ -126,6 +145,17 @@ fn process(world: &mut World, objects: &Arc<InMemory>, pipeline: &Pipeline) -> u
         }
     }
     ran
+}
+
+/// Steps in a world.
+trait Mortal: Steps {
+    fn world(&mut self) -> &mut World;
+}
+
+impl Mortal for World {
+    fn world(&mut self) -> &mut World {
+        self
+    }
 }
 
 /// Trims the ledger, and may die at each step of it.
@@ -380,4 +410,145 @@ fn a_failure_is_noted_beside_what_was_done() {
     assert_eq!(ledger.last_done().unwrap(), Some(at(one)));
     ledger.put(&record(two, failed())).unwrap();
     assert_eq!((ledger.last().unwrap(), ledger.last_done().unwrap()), (Some(record(two, failed())), Some(at(one))));
+}
+
+/// The same on a disk: files by country and day, in the order of offsets, the last first.
+struct Filing<'a> {
+    world: &'a mut World,
+    file: &'a FileOutput,
+    /// Its number.
+    run: u32,
+}
+
+impl Mortal for Filing<'_> {
+    fn world(&mut self) -> &mut World {
+        self.world
+    }
+}
+
+fn country(partition: usize, offset: usize) -> &'static str {
+    ["DE", "F/R", ""][(partition + offset) % 3]
+}
+
+fn day(stamp: i64) -> String {
+    DateTime::from_timestamp_micros(stamp).unwrap().format("%Y-%m-%d").to_string()
+}
+
+struct NoClock;
+
+impl Clock for NoClock {
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(0)
+    }
+
+    fn wall(&self) -> EventTime {
+        EventTime(0)
+    }
+}
+
+impl Steps for Filing<'_> {
+    fn boundary(&mut self, at: EventTime) -> Result<Option<Boundary>, RunError> {
+        self.world.boundary(at)
+    }
+
+    fn write(&mut self, range: Range, from: &Boundary, to: &Boundary) -> Result<Written, RunError> {
+        let folders = Folders::prepare(self.file, range, &self.run.to_string())?;
+        let rolling = Rolling { size: self.file.roll_size.bytes(), every: self.file.roll_every.get() };
+        let open: OpenFolder = Box::new(move |folder| {
+            FileSink::open("files", "r", folder, OutputFormat::Parquet, rolling, Arc::new(NoClock))
+        });
+        let waiting_max = 2_000;
+        let mut sink = LaidOutSink::new("files", &folders.written(false), self.file.layout.clone(), waiting_max, open);
+        let records = records(from, to);
+        for some in records.chunks(4) {
+            self.world.may_die()?;
+            let stamps: Vec<_> = some.iter().map(|&(partition, offset)| self.world.logs[partition][offset]).collect();
+            let number = |pick: fn(&(usize, usize)) -> usize| {
+                Arc::new(Int64Array::from_iter_values(some.iter().map(|record| pick(record) as i64))) as ArrayRef
+            };
+            let countries = some.iter().map(|&(partition, offset)| country(partition, offset));
+            let columns: [(&str, ArrayRef); 4] = [
+                ("partition", number(|record| record.0)),
+                ("offset", number(|record| record.1)),
+                ("country", Arc::new(StringArray::from_iter_values(countries))),
+                ("at", Arc::new(TimestampMicrosecondArray::from(stamps).with_timezone("UTC"))),
+            ];
+            sink.write(&RecordBatch::try_from_iter(columns).unwrap())?;
+        }
+        sink.close()?;
+        self.world.may_die()?;
+        folders.publish()?;
+        self.world.may_die()?;
+        Ok(Written { records: records.len() as u64, ..Written::default() })
+    }
+}
+
+/// The records of the files of a folder that can be seen, each of which lies where it should.
+fn seen_in(folder: &Path, world: &World) -> Vec<(usize, usize)> {
+    let mut seen = vec![];
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            seen.extend(seen_in(&entry, world));
+            continue;
+        }
+        let mut offsets = vec![];
+        each_parquet_batch(&entry, &mut |rows| {
+            let numbers = |name: &str| rows[name].as_primitive::<Int64Type>().values().iter().map(|n| *n as usize);
+            for (partition, offset) in numbers("partition").zip(numbers("offset")) {
+                let country = match country(partition, offset) {
+                    "" => "__HIVE_DEFAULT_PARTITION__".to_owned(),
+                    country => country.replace('/', "%2F"),
+                };
+                let expected = format!("country={country}/day={}", day(world.logs[partition][offset]));
+                assert!(folder.ends_with(&expected), "{} instead of {expected}", folder.display());
+                seen.push((partition, offset));
+                offsets.push(offset);
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert!(offsets.is_sorted_by(|a, b| a >= b), "{}: {offsets:?}", entry.display());
+    }
+    seen
+}
+
+#[test]
+fn files_by_country_and_day_have_each_record_once_whatever_dies() {
+    let pipeline =
+        Pipeline { timing: Timing::Every(Duration::from_secs(7_200)), catch_up: CatchUp::All, keep_runs: KEPT };
+    let mut world = world("2026-01-15T02:00:00Z", 12);
+    let objects = Arc::new(InMemory::new());
+    let directory = tempfile::tempdir().unwrap();
+    let file = FileOutput {
+        path: directory.path().to_owned(),
+        roll_size: ByteSize::from_mib(128),
+        roll_every: Duration::from_secs(60),
+        layout: Layout {
+            partition_by: vec!["country".parse().unwrap(), "day(at)".parse().unwrap()],
+            sort_by: vec!["offset desc".parse().unwrap()],
+        },
+    };
+    let (mut ran, mut run) = (0, 0);
+    while ran < 60 {
+        for _ in 0..4 {
+            let minutes = 1 + world.random.below(60) as i64;
+            world.pass(minutes * 60_000_000);
+        }
+        let ranges = due(ledger(&objects).last_done().unwrap(), world.now, &pipeline);
+        run += 1;
+        ran += run_until_dead(&mut Filing { world: &mut world, file: &file, run }, &ranges, &objects, &pipeline);
+    }
+    assert!(world.deaths > 20, "{} deaths", world.deaths);
+    for entry in fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_str().unwrap();
+        let Some(begin) = name.strip_prefix("range=") else {
+            assert!(name.starts_with('.'), "{name}");
+            continue;
+        };
+        let begin = NaiveDateTime::parse_from_str(begin, "%Y%m%dT%H%M%SZ").unwrap().and_utc().timestamp_micros();
+        let records = seen_in(&entry, &world);
+        world.files.insert(begin, records);
+    }
+    assert_exactly_once(&world, &pipeline);
+    assert!(world.files.values().map(Vec::len).sum::<usize>() > 500);
 }

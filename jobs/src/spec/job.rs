@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidemill_certs::KeyVaultSettings;
 use tidemill_connectors::{
+    files::Layout,
     formats::{LeftOut, compression::Compression},
     kafka::SecuritySettings,
 };
@@ -240,6 +241,8 @@ pub struct FileOutput {
     pub roll_size: ByteSize,
     /// A file is closed when it is this old.
     pub roll_every: Duration,
+    /// Its folders, and the order of its rows.
+    pub layout: Layout,
 }
 
 /// The policies for `TIMESTAMP BY`.

@@ -433,9 +433,22 @@ pub(super) struct RawFileOutput {
     /// A file is closed when it is this large.
     #[serde(default = "roll_size")]
     pub(super) roll_size: ByteSize,
-    /// A file is closed when it is this old.
-    #[serde(default = "roll_every")]
-    pub(super) roll_every: Duration,
+    /// A file is closed when it is this old; not for `schedule`, whose runs show their files together.
+    #[schemars(extend("default" = "1m"))]
+    pub(super) roll_every: Option<Duration>,
+    /// Folders of the names that Hive gives them (`country=FR/day=2026-11-28/`), for `schedule`: columns, and units of times in UTC, `year(at)`, `month(at)`, `day(at)`, `hour(at)`.
+    #[serde(default)]
+    pub(super) partition_by: Vec<String>,
+    /// The order of rows in each file, for `schedule`: columns, `at desc`. What waits to be put in order takes an eighth of `memory`: a file may be smaller than `roll_size` for it.
+    #[serde(default)]
+    pub(super) sort_by: Vec<String>,
+}
+
+impl RawFileOutput {
+    /// The fields that say how rows are laid out, and whether they are given.
+    pub(super) fn layout(&self) -> [(&'static str, bool); 2] {
+        [("partition_by", !self.partition_by.is_empty()), ("sort_by", !self.sort_by.is_empty())]
+    }
 }
 
 /// Where dead letters go: one of `file`, `kafka`.
@@ -574,8 +587,4 @@ fn memory() -> ByteSize {
 
 pub(super) fn roll_size() -> ByteSize {
     ByteSize::from_mib(128)
-}
-
-pub(super) fn roll_every() -> Duration {
-    Duration::from_secs(60)
 }

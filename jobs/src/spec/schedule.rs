@@ -6,7 +6,7 @@ use super::{
     check::Check,
     job::{Input, InputTransport, Output, OutputTransport, Start, Timestamp},
     problem::Path,
-    raw::{RawJob, RawSchedule},
+    raw::{RawFileOutput, RawJob, RawSchedule},
 };
 use crate::schedule::{Pipeline, Timing};
 
@@ -23,6 +23,10 @@ pub(super) fn schedule(
 ) -> Option<Option<Pipeline>> {
     if let Some(range) = raw.range.as_ref().filter(|range| *range != RANGE) {
         check.problem(&root.key("range"), format!("expected `\"{RANGE}\"`, found `{range}`"));
+    }
+    for (name, output) in raw.outputs.iter() {
+        let path = root.key("outputs").key(name).key("file");
+        output.file.iter().for_each(|file| check_file(check, &path, file, raw.schedule.is_some()));
     }
     let Some(schedule) = &raw.schedule else {
         if raw.range.is_some() {
@@ -86,6 +90,19 @@ fn check_input(check: &mut Check<'_>, inputs: &Path, input: &Input) {
                 check.problem(&path.key("kafka").key("start"), "`start` has no effect beside `schedule`");
             }
         }
+    }
+}
+
+/// Files of a run are seen together, when it is over; those of a job that goes on with each epoch.
+fn check_file(check: &mut Check<'_>, path: &Path, file: &RawFileOutput, has_schedule: bool) {
+    for (field, _) in file.layout().iter().filter(|(_, given)| *given && !has_schedule) {
+        let message =
+            format!("`{field}` needs `schedule`: a job that goes on writes its files epoch by epoch, as rows come");
+        check.problem(&path.key(field), message);
+    }
+    if file.roll_every.is_some() && has_schedule {
+        let message = "`roll_every` has no effect beside `schedule`: the files of a run are seen together";
+        check.problem(&path.key("roll_every"), message);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Inputs and outputs: the part of [`super::validate`] below `inputs` and `outputs`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use arrow::datatypes::{Schema, SchemaRef};
+use tidemill_connectors::files::Layout;
 use tidemill_engine::{EVENT_TIME, EventTime};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     problem::Path,
     raw::{
         LetterFormat, RawDeadLetters, RawFileInput, RawFileOutput, RawInput, RawJob, RawKafkaInput, RawKafkaOutput,
-        RawOutput, RawStart, RawTimestamp, roll_every, roll_size,
+        RawOutput, RawStart, RawTimestamp, roll_size,
     },
     security, syntax,
     units::{ByteSize, Duration},
@@ -27,6 +28,8 @@ use super::{
 const CREATE_TIME_OUT_OF_ORDER: Duration = Duration::from_secs(5);
 /// Beam's LogAppendTimePolicy has the same.
 const IDLE_MARGIN: Duration = Duration::from_secs(2);
+/// How old a file gets.
+const ROLL_EVERY: Duration = Duration::from_secs(60);
 /// A quarter of the memory that a job has by default.
 const MAX_UNPACKED: ByteSize = ByteSize::from_mib(256);
 
@@ -219,7 +222,13 @@ pub(super) fn dead_letters(
     }
     let transport = match raw {
         RawDeadLetters { kafka: Some(kafka), .. } => letters_topic(check, &path, kafka, raw, job, inputs)?,
-        RawDeadLetters { file: Some(file), .. } => OutputTransport::File(file_output(check, &path, file)?),
+        RawDeadLetters { file: Some(file), .. } => {
+            for (field, _) in file.layout().iter().filter(|(_, given)| *given) {
+                let message = format!("dead letters are kept in the order in which they come: leave `{field}` out");
+                check.problem(&path.key("file").key(field), message);
+            }
+            OutputTransport::File(file_output(check, &path, file)?)
+        }
         _ => return check.resolve(root, "./dead-letters").map(dead_letters_in),
     };
     let format = match raw.format {
@@ -231,7 +240,7 @@ pub(super) fn dead_letters(
 
 /// The output of dead letters that go to a directory as JSON lines.
 pub(super) fn dead_letters_in(path: PathBuf) -> Output {
-    let file = FileOutput { path, roll_size: roll_size(), roll_every: roll_every() };
+    let file = FileOutput { path, roll_size: roll_size(), roll_every: ROLL_EVERY, layout: Layout::default() };
     letters_output(OutputTransport::File(file), OutputFormat::Json)
 }
 
@@ -319,11 +328,21 @@ fn file_output(check: &mut Check<'_>, parent: &Path, raw: &RawFileOutput) -> Opt
     if raw.roll_size.bytes() == 0 {
         check.problem(&path.key("roll_size"), "expected a size above zero");
     }
-    if raw.roll_every.is_zero() {
+    let roll_every = raw.roll_every.unwrap_or(ROLL_EVERY);
+    if roll_every.is_zero() {
         check.problem(&path.key("roll_every"), "expected a duration above zero");
     }
+    let partition_by = entries(check, &path.key("partition_by"), &raw.partition_by);
+    let sort_by = entries(check, &path.key("sort_by"), &raw.sort_by);
     let path = check.required_path(&path, raw.path.as_deref());
-    Some(FileOutput { path: path?, roll_size: raw.roll_size, roll_every: raw.roll_every })
+    let layout = Layout { partition_by: partition_by?, sort_by: sort_by? };
+    Some(FileOutput { path: path?, roll_size: raw.roll_size, roll_every, layout })
+}
+
+fn entries<T: FromStr<Err = String>>(check: &mut Check<'_>, path: &Path, written: &[String]) -> Option<Vec<T>> {
+    let read: Vec<_> =
+        written.iter().enumerate().map(|(i, entry)| check.holds_value(&path.index(i), entry.parse())).collect();
+    read.into_iter().collect()
 }
 
 fn no_format(check: &mut Check<'_>, parent: &Path, raw: &RawOutput, why: &str) {

@@ -66,9 +66,17 @@ impl<W: Write + Send> ParquetEncoder<W> {
     pub fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
         self.writer.write(batch).map_err(into_io)?;
         if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
-            self.writer.flush().map_err(into_io)?;
+            self.end_row_group()?;
         }
         Ok(())
+    }
+
+    /// Writes the current row group out, if it has rows.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn end_row_group(&mut self) -> io::Result<()> {
+        self.writer.flush().map_err(into_io)
     }
 
     /// About how long the file would be, in bytes, if it ended here.
