@@ -6,7 +6,7 @@
 //! | `manifests/<epoch>-<generation>.json` | a snapshot that is whole |
 //! | `snapshots/<epoch>-<generation>/<operator>.arrow` | the state of an operator |
 //! | `<input>.schema.arrow` | an inferred schema |
-//! | `runs/`, `failures/`, `boundaries/`, `trimmed/`, `paused` | of a pipeline (`crate::schedule`) |
+//! | `runs/`, `failures/`, `boundaries/`, `trimmed/`, `begun.json`, `paused` | of a pipeline (`crate::schedule`) |
 //!
 //! Invariants: a run claims the next slot of the log before it looks at anything, and writes only slots of its own line behind
 //! it; a run that finds its next slot taken has been replaced and stops. So of two runs of a job at most one commits, whatever

@@ -9,7 +9,10 @@ use super::{
     ledger::{Boundary, Ledger, Outcome, RunRecord, Standing},
     timing::{CatchUp, Pipeline, Timing},
 };
-use crate::run::{RunError, Stretches};
+use crate::{
+    epoch::store::StoreError,
+    run::{RunError, Stretches},
+};
 
 /// From an instant to before another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,14 +21,27 @@ pub(super) struct Range {
     pub(super) to: EventTime,
 }
 
-/// The ranges that are to be run at `now`, the oldest first. Without any run before it is the last one alone.
-pub(super) fn due(last_done: Option<EventTime>, now: EventTime, pipeline: &Pipeline) -> Vec<Range> {
+/// The ranges that are to be run at `now` by the schedule. Its first run says where it begins, before it does anything else: should it die, and
+/// its successor come much later, there is no gap behind what it may have written.
+pub(super) fn to_run(ledger: &Ledger, now: EventTime, pipeline: &Pipeline) -> Result<Vec<Range>, StoreError> {
+    let mut from = ledger.done_up_to()?;
+    if from.is_none()
+        && let Some(begin) = begin(now, &pipeline.timing)
+    {
+        from = Some(ledger.begin(begin)?);
+    }
+    Ok(due(from, now, pipeline))
+}
+
+/// Where a pipeline begins of which nothing was run: its first range is the last one.
+fn begin(now: EventTime, timing: &Timing) -> Option<EventTime> {
+    timing.at_or_before(now).and_then(|end| timing.at_or_before(EventTime(end.0 - 1)))
+}
+
+/// The ranges from what was done up to `now`, the oldest first.
+pub(super) fn due(done_up_to: Option<EventTime>, now: EventTime, pipeline: &Pipeline) -> Vec<Range> {
     let timing = &pipeline.timing;
-    let from = match last_done {
-        Some(last) => Some(last),
-        None => timing.at_or_before(now).and_then(|end| timing.at_or_before(EventTime(end.0 - 1))),
-    };
-    let Some(from) = from else { return vec![] };
+    let Some(from) = done_up_to.or_else(|| begin(now, timing)) else { return vec![] };
     let mut ranges = from_on(from, now, timing);
     let kept = match pipeline.catch_up {
         CatchUp::All => ranges.len(),

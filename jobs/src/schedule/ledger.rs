@@ -6,6 +6,7 @@
 //! | `failures/<end>.json` | the last attempt of it that failed |
 //! | `boundaries/<instant>.json` | where an instant cuts the topics; put once |
 //! | `trimmed/<slot>.json` | the periods that older runs made up, which are not there one by one any more ([`super::trimming`]) |
+//! | `begun.json` | where the schedule began; put once |
 //! | `paused` | there while the pipeline is paused |
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -89,6 +90,7 @@ pub(super) struct Ledger {
     store: Arc<Store>,
 }
 
+const BEGUN: &str = "begun.json";
 const PAUSED: &str = "paused";
 const RUNS: &str = "runs";
 const FAILURES: &str = "failures";
@@ -153,6 +155,22 @@ impl Ledger {
     /// The end of the last range that was run.
     pub(super) fn last_done(&self) -> Result<Option<EventTime>, StoreError> {
         Ok(self.times(RUNS)?.last().copied())
+    }
+
+    /// Up to where the schedule has come: the end of the last range that was run, or else where it began.
+    pub(super) fn done_up_to(&self) -> Result<Option<EventTime>, StoreError> {
+        match self.last_done()? {
+            Some(last) => Ok(Some(last)),
+            None => Ok(self.store.read_document(BEGUN)?.map(EventTime)),
+        }
+    }
+
+    /// Says where the schedule begins; whoever came first has said it.
+    pub(super) fn begin(&self, at: EventTime) -> Result<EventTime, StoreError> {
+        match self.store.put_new_document(BEGUN, &at.0)? {
+            true => Ok(at),
+            false => Ok(self.store.read_document(BEGUN)?.map_or(at, EventTime)),
+        }
     }
 
     fn failure(&self, to: EventTime) -> Result<Option<RunRecord>, StoreError> {

@@ -38,7 +38,7 @@ use crate::{
     run::{RunError, RunOptions},
     spec::Job,
 };
-use advance::{Progress, Range, due, ranges_within, run_range};
+use advance::{Progress, Range, due, ranges_within, run_range, to_run};
 use ingest::Ingest;
 use ledger::Ledger;
 
@@ -84,11 +84,11 @@ fn store(job: &Job) -> Result<Arc<Store>, RunError> {
 pub fn list(job: &Job, now: EventTime) -> Result<Listing, RunError> {
     let pipeline = pipeline(job)?;
     let ledger = Ledger::new(store(job)?);
-    let last_done = ledger.last_done()?;
+    let done_up_to = ledger.done_up_to()?;
     Ok(Listing {
         paused: ledger.is_paused()?,
         last: ledger.last()?,
-        due: due(last_done, now, pipeline).len(),
+        due: due(done_up_to, now, pipeline).len(),
         next: pipeline.timing.after(now),
     })
 }
@@ -114,7 +114,7 @@ pub fn run_due(job: &Job, options: &RunOptions, each: &mut dyn FnMut(&RunRecord)
         return Ok(Attempt::Paused);
     }
     let now = options.clock.wall();
-    let ranges = due(ledger.last_done()?, now, pipeline);
+    let ranges = to_run(&ledger, now, pipeline)?;
     run_ranges(job, ranges, (&ledger, pipeline.keep_runs), options, each)
 }
 

@@ -15,7 +15,7 @@ use tidemill_connectors::files::{
 use tidemill_engine::{Clock, EngineError, ErrorKind, EventTime, Monotonic, sink::Sink};
 
 use super::{
-    advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range},
+    advance::{Progress, Range, Steps, Written, between, due, ranges_within, run_range, to_run},
     folders::Folders,
     ledger::{Boundary, Ledger, Outcome, RunRecord},
     timing::{CatchUp, Pipeline, Timing},
@@ -124,7 +124,7 @@ fn ledger(objects: &Arc<InMemory>) -> Ledger {
 
 /// One process: it runs what is due until it dies or nothing is left. Returns the runs that it finished.
 fn process(world: &mut World, objects: &Arc<InMemory>, pipeline: &Pipeline) -> u32 {
-    let ranges = due(ledger(objects).last_done().unwrap(), world.now, pipeline);
+    let ranges = to_run(&ledger(objects), world.now, pipeline).unwrap();
     run_until_dead(world, &ranges, objects, pipeline)
 }
 
@@ -359,6 +359,19 @@ fn what_was_missed_is_caught_up_as_the_job_says() {
 }
 
 #[test]
+fn what_the_first_run_began_is_gone_on_with_however_late() {
+    let pipeline =
+        Pipeline { timing: Timing::Every(Duration::from_secs(600)), catch_up: CatchUp::All, keep_runs: KEPT };
+    let ledger = ledger(&Arc::new(InMemory::new()));
+    let ranges = |now: &str| to_run(&ledger, at(now), &pipeline).unwrap().len();
+    assert_eq!(due(ledger.done_up_to().unwrap(), at("2026-01-15T10:05:00Z"), &pipeline).len(), 1);
+    assert_eq!(ledger.done_up_to().unwrap(), None, "who looks begins nothing");
+    assert_eq!(ranges("2026-01-15T10:05:00Z"), 1);
+    assert_eq!(ranges("2026-01-15T10:35:00Z"), 4);
+    assert_eq!(ledger.done_up_to().unwrap(), Some(at("2026-01-15T09:50:00Z")));
+}
+
+#[test]
 fn a_range_of_which_another_schedule_has_run_a_part_is_refused() {
     let hourly =
         Pipeline { timing: Timing::Every(Duration::from_secs(3_600)), catch_up: CatchUp::All, keep_runs: KEPT };
@@ -534,7 +547,7 @@ fn files_by_country_and_day_have_each_record_once_whatever_dies() {
             let minutes = 1 + world.random.below(60) as i64;
             world.pass(minutes * 60_000_000);
         }
-        let ranges = due(ledger(&objects).last_done().unwrap(), world.now, &pipeline);
+        let ranges = to_run(&ledger(&objects), world.now, &pipeline).unwrap();
         run += 1;
         ran += run_until_dead(&mut Filing { world: &mut world, file: &file, run }, &ranges, &objects, &pipeline);
     }
