@@ -359,7 +359,7 @@ pub(crate) struct SqlArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Go on with what comes in, until Ctrl-C.
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long)]
     pub(crate) follow: bool,
     /// End a question that goes on after this time.
     #[arg(long = "for", value_name = "DURATION")]

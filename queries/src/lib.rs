@@ -25,6 +25,7 @@ mod graph;
 mod javascript;
 mod joins;
 mod operators;
+mod parameters;
 mod plan;
 mod rank;
 mod ranked;

@@ -13,6 +13,7 @@ use crate::{
     coercion::column_type,
     dialect::AsaDialect,
     error::{QueryError, QueryErrors, all},
+    parameters::with_values,
     plan::first_place,
     rewrite::rewrite,
     tables::{relation_name, source_name},
@@ -56,12 +57,28 @@ impl Script {
     /// # Errors
     /// On text that is not of the language, and on clauses that are not supported, with their places.
     pub fn parse(text: &str) -> Result<Self, QueryErrors> {
+        Self::parse_given(text, None)
+    }
+
+    /// The same of a text with `$names`, whose values these are.
+    ///
+    /// # Errors
+    /// As [`Script::parse`]; a name without a value, a value without a name.
+    pub fn parse_with(text: &str, parameters: &[(String, String)]) -> Result<Self, QueryErrors> {
+        Self::parse_given(text, Some(parameters))
+    }
+
+    fn parse_given(text: &str, parameters: Option<&[(String, String)]>) -> Result<Self, QueryErrors> {
         if text.len() > MAX_LENGTH {
             return Err(QueryError::at(Span::empty(), format!("query is longer than {MAX_LENGTH} bytes")).into());
         }
         let tokens = Tokenizer::new(&AsaDialect, text)
             .tokenize_with_location()
             .map_err(|e| QueryError::at_location(e.location, lower_first(&e.message)))?;
+        let tokens = match parameters {
+            Some(parameters) => with_values(tokens, parameters)?,
+            None => tokens,
+        };
         let tokens = rewrite(tokens)?;
         bound_paths(&tokens)?;
         let paths = paths(&tokens);

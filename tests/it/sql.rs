@@ -10,12 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arrow::ipc::reader::{FileReader, StreamReader};
+use arrow::{
+    ipc::reader::{FileReader, StreamReader},
+    record_batch::RecordBatch,
+};
 use rdkafka::{
     ClientConfig,
     producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::{Value, json};
+use tidemill_connectors::files::each_parquet_batch;
 use xtask::kafka::{Broker, Record, shared};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -354,8 +358,8 @@ fn a_question_with_windows_goes_on_and_leaves_nothing_behind() {
     assert!(timed.status.success(), "{}", String::from_utf8_lossy(&timed.stderr));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "only the context is there");
     assert!(kafka.committed("any", topic).unwrap().iter().all(Option::is_none));
-    let (code, text) = fails(&tidemill(&["--context", &context, "--format", "csv", question]).output().unwrap());
-    assert!(code == 2 && text.contains("JSON lines in a pipe"), "{text}");
+    let (code, text) = fails(&tidemill(&["--context", &context, "--format", "parquet", question]).output().unwrap());
+    assert!(code == 2 && text.contains("with `-o FILE`"), "{text}");
     let (code, text) = fails(&tidemill(&["--context", &context, "--for", "1s", filtered]).output().unwrap());
     assert!(code == 2 && text.contains("questions that go on"), "{text}");
     let cluster = tidemill(&[
@@ -367,6 +371,67 @@ fn a_question_with_windows_goes_on_and_leaves_nothing_behind() {
     ]);
     let mut cluster = cluster;
     assert!(cluster.output().unwrap().status.success());
+}
+
+#[test]
+fn a_question_that_goes_on_takes_values_and_gives_its_rows_in_any_format() {
+    let (kafka, topic) = (shared(), "sql-formats-that-go-on");
+    kafka.create_topic(topic, 1, &[]).unwrap();
+    kafka.produce(topic, (0..20).map(|n| Record::new(0, json!({"n": n}).to_string()))).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let spec = format!(
+        "inputs:\n  t:\n    kafka: {{brokers: [{}], topic: {topic}}}\n    schema: {{n: int}}\n",
+        kafka.bootstrap()
+    );
+    fs::write(directory.path().join("context.yaml"), spec).unwrap();
+    let question = "SELECT n, $name AS name FROM t WHERE n >= $least";
+    let asked = |least: &str, options: &[&str]| {
+        let least = format!("least={least}");
+        let mut arguments = vec!["--context", "context.yaml", "--follow", "--param", &least, "--param", "name=a,b"];
+        arguments.extend(options);
+        arguments.push(question);
+        let mut command = tidemill(&arguments);
+        command.current_dir(directory.path());
+        command
+    };
+    // A line comes when its row does.
+    let mut child = asked("18", &["--format", "csv"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.by_ref().take(3).collect::<Vec<_>>(), ["n,name", "18,\"a,b\"", "19,\"a,b\""]);
+    kafka.produce(topic, [Record::new(0, "{\"n\": 20}")]).unwrap();
+    assert_eq!(lines.next().unwrap(), "20,\"a,b\"");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let mut child = asked("19", &["--format", "arrow"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut batches = StreamReader::try_new(child.stdout.take().unwrap(), None).unwrap();
+    let mut rows = 0;
+    while rows < 2 {
+        rows += batches.next().unwrap().unwrap().num_rows();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let ends = |least: &str, file: &str| {
+        let ended = asked(least, &["--for", "1s", "-o", file]).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        directory.path().join(file)
+    };
+    let mut rows = 0;
+    let count = &mut |batch: &RecordBatch| {
+        rows += batch.num_rows();
+        Ok(())
+    };
+    each_parquet_batch(&ends("19", "rows.parquet"), count).unwrap();
+    assert_eq!(rows, 2);
+    let none = FileReader::try_new(fs::File::open(ends("100", "none.arrow")).unwrap(), None).unwrap();
+    assert_eq!((none.schema().fields().len(), none.count()), (2, 0), "also without rows there are columns");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "the context and what was asked for");
+    let (code, text) = fails(&tidemill(&["--kafka", kafka.bootstrap(), "--follow", question]).output().unwrap());
+    assert!(
+        code == 2 && text.contains("`$name` has no value") && text.contains("--param name=VALUE"),
+        "{code}: {text}"
+    );
 }
 
 /// The prompt behind a pseudo-terminal, which util-linux's `script` makes.

@@ -93,7 +93,7 @@ impl Origin {
 /// Mistakes of the query; files or a state that cannot be read.
 pub fn explain(job: &Job) -> Result<Explanation, RunError> {
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
-    let script = Script::parse(&job.query.text).map_err(query_error)?;
+    let script = &job.query.script;
     let read = script.inputs();
     let read: Vec<_> =
         job.inputs.iter().filter(|input| read.iter().any(|n| n.eq_ignore_ascii_case(&input.name))).collect();
@@ -101,7 +101,7 @@ pub fn explain(job: &Job) -> Result<Explanation, RunError> {
     let mut tables = vec![];
     let mut inputs = vec![];
     for input in read {
-        let (schema, origin) = columns(&script, input, store.as_ref())?;
+        let (schema, origin) = columns(script, input, store.as_ref())?;
         inputs.push(InputExplanation {
             name: input.name.clone(),
             reference: input.reference.is_some(),
@@ -121,7 +121,7 @@ pub fn explain(job: &Job) -> Result<Explanation, RunError> {
         }));
     }
     let dataflow = match tables.into_iter().collect::<Option<Vec<_>>>() {
-        Some(tables) => Some(plan(job, &script, &tables).map_err(query_error)?),
+        Some(tables) => Some(plan(job, script, &tables).map_err(query_error)?),
         None => None,
     };
     let decoded = |dataflow: &Dataflow| -> Vec<InputColumns> {

@@ -35,6 +35,7 @@ use std::{
     time::Duration,
 };
 
+use arrow::datatypes::SchemaRef;
 use tidemill_connectors::dead_letters::{LetterBox, LetterOrigins};
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime, Monotonic,
@@ -44,6 +45,7 @@ use tidemill_engine::{
         stage::reach_back,
     },
     dead_letter::DeadLetters,
+    sink::Sink,
 };
 use tidemill_queries::{CompatibilityLevel, InputTable, QueryError, QueryErrors, Script, Settings};
 
@@ -110,7 +112,12 @@ pub struct RunOptions {
     pub stop: Arc<AtomicBool>,
     /// What is shown of the run.
     pub stats: Arc<Stats>,
+    /// Makes what takes the rows of outputs to stdout in its place, of these columns.
+    pub rows: Option<RowSink>,
 }
+
+/// See [`RunOptions::rows`].
+pub type RowSink = Arc<dyn Fn(&SchemaRef) -> Result<Box<dyn Sink>, EngineError> + Send + Sync>;
 
 /// By input, topic and partition the first offset to be read and the one behind the last. Partitions that are not named are not read.
 pub type Stretches = BTreeMap<String, BTreeMap<String, BTreeMap<i32, (i64, i64)>>>;
@@ -133,6 +140,7 @@ impl RunOptions {
             clock,
             stop: Arc::default(),
             stats: Arc::default(),
+            rows: None,
         }
     }
 
@@ -158,7 +166,7 @@ pub struct Summary {
 /// # Errors
 /// The mistakes of the query.
 pub fn check(job: &Job) -> Result<Option<Dataflow>, QueryErrors> {
-    let script = Script::parse(&job.query.text)?;
+    let script = &job.query.script;
     let declared = job.inputs.iter().map(|input| {
         input.schema.as_ref().map(|schema| InputTable {
             name: input.name.clone(),
@@ -170,7 +178,7 @@ pub fn check(job: &Job) -> Result<Option<Dataflow>, QueryErrors> {
         })
     });
     match declared.collect::<Option<Vec<_>>>() {
-        Some(tables) => plan(job, &script, &tables).map(Some),
+        Some(tables) => plan(job, script, &tables).map(Some),
         None => Ok(None),
     }
 }
@@ -355,7 +363,7 @@ fn run_once(
     each: &mut dyn FnMut(&Status),
 ) -> Result<Ended, RunError> {
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
-    let script = Script::parse(&job.query.text).map_err(query_error)?;
+    let script = &job.query.script;
     check(job).map_err(query_error)?; // what can be said without a connection is said before one is made
 
     let read = script.inputs();
@@ -368,13 +376,13 @@ fn run_once(
         true => None,
         false => Some(Arc::new(Store::open(&job.state.store, &job.name)?)),
     };
-    let Some(tables) = inputs::tables(store.as_deref(), &script, &connected, options)? else {
+    let Some(tables) = inputs::tables(store.as_deref(), script, &connected, options)? else {
         let status = options.stats.status(options.clock.as_ref(), true);
         let summary = Summary { status, stopped: options.stop.load(Ordering::Relaxed) };
         return Ok(Ended { summary, rotating: None });
     };
     options.stats.watch_functions(&job.functions);
-    let dataflow = plan(job, &script, &tables).map_err(query_error)?;
+    let dataflow = plan(job, script, &tables).map_err(query_error)?;
     // A step that no statement reads is not run, nor are inputs that only it reads.
     let (references, mut connected): (Vec<_>, Vec<_>) =
         connected.into_iter().partition(|input| input.spec.reference.is_some());
@@ -465,7 +473,7 @@ fn from_start(
     letters: &Letters,
 ) -> Result<Ready, RunError> {
     let contacts = outputs::contact(job, &[], false, secrets, options)?;
-    let outputs = outputs::open(job, &contacts, &Naming::Run(run_id), secrets, options, letters)?;
+    let outputs = outputs::open((job, dataflow), &contacts, &Naming::Run(run_id), secrets, options, letters)?;
     let mut begin = resume::begin_at_start(connected, dataflow, None, options)?;
     if let Some(stretches) = &options.stretches {
         begin.read(stretches, connected);
@@ -510,7 +518,8 @@ fn going_on(
     if let Some(begun) = &begin.begun {
         log.lock().unwrap_or_else(PoisonError::into_inner).append(&Entry::Begun(begun.clone()))?;
     }
-    let outputs = outputs::open(job, &contacts, &Naming::Epochs { generation, committed }, secrets, options, letters)?;
+    let naming = Naming::Epochs { generation, committed };
+    let outputs = outputs::open((job, dataflow), &contacts, &naming, secrets, options, letters)?;
     attempt.has_begun = true;
     let (need, abort) = (Arc::<SnapshotNeed>::default(), Arc::<AtomicBool>::default());
     let snapshot = begin.snapshot.as_ref().map(|(_, manifest)| manifest.standing.clone());

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use arrow::datatypes::SchemaRef;
 use tidemill_connectors::{
     dead_letters::{LetterLines, LetterMessages, LetterOrigin, LetterOrigins, LetterSink},
     discard::DiscardSink,
@@ -23,7 +24,14 @@ use tidemill_connectors::{
     stdout::StdoutSink,
 };
 use tidemill_engine::{
-    EngineError, ErrorKind, dataflow::merge::Output, dead_letter::DeadLetter, decoder::BadClass, sink::Sink,
+    EngineError, ErrorKind,
+    dataflow::{
+        merge::Output,
+        plan::{Dataflow, Node, OperatorPlan},
+    },
+    dead_letter::DeadLetter,
+    decoder::BadClass,
+    sink::Sink,
 };
 
 use super::{
@@ -139,7 +147,7 @@ pub(super) enum Naming<'r> {
 
 /// Opens the sinks; that of the dead letters is the last.
 pub(super) fn open(
-    job: &Job,
+    (job, dataflow): (&Job, &Dataflow),
     contacts: &Contacts,
     naming: &Naming<'_>,
     secrets: &Secrets,
@@ -150,7 +158,10 @@ pub(super) fn open(
     for (index, output) in job.outputs.iter().enumerate() {
         let sink: Box<dyn Sink> = match &output.transport {
             OutputTransport::Discard => Box::new(DiscardSink::default()),
-            OutputTransport::Stdout => Box::new(StdoutSink::new(&output.name)),
+            OutputTransport::Stdout => match (&options.rows, columns(dataflow, &output.name)) {
+                (Some(make), Some(schema)) => make(schema)?,
+                _ => Box::new(StdoutSink::new(&output.name)),
+            },
             OutputTransport::File(file) if !file.layout.is_plain() => {
                 Box::new(laid_out(job, output, file, naming, options)?)
             }
@@ -173,6 +184,13 @@ pub(super) fn open(
         outputs.push(Output { sink: Box::new(sink), rows: Arc::clone(&letters.count) });
     }
     Ok(outputs)
+}
+
+/// The columns of the first statement into an output.
+fn columns<'d>(dataflow: &'d Dataflow, output: &str) -> Option<&'d SchemaRef> {
+    let is_into =
+        |node: &&Node| matches!(node.operator, OperatorPlan::Output(into) if dataflow.outputs[into] == output);
+    dataflow.nodes.iter().find(is_into).map(|node| &node.schema)
 }
 
 fn open_letters(

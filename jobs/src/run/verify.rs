@@ -26,7 +26,6 @@ use tidemill_engine::{
     epoch::{Resume, Written},
     sink::Sink,
 };
-use tidemill_queries::Script;
 
 use super::{
     RunOptions, Watch,
@@ -104,7 +103,7 @@ impl Verified {
 /// Without a state, and when inputs or outputs cannot be read.
 pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Verified>, RunError> {
     let query_error = |errors| RunError::Query { query: Box::new(job.query.clone()), errors };
-    let script = Script::parse(&job.query.text).map_err(query_error)?;
+    let script = &job.query.script;
     let read = script.inputs();
     let secrets = Arc::new(Secrets::new(job.key_vault.clone()));
     let mut connected = vec![];
@@ -117,8 +116,8 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
         let message = format!("job `{}` has committed nothing that could be compared", job.name);
         return Err(RunError::State { path: job.state.store.to_string(), message });
     };
-    let Some(tables) = inputs::tables(Some(&store), &script, &connected, options)? else { return Ok(vec![]) };
-    let dataflow = plan(job, &script, &tables).map_err(query_error)?;
+    let Some(tables) = inputs::tables(Some(&store), script, &connected, options)? else { return Ok(vec![]) };
+    let dataflow = plan(job, script, &tables).map_err(query_error)?;
     let (references, mut connected): (Vec<_>, Vec<_>) =
         connected.into_iter().partition(|input| input.spec.reference.is_some());
     connected.retain(|input| dataflow.inputs.iter().any(|columns| columns.name == input.spec.name));

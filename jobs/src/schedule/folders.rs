@@ -124,7 +124,33 @@ fn failure(folder: &Path, error: &io::Error) -> RunError {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_connectors::files::Layout;
+    use tidemill_engine::EventTime;
+
     use super::*;
+    use crate::spec::{ByteSize, Duration};
+
+    #[test]
+    fn partitions_have_folders_that_tell_columns() {
+        let directory = tempfile::tempdir().unwrap();
+        let range = Range { from: EventTime(1_768_442_400_000_000), to: EventTime(1_768_446_000_000_000) };
+        let mut file = FileOutput {
+            path: directory.path().to_owned(),
+            roll_size: ByteSize::from_mib(1),
+            roll_every: Duration::from_secs(1),
+            layout: Layout::default(),
+        };
+        let names = |file: &FileOutput| {
+            let folders = Folders::prepare(file, range, "1").unwrap();
+            let late = folders.written(true);
+            fs::create_dir(&late).unwrap();
+            folders.publish().unwrap();
+            (folders.seen.file_name().unwrap().to_owned(), late.file_name().unwrap().to_owned())
+        };
+        assert_eq!(names(&file), ("20260115T020000Z".into(), "late".into()));
+        file.layout.partition_by = vec!["country".parse().unwrap()];
+        assert_eq!(names(&file), ("range=20260115T020000Z".into(), "late=true".into()));
+    }
 
     fn folder_with(path: &Path, file: &str) {
         fs::create_dir(path).unwrap();

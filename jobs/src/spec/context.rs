@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use tidemill_certs::KeyVaultSettings;
-use tidemill_queries::{QueryErrors, Script, UserFunctions};
+use tidemill_queries::{Script, UserFunctions};
 
 use super::{
     check::Check,
@@ -67,13 +67,10 @@ pub(super) fn context(raw: &mut RawJob, check: &mut Check<'_>) -> Option<Context
 }
 
 impl Context {
-    /// The job of a continuous question: its rows go to the terminal. It reads every input from `start`, keeps nothing, and drops what cannot
+    /// The job of a continuous question, which was read from `question`: its rows go to the terminal. It reads every input from `start`, keeps nothing, and drops what cannot
     /// be decoded; whatever it must write lies below `directory`.
-    ///
-    /// # Errors
-    /// On text that is not of the language.
-    pub fn job(&self, question: &str, directory: PathBuf) -> Result<Job, QueryErrors> {
-        let script = Script::parse(question)?;
+    #[must_use]
+    pub fn job(&self, question: &str, script: Script, directory: PathBuf) -> Job {
         let lines = (1..=question.lines().count()).map(|line| Position { line, column: 1 });
         let mut inputs = self.inputs.clone();
         for input in &mut inputs {
@@ -90,7 +87,7 @@ impl Context {
         };
         let text = question.to_owned();
         let start = Position { line: 1, column: 1 };
-        Ok(Job {
+        Job {
             name: NAME.to_owned(),
             inputs,
             outputs: vec![output],
@@ -109,6 +106,6 @@ impl Context {
             compatibility: Compatibility::default(),
             schedule: None,
             query: Query { text, script, file: "question".to_owned(), start, lines: lines.collect() },
-        })
+        }
     }
 }

@@ -21,4 +21,4 @@ pub use error::SqlError;
 pub use progress::Progress;
 pub use session::{Answer, ColumnDescription, Session, SessionOptions, Source};
 pub use tidemill_queries::bounded::{AnswerError, Reading, Rows, is_continuous};
-pub use write::{AnswerFormat, AnswerWriter};
+pub use write::{AnswerFormat, AnswerSink, AnswerWriter};

@@ -156,13 +156,13 @@ impl Session {
         Ok(Answer { plan, progress, topics, fetched_before, explain: question.is_explain() })
     }
 
-    /// The job of a continuous question; its rows go to stdout, and what it must write while it runs lies below `directory`. It is
-    /// run with [`RunOptions::ephemeral`].
+    /// The job of a continuous question, with the values of its `$names`; its rows go to stdout, or to [`RunOptions::rows`], and what it must
+    /// write while it runs lies below `directory`. It is run with [`RunOptions::ephemeral`].
     ///
     /// # Errors
     /// Mistakes of the question that show without its columns; topics that cannot be reached or sampled.
-    pub fn job(&mut self, text: &str, directory: &Path) -> Result<Job, SqlError> {
-        let script = Script::parse(text).map_err(SqlError::Question)?;
+    pub fn job(&mut self, text: &str, parameters: &[(String, String)], directory: &Path) -> Result<Job, SqlError> {
+        let script = Script::parse_with(text, parameters).map_err(SqlError::Question)?;
         let context = match self.source.clone() {
             Source::Context(context) => *context,
             Source::Cluster { brokers, format } => {
@@ -185,7 +185,7 @@ impl Session {
                 context
             }
         };
-        context.job(text, PathBuf::from(directory)).map_err(SqlError::Question)
+        Ok(context.job(text, script, PathBuf::from(directory)))
     }
 
     /// How a job of this session is run; `stop` ends it.

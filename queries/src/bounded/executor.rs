@@ -14,7 +14,6 @@ use datafusion::{
     prelude::SessionConfig,
     sql::parser::Statement as AnyStatement,
 };
-use sqlparser::tokenizer::Span;
 use tokio::runtime::{self, Runtime};
 
 use super::{
@@ -27,7 +26,7 @@ use super::{
     rows::Rows,
     scan::{LogScan, Table, scans_of},
 };
-use crate::error::{QueryError, QueryErrors};
+use crate::parameters::{self, Value};
 
 /// How questions are run.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +100,7 @@ impl Executor {
         let statement = AnyStatement::Statement(Box::new(statement));
         let logical = self.runtime.block_on(state.statement_to_plan(statement)).map_err(of_plan)?;
         let names: Vec<String> = logical.get_parameter_names().map_err(of_plan)?.into_iter().collect();
-        check_parameters(&names, parameters)?;
+        parameters::check(&names, parameters)?;
         let values = parameters.iter().map(|(name, value)| (name.clone(), ScalarAndMetadata::from(scalar(value))));
         let logical = logical.with_param_values(ParamValues::Map(values.collect())).map_err(of_plan)?;
         let physical = self.runtime.block_on(state.create_physical_plan(&logical)).map_err(of_plan)?;
@@ -127,32 +126,13 @@ impl Executor {
     }
 }
 
-/// A number where it is one, a truth value, or a text; in quotes it is a text in any case.
 fn scalar(text: &str) -> ScalarValue {
-    let quoted = text.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
-    match (quoted, text.parse::<i64>(), text.parse::<f64>(), text) {
-        (Some(inner), ..) => ScalarValue::from(inner.replace("''", "'")),
-        (_, Ok(number), ..) => ScalarValue::from(number),
-        (_, _, Ok(number), _) if number.is_finite() => ScalarValue::from(number),
-        (.., "true") => ScalarValue::from(true),
-        (.., "false") => ScalarValue::from(false),
-        _ => ScalarValue::from(text),
+    match Value::of(text) {
+        Value::Integer(number) => ScalarValue::from(number),
+        Value::Float(number) => ScalarValue::from(number),
+        Value::Truth(truth) => ScalarValue::from(truth),
+        Value::Text(text) => ScalarValue::from(text.as_str()),
     }
-}
-
-/// Every parameter has a value, every value a parameter.
-fn check_parameters(used: &[String], given: &[(String, String)]) -> Result<(), QueryErrors> {
-    let used: Vec<&str> = used.iter().map(|name| name.trim_start_matches('$')).collect();
-    let missing = used.iter().find(|name| given.iter().all(|(other, _)| other != *name));
-    if let Some(name) = missing {
-        let error =
-            QueryError::at_location(sqlparser::tokenizer::Location::new(0, 0), format!("`${name}` has no value"));
-        return Err(error.help(format!("give it one: --param {name}=VALUE")).into());
-    }
-    if let Some((name, _)) = given.iter().find(|(name, _)| !used.contains(&name.as_str())) {
-        return Err(QueryError::unknown(Span::empty(), "parameter", name, &used).into());
-    }
-    Ok(())
 }
 
 /// What a plan reads of one table.

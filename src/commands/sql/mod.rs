@@ -8,16 +8,17 @@ use std::{
     fs,
     io::{self, IsTerminal, Read},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use anyhow::{Context, anyhow};
+use tidemill_engine::{EngineError, ErrorKind};
 use tidemill_jobs::{
-    run::Stats,
+    run::{RowSink, RunOptions, Stats},
     spec,
-    sql::{Session, SessionOptions, Source, SqlError, is_continuous},
+    sql::{AnswerSink, Session, SessionOptions, Source, SqlError, is_continuous},
 };
 
 use super::run;
@@ -27,6 +28,7 @@ use crate::{
     failure::Failure,
     logging, signals, terminal,
 };
+use output::{Output, Unfinished};
 
 pub(super) fn sql(args: &SqlArgs) -> Result<(), Failure> {
     logging::init(LogFormat::Text);
@@ -57,25 +59,28 @@ pub(super) fn sql(args: &SqlArgs) -> Result<(), Failure> {
 
 /// Runs a question that goes on as a job.
 fn follow(session: &mut Session, args: &SqlArgs, text: &str, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
-    let to_terminal = io::stdout().is_terminal();
     let refused = match (&args.output, args.format) {
-        (Some(_), _) => Some("`-o` is for bounded questions; a question with windows writes to stdout"),
-        (None, Some(RowFormat::Csv | RowFormat::Parquet | RowFormat::Arrow)) => {
-            Some("a question that goes on gives a table on a terminal and JSON lines in a pipe")
+        (None, Some(RowFormat::Parquet)) => {
+            Some("Parquet can be read when it is whole: a question that goes on gives it with `-o FILE`")
         }
-        (None, Some(RowFormat::Table)) if !to_terminal => Some("a question that goes on gives JSON lines in a pipe"),
-        (None, Some(RowFormat::Json)) if to_terminal => Some("a question that goes on gives a table on a terminal"),
+        (None, Some(format)) if format != RowFormat::Table && io::stdout().is_terminal() => {
+            Some("a question that goes on gives a table on a terminal; other formats are for pipes and `-o FILE`")
+        }
         _ if args.stats => Some("`--stats` is for bounded questions"),
-        _ if !args.parameters.is_empty() => Some("`--param` is for bounded questions"),
         _ => None,
     };
     if let Some(refused) = refused {
         terminal::say(&format!("error: {refused}"));
         return Err(Failure::InvalidAndShown);
     }
+    let output = Output::new(args.format, args.output.as_deref()).map_err(|error| {
+        terminal::say(&format!("error: {error}"));
+        Failure::InvalidAndShown
+    })?;
     let directory = std::env::temp_dir().join(format!("tidemill-sql-{}", std::process::id()));
-    let job = session.job(text, &directory).map_err(|error| failed(text, error, false))?;
-    let options = session.run_options(Arc::clone(stop), Arc::new(Stats::default()));
+    let job = session.job(text, &args.parameters, &directory).map_err(|error| failed(text, error, false))?;
+    let (rows, file) = rows(&output)?;
+    let options = RunOptions { rows, ..session.run_options(Arc::clone(stop), Arc::new(Stats::default())) };
     let outcome = run::execute(&job, &options, &mut |status| {
         if args.duration.is_some_and(|duration| status.elapsed_us >= duration.micros()) {
             stop.store(true, Ordering::Relaxed);
@@ -83,7 +88,31 @@ fn follow(session: &mut Session, args: &SqlArgs, text: &str, stop: &Arc<AtomicBo
     });
     // Nothing in it is of use any more, and mostly it was not made.
     let _ = fs::remove_dir_all(&directory);
-    outcome
+    match (outcome, file) {
+        (Ok(()), Some(file)) => Ok(file.finish()?),
+        (outcome, file) => {
+            file.into_iter().for_each(Unfinished::discard);
+            outcome
+        }
+    }
+}
+
+/// Where the rows of a question that goes on are written, and the file that is whole when it ends; `None` for stdout as any job has it.
+fn rows(output: &Output) -> Result<(Option<RowSink>, Option<Unfinished>), Failure> {
+    if output.is_of_jobs() {
+        return Ok((None, None));
+    }
+    let (writer, file) = output.open()?;
+    let (format, writer) = (output.format, Mutex::new(Some(writer)));
+    let make: RowSink = Arc::new(move |schema| {
+        let Some(writer) = writer.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            // Connections are made anew when secrets have changed, or a broker was away.
+            let message = "the question would begin again, and give its rows a second time".to_owned();
+            return Err(EngineError::Sink { output: "answer".to_owned(), kind: ErrorKind::User, message });
+        };
+        Ok(Box::new(AnswerSink::new(format, writer, schema)?))
+    });
+    Ok((Some(make), file))
 }
 
 /// Says what is wrong, with its place in the question.

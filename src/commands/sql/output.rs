@@ -55,6 +55,11 @@ impl Output {
         self.path.is_none() && io::stdout().is_terminal()
     }
 
+    /// Whether rows are written as a job's output to stdout has them.
+    pub(super) fn is_of_jobs(&self) -> bool {
+        self.is_watched() || self.path.is_none() && self.format == AnswerFormat::Json
+    }
+
     /// Something to write to, and what has to be done when it is whole.
     pub(super) fn open(&self) -> Result<(Box<dyn Write + Send>, Option<Unfinished>)> {
         let Some(path) = &self.path else { return Ok((Box::new(BufWriter::new(io::stdout())), None)) };
