@@ -265,8 +265,21 @@ impl<'a> Reader<'a> {
                 self.depth += 1;
                 self.skip_to_close()
             }
-            _ => self.skip_checked(),
+            (_, Some(b'{' | b'[')) => self.skip_container(),
+            _ => self.skip_scalar(),
         }
+    }
+
+    /// [`Reader::skip_checked`] of a container: at once where it is plain.
+    #[inline]
+    fn skip_container(&mut self) -> Result<(), Fault> {
+        if self.depth + scan::PLAIN_DEPTH <= MAX_DEPTH
+            && let Some(end) = scan::plain_container(self.bytes, self.at)
+        {
+            self.at = end;
+            return Ok(());
+        }
+        self.skip_checked()
     }
 
     /// Passes the rest of the innermost open container, which is not looked at.

@@ -27,6 +27,100 @@ fn stops_string(byte: u8) -> bool {
     byte == b'"' || byte == b'\\' || byte < b' '
 }
 
+/// How many arrays and objects may lie in one another in one that [`plain_container`] passes.
+pub(super) const PLAIN_DEPTH: usize = 32;
+
+#[inline]
+fn plain_scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'"' => plain_string(bytes, at),
+        b'-' | b'0'..=b'9' => plain_number(bytes, at),
+        _ => [&b"true"[..], b"false", b"null"]
+            .iter()
+            .find(|word| bytes[at..].starts_with(word))
+            .map(|word| at + word.len()),
+    }
+}
+
+#[inline]
+fn plain_string(bytes: &[u8], at: usize) -> Option<usize> {
+    let stop = string_stop(bytes, at + 1);
+    (bytes.get(stop) == Some(&b'"')).then_some(stop + 1)
+}
+
+#[inline]
+fn plain_number(bytes: &[u8], at: usize) -> Option<usize> {
+    let digits = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let start = at + usize::from(bytes[at] == b'-');
+    let count = digits(start);
+    if count == 0 || (count > 1 && bytes[start] == b'0') {
+        return None;
+    }
+    let mut end = start + count;
+    if bytes.get(end) == Some(&b'.') {
+        let fraction = digits(end + 1);
+        if fraction == 0 {
+            return None;
+        }
+        end += 1 + fraction;
+    }
+    (!matches!(bytes.get(end), Some(b'e' | b'E'))).then_some(end)
+}
+
+/// Index behind the array or the object at `at`, if it is well-formed and plain: outside of strings no white space but a blank behind a
+/// comma or a colon, no escapes, no exponents, at most [`PLAIN_DEPTH`] deep. `None` says only that it has to be read with more care.
+pub(super) fn plain_container(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0;
+    let mut objects = 0u32; // a bit for each open container, the innermost lowest: whether it is an object
+    loop {
+        // A value begins here.
+        match bytes.get(at)? {
+            open @ (b'{' | b'[') => {
+                if depth == PLAIN_DEPTH {
+                    return None;
+                }
+                (depth, objects) = (depth + 1, objects << 1 | u32::from(*open == b'{'));
+                at += 1;
+                if bytes.get(at)? == &(open + 2) {
+                    return None; // empty: rare
+                }
+            }
+            _ => {
+                at = plain_scalar(bytes, at)?;
+                loop {
+                    let close = if objects & 1 == 1 { b'}' } else { b']' };
+                    match bytes.get(at)? {
+                        b',' => break at = behind_blank(bytes, at + 1),
+                        byte if *byte == close => {
+                            (depth, objects, at) = (depth - 1, objects >> 1, at + 1);
+                            if depth == 0 {
+                                return Some(at);
+                            }
+                        }
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        if objects & 1 == 1 {
+            if bytes.get(at)? != &b'"' {
+                return None;
+            }
+            at = plain_string(bytes, at)?;
+            if bytes.get(at)? != &b':' {
+                return None;
+            }
+            at = behind_blank(bytes, at + 1);
+        }
+    }
+}
+
+/// `at`, or behind the blank there.
+#[inline]
+fn behind_blank(bytes: &[u8], at: usize) -> usize {
+    at + usize::from(bytes.get(at) == Some(&b' '))
+}
+
 /// Index behind the bracket that closes the container which is open at `from`, outside of strings; `None` when `bytes`
 /// ends before. It counts brackets and looks at nothing else, not even at their shape.
 pub(super) fn container_end(bytes: &[u8], mut from: usize) -> Option<usize> {
@@ -218,6 +312,45 @@ mod tests {
             );
             let block = block.first_chunk().unwrap();
             assert_eq!(blocks::string_stops(block), portable::string_stops(block));
+        }
+    }
+
+    #[test]
+    fn a_plain_container_ends_where_its_reader_says() {
+        for text in [r#"{"a":[1,{"b":"c"},[2]],"d":false}"#, r#"{"a": [-1.5, null], "b": "c"}"#, "[[[0]]]", "[true]"] {
+            assert_eq!(plain_container(text.as_bytes(), 0), Some(text.len()), "{text}");
+            let followed = format!("x{text},1");
+            assert_eq!(plain_container(followed.as_bytes(), 1), Some(text.len() + 1), "{text}");
+        }
+        let deep = "[".repeat(PLAIN_DEPTH + 1) + "1" + &"]".repeat(PLAIN_DEPTH + 1);
+        for text in [
+            "[-]",
+            "[01]",
+            "[1.]",
+            "[1e5]",
+            "[tru]",
+            r#"["a\n"]"#,
+            "[\"a\n\"]",
+            r#"["open"#,
+            "{",
+            "[",
+            "[1",
+            r#"{"a":1"#,
+            r#"{"a""#,
+            "[1,]",
+            r#"{"a":1,}"#,
+            r#"{"a"1}"#,
+            r#"{a:1}"#,
+            "[1}",
+            r#"{"a":1]"#,
+            "[1 ]",
+            "[,1]",
+            "{}",
+            "[]",
+            "[+1]",
+            deep.as_str(),
+        ] {
+            assert_eq!(plain_container(text.as_bytes(), 0), None, "{text}");
         }
     }
 
