@@ -59,6 +59,38 @@ pub(super) fn of_keys(count: u64, keys: u64, partitions: i32, spread: Spread) ->
     })
 }
 
+/// `count` events in Avro, of the schema `bench/events.avsc`, as bare values.
+pub(super) fn in_avro(count: u64, partitions: i32) -> impl Iterator<Item = Record> {
+    let mut random = Random(1);
+    (0..count).map(move |i| {
+        let user = random.below(KEYS);
+        let mut event = Vec::with_capacity(128);
+        avro_long(&mut event, i);
+        avro_string(&mut event, &format!("user-{user:06}"));
+        avro_string(&mut event, PAGES[random.below(4) as usize]);
+        event.extend_from_slice(&(random.below(10_000) as f64 / 100.0).to_le_bytes());
+        avro_long(&mut event, 1 + random.below(9));
+        avro_string(&mut event, COUNTRIES[random.below(10) as usize]);
+        avro_string(&mut event, &format!("{:016x}{:08x}", random.number(), random.below(1 << 32)));
+        Record::new(Spread::ByUser.partition(i, user, partitions), event)
+    })
+}
+
+/// A number that is not negative: doubled (zigzag), seven bits a byte, the lowest first.
+fn avro_long(event: &mut Vec<u8>, number: u64) {
+    let mut left = number << 1;
+    while left > 0x7f {
+        event.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    event.push(left as u8);
+}
+
+fn avro_string(event: &mut Vec<u8>, text: &str) {
+    avro_long(event, text.len() as u64);
+    event.extend_from_slice(text.as_bytes());
+}
+
 /// `count` events of so many bytes, most of them in a member that no job needs.
 pub(super) fn of_size(count: u64, bytes: usize, partitions: i32) -> impl Iterator<Item = Record> {
     let mut random = Random(1);

@@ -3,12 +3,13 @@
 //! A topic is loaded once; then the baseline (`bench/raw-consume`) and each job (`bench/*.yaml`) read all of it, in turns
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
-//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`scale`] for curves, [`peers`] for
-//! Flink SQL.
+//! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`scale`] and [`latency`]
+//! for curves, [`peers`] for Flink SQL.
 
 mod document;
 mod events;
 mod fetch;
+mod latency;
 mod limit;
 mod memory;
 mod peers;
@@ -93,6 +94,8 @@ pub enum Job {
     Memory,
     /// Questions: the bytes of one for the last minute, and a full scan with GROUP BY against the stateless job. Only where it is asked for.
     Sql,
+    /// How long after their end the rows of windows are there, under three loads; writes `docs/benchmarks.md`. Only where it is asked for.
+    Latency,
     /// Partitions, keys, sizes of messages, windows and workers, each as a curve; writes `docs/benchmarks.md`. Only where it is asked for.
     Scale,
     /// The same queries in Flink SQL, in turns, and the same rows; writes `docs/benchmarks.md`. Only where it is asked for.
@@ -129,6 +132,7 @@ impl Job {
             Self::Limit => "limit",
             Self::Memory => "memory",
             Self::Sql => "sql",
+            Self::Latency => "latency",
             Self::Scale => "scale",
             Self::Peers => "peers",
         }
@@ -198,6 +202,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Sql) {
         measures.extend(sql::run(options)?);
     }
+    if options.jobs.contains(&Job::Latency) {
+        measures.extend(latency::run(options)?);
+    }
     if options.jobs.contains(&Job::Scale) {
         measures.extend(scale::run(options)?);
     }
@@ -219,6 +226,7 @@ pub fn run(options: &Options) -> Result<bool> {
                         | Job::Limit
                         | Job::Memory
                         | Job::Sql
+                        | Job::Latency
                         | Job::Scale
                         | Job::Peers
                 )

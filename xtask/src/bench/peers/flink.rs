@@ -22,6 +22,16 @@ use crate::keeper::{Kept, free_ports};
 pub(super) const VERSION: &str = "2.2.1";
 pub(super) const CONNECTOR_VERSION: &str = "5.0.0-2.2";
 
+/// What Flink is not shipped with: the gateway; the format Avro and what that needs.
+const JARS: [&str; 6] = [
+    "org.apache.flink:flink-sql-gateway:VERSION",
+    "org.apache.flink:flink-avro:VERSION",
+    "org.apache.avro:avro:1.11.4",
+    "com.fasterxml.jackson.core:jackson-annotations:2.18.2",
+    "com.fasterxml.jackson.core:jackson-core:2.18.2",
+    "com.fasterxml.jackson.core:jackson-databind:2.18.2",
+];
+
 /// Far longer than a start or a job takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(10);
@@ -74,7 +84,7 @@ pub(super) struct Job {
 /// # Errors
 /// When pip or maven are missing or fail, or the cache cannot be written.
 pub(super) fn files() -> Result<PathBuf> {
-    cached(&format!("flink-{VERSION}"), |download| {
+    cached(&format!("flink-{VERSION}-avro"), |download| {
         fetch(download).with_context(|| format!("cannot fetch Apache Flink {VERSION}"))
     })
 }
@@ -91,7 +101,7 @@ fn fetch(download: &Path) -> Result<PathBuf> {
     fs::create_dir(&files)?;
     fs::rename(installed.join("lib"), files.join("lib"))?;
     fs::rename(installed.join("bin/bash-java-utils.jar"), files.join("bash-java-utils.jar"))?;
-    maven_copy(&format!("org.apache.flink:flink-sql-gateway:{VERSION}"), &files.join("lib"))?;
+    JARS.iter().try_for_each(|jar| maven_copy(&jar.replace("VERSION", VERSION), &files.join("lib")))?;
     maven_copy(&format!("org.apache.flink:flink-sql-connector-kafka:{CONNECTOR_VERSION}"), &files.join("lib"))?;
     Ok(files)
 }

@@ -6,9 +6,16 @@ use std::path::Path;
 use super::super::{OTHERS, TOPIC};
 use super::flink;
 use crate::kafka::Broker;
+use crate::repository::root;
 
 /// The events once more, compressed.
 pub(super) const PACKED: &str = "packed";
+/// Events of a million users.
+pub(super) const MANY_USERS: &str = "many-users";
+/// Events in Avro.
+pub(super) const AVRO: &str = "avro";
+/// Their schema.
+const AVRO_SCHEMA: &str = "bench/events.avsc";
 
 /// Flink's ways to compute an aggregate of a window: at once, or in parts of a mini-batch first. Which is cheaper depends on the keys.
 const PHASES: &[&str] = &["ONE_PHASE", "TWO_PHASE"];
@@ -17,13 +24,32 @@ const NO_PHASES: &[&str] = &["AUTO"];
 
 const USER_AND_AMOUNT: &[(&str, &str)] = &[("user", "string"), ("amount", "double")];
 
+/// The members of an event in Avro, as Flink declares them: all, since it makes the writer's schema of them.
+const OF_AVRO: &[(&str, &str)] = &[
+    ("id", "bigint not null"),
+    ("user", "string not null"),
+    ("page", "string not null"),
+    ("amount", "double not null"),
+    ("quantity", "int not null"),
+    ("country", "string not null"),
+    ("session", "string not null"),
+];
+
+/// Of the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Avro,
+}
+
 /// A query, and how it is run.
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) name: &'static str,
     /// Names that are keywords stand in brackets.
     pub(super) sql: &'static str,
-    /// The members of an event that are declared, and so decoded: those that it needs.
+    pub(super) format: Format,
+    /// The members of an event that are declared, and so decoded: those that it needs, if the format lets them be left out.
     columns: &'static [(&'static str, &'static str)],
     /// Its inputs, and their topics.
     inputs: &'static [(&'static str, &'static str)],
@@ -36,6 +62,7 @@ pub(super) struct Query {
 const STATELESS: Query = Query {
     name: "stateless",
     sql: "SELECT [user], amount FROM events WHERE amount > 75",
+    format: Format::Json,
     columns: USER_AND_AMOUNT,
     inputs: &[("events", TOPIC)],
     tasks: 1,
@@ -55,6 +82,7 @@ const TUMBLING: Query = Query {
 pub(super) const QUERIES: &[Query] = &[
     STATELESS,
     Query { name: "stateless, lz4", inputs: &[("events", PACKED)], ..STATELESS },
+    Query { name: "stateless, Avro", inputs: &[("events", AVRO)], format: Format::Avro, columns: OF_AVRO, ..STATELESS },
     Query {
         name: "tumbling, 10 keys",
         sql: "SELECT country, window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
@@ -64,6 +92,9 @@ pub(super) const QUERIES: &[Query] = &[
         ..TUMBLING
     },
     TUMBLING,
+    Query { name: "tumbling, lz4", inputs: &[("events", PACKED)], ..TUMBLING },
+    Query { name: "tumbling, Avro", inputs: &[("events", AVRO)], format: Format::Avro, columns: OF_AVRO, ..TUMBLING },
+    Query { name: "tumbling, 1,000,000 keys", inputs: &[("events", MANY_USERS)], ..TUMBLING },
     Query {
         name: "hopping",
         sql: "SELECT [user], window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
@@ -99,34 +130,41 @@ impl Query {
         of_a_topic * self.inputs.len() as u64
     }
 
-    /// The spec of tidemill's job, whose output is `output`. `check` is how much of a record must be well-formed.
+    /// The spec of tidemill's job, whose output is `output`. `check` is how much of a record in JSON must be well-formed.
     pub(super) fn spec(&self, kafka: &Broker, output: &str, check: &str) -> String {
         let columns: Vec<_> = self.columns.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+        let format = match self.format {
+            Format::Json => format!("format: {{json: {{check: {check}}}}}\n    schema: {{{}}}", columns.join(", ")),
+            Format::Avro => format!("format: {{avro: {{schema_file: {}}}}}", root().join(AVRO_SCHEMA).display()),
+        };
         let mut spec = "name: bench-peers\ninputs:\n".to_owned();
         for (input, topic) in self.inputs {
             let _ = write!(
                 spec,
-                "  {input}:\n    kafka: {{brokers: [\"{}\"], topic: {topic}, start: earliest}}\n    \
-                 format: {{json: {{check: {check}}}}}\n    schema: {{{}}}\n",
+                "  {input}:\n    kafka: {{brokers: [\"{}\"], topic: {topic}, start: earliest}}\n    {format}\n",
                 kafka.bootstrap(),
-                columns.join(", ")
             );
         }
         spec + &format!("outputs:\n  rows: {output}\nquery: |\n  {}\n", self.sql)
     }
 
-    /// Flink's job, whose rows go to a table with these options.
+    /// Flink's job, whose rows go to a table with these options. Its watermark stays 2 ms behind: at 1 ms it may close a session between
+    /// two records of one millisecond, the later of which still belongs to it.
     pub(super) fn flink(&self, kafka: &Broker, strategy: &str, sink: &str) -> flink::Job {
         let columns: Vec<_> =
             self.columns.iter().map(|(name, kind)| format!("`{name}` {}", kind.to_uppercase())).collect();
         let table = |(input, topic): &(&str, &str)| {
             format!(
                 "CREATE TABLE {input} ({}, _timestamp TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, \
-                 WATERMARK FOR _timestamp AS _timestamp - INTERVAL '0.001' SECOND) WITH ('connector' = 'kafka', \
+                 WATERMARK FOR _timestamp AS _timestamp - INTERVAL '0.002' SECOND) WITH ('connector' = 'kafka', \
                  'topic' = '{topic}', 'properties.bootstrap.servers' = '{}', 'scan.startup.mode' = 'earliest-offset', \
-                 'scan.bounded.mode' = 'latest-offset', 'format' = 'json')",
+                 'scan.bounded.mode' = 'latest-offset', 'format' = '{}')",
                 columns.join(", "),
-                kafka.bootstrap()
+                kafka.bootstrap(),
+                match self.format {
+                    Format::Json => "json",
+                    Format::Avro => "avro",
+                }
             )
         };
         let settings = [
