@@ -11,6 +11,7 @@ use serde_json::Value;
 /// `connectors -> certs`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bench-formats", &["tidemill-connectors", "tidemill-engine"]),
+    ("bench-instructions", &["tidemill-connectors", "tidemill-engine"]),
     ("tidemill", &["tidemill-jobs", "tidemill-queries", "tidemill-connectors", "tidemill-engine", "stand-in", "xtask"]),
     ("tidemill-jobs", &["tidemill-queries", "tidemill-connectors", "tidemill-engine", "tidemill-certs"]),
     ("tidemill-queries", &["tidemill-engine"]),
@@ -32,6 +33,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ("tidemill-queries", &["rdkafka"]),
     ("tidemill-connectors", &["sqlparser", "datafusion-sql"]),
     ("tidemill-certs", &["rdkafka", "arrow"]),
+    ("bench-instructions", &["datafusion", "datafusion-sql"]),
 ];
 
 /// Paths of somebody's machine and hosts of package registries, which a mirror or a vendored build has elsewhere.

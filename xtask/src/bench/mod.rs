@@ -5,10 +5,12 @@
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
 //! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`scale`] and [`latency`]
 //! for curves, [`peers`] for Flink SQL.
+//! [`instructions`] counts what inner loops execute, which needs neither Kafka nor a quiet machine.
 
 mod document;
 mod events;
 mod fetch;
+mod instructions;
 mod latency;
 mod limit;
 mod memory;
@@ -84,6 +86,8 @@ pub enum Job {
     FirstRow,
     /// No job: the decoders, each against the library that would be used in its place. Only where it is asked for.
     Formats,
+    /// No job: the instructions of inner loops, by callgrind, against those recorded; always exits 1 when one takes more. Only where it is asked for.
+    Instructions,
     /// No job's cost, but what epochs, snapshots and a restart take. Only where it is asked for.
     Snapshot,
     /// Reading by our own path against librdkafka's: plain, compressed, under TLS, many partitions. Only where it is asked for.
@@ -127,6 +131,7 @@ impl Job {
             Self::Function => "function",
             Self::FirstRow => "first_row",
             Self::Formats => "formats",
+            Self::Instructions => "instructions",
             Self::Snapshot => "snapshot",
             Self::Fetch => "fetch",
             Self::Limit => "limit",
@@ -181,13 +186,23 @@ pub struct Options {
     /// Measure debug builds: their figures say nothing, but that the bench itself works.
     #[arg(long)]
     debug: bool,
+    /// Of `instructions`: write the counts down instead of comparing them.
+    #[arg(long)]
+    record: bool,
+    /// Why counts that rise are written down.
+    #[arg(long, requires = "record")]
+    reason: Option<String>,
 }
 
-/// Measures, prints a table and one JSON object a measure. False when a limit is missed and that was to be checked.
+/// Measures, prints a table and one JSON object a measure. False when a limit is missed and that was to be
+/// checked, or a loop takes more instructions than recorded.
 ///
 /// # Errors
 /// When something cannot be built, started or loaded, or a run fails.
 pub fn run(options: &Options) -> Result<bool> {
+    let counts_asked = options.jobs.contains(&Job::Instructions);
+    ensure!(counts_asked || !options.record, "`--record` is of `cargo xtask bench instructions`");
+    let counts_hold = !counts_asked || instructions::run(options)?;
     let decoders_hold = !options.jobs.contains(&Job::Formats) || formats(options)?;
     let mut measures = vec![];
     if options.jobs.contains(&Job::Fetch) {
@@ -221,6 +236,7 @@ pub fn run(options: &Options) -> Result<bool> {
                 matches!(
                     job,
                     Job::Formats
+                        | Job::Instructions
                         | Job::Snapshot
                         | Job::Fetch
                         | Job::Limit
@@ -238,7 +254,7 @@ pub fn run(options: &Options) -> Result<bool> {
         measures.extend(run_jobs(&jobs, options)?);
     }
     measures.iter().for_each(|measure| println!("{}", Value::from(measure)));
-    Ok(!options.check || (decoders_hold && measures.iter().all(Measure::ok)))
+    Ok(counts_hold && (!options.check || (decoders_hold && measures.iter().all(Measure::ok))))
 }
 
 /// The jobs against the baseline.
