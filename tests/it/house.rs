@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tidemill-connectors", &["tidemill-engine", "tidemill-certs", "stand-in"]),
     ("tidemill-engine", &[]),
     ("tidemill-certs", &["stand-in"]),
+    ("in-memory", &["tidemill-connectors", "tidemill-engine", "tidemill-queries"]),
     ("own-consume", &["tidemill-connectors", "tidemill-engine"]),
     ("raw-consume", &[]),
     ("stand-in", &[]),
