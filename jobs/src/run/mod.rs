@@ -56,6 +56,7 @@ use crate::{
         record::{self, InputName},
         store::{Entry, Log, Store},
     },
+    schedule,
     spec::{Compatibility, Job, LatePolicy, OutputTransport},
 };
 use commit::{CommittedInput, Committer, Progress, RestartBy, SnapshotNeed};
@@ -209,7 +210,8 @@ fn check_layouts(job: &Job, dataflow: &Dataflow) -> Result<(), QueryErrors> {
         let OperatorPlan::Output(output) = node.operator else { continue };
         let Some(output) = job.outputs.iter().find(|known| known.name == dataflow.outputs[output]) else { continue };
         let OutputTransport::File(file) = &output.transport else { continue };
-        file.layout.check(&node.schema).map_err(|problem| {
+        let checked = file.layout.check(&node.schema).and_then(|()| schedule::check_names(&file.layout, &node.schema));
+        checked.map_err(|problem| {
             let message = format!("output `{}`: {problem}", output.name);
             QueryError { message, line: 1, column: 1, help: None } // the spec's text is not at hand any more
         })?;

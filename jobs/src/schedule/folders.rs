@@ -12,7 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use arrow::datatypes::Schema;
 use chrono::DateTime;
+use tidemill_connectors::files::Layout;
 
 use super::advance::Range;
 use crate::{run::RunError, spec::FileOutput};
@@ -21,6 +23,23 @@ use crate::{run::RunError, spec::FileOutput};
 const PART: &str = ".part";
 /// The same, of those that are being removed.
 const GONE: &str = ".gone";
+
+/// The names of what is around the partitions of a layout: the range, and whether its rows are late.
+const AROUND: [&str; 2] = ["range", "late"];
+
+/// Whether the folders around partitions can be told from those of the layout and from the columns of the files.
+///
+/// # Errors
+/// A column that has the name of one of them, which readers would take for it.
+pub(crate) fn check_names(layout: &Layout, schema: &Schema) -> Result<(), String> {
+    let taken = |name: &&&str| schema.fields().iter().any(|field| field.name().eq_ignore_ascii_case(name));
+    match AROUND.iter().find(taken).filter(|_| !layout.partition_by.is_empty()) {
+        Some(name) => {
+            Err(format!("`partition_by`: column `{name}` has the name of the folders around it; give it another"))
+        }
+        None => Ok(()),
+    }
+}
 
 /// Of one range, one output and one run.
 #[derive(Debug)]
@@ -47,7 +66,7 @@ impl Folders {
         }
         let is_partitioned = !file.layout.partition_by.is_empty();
         let aside = file.path.join(format!(".{name}.{run}{PART}"));
-        let seen = file.path.join(if is_partitioned { format!("range={name}") } else { name });
+        let seen = file.path.join(if is_partitioned { format!("{}={name}", AROUND[0]) } else { name });
         fs::create_dir_all(&aside).map_err(|error| failure(&aside, &error))?;
         Ok(Self { aside, seen, is_partitioned })
     }
@@ -57,7 +76,7 @@ impl Folders {
         match (self.is_partitioned, late) {
             (false, false) => self.aside.clone(),
             (false, true) => self.aside.join("late"),
-            (true, late) => self.aside.join(format!("late={late}")),
+            (true, late) => self.aside.join(format!("{}={late}", AROUND[1])),
         }
     }
 
@@ -124,7 +143,7 @@ fn failure(folder: &Path, error: &io::Error) -> RunError {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_connectors::files::Layout;
+    use arrow::datatypes::{DataType, Field};
     use tidemill_engine::EventTime;
 
     use super::*;
@@ -150,6 +169,12 @@ mod tests {
         assert_eq!(names(&file), ("20260115T020000Z".into(), "late".into()));
         file.layout.partition_by = vec!["country".parse().unwrap()];
         assert_eq!(names(&file), ("range=20260115T020000Z".into(), "late=true".into()));
+
+        let schema =
+            Schema::new(vec![Field::new("country", DataType::Utf8, true), Field::new("Late", DataType::Utf8, true)]);
+        let error = check_names(&file.layout, &schema).unwrap_err();
+        assert_eq!(error, "`partition_by`: column `late` has the name of the folders around it; give it another");
+        check_names(&Layout::default(), &schema).unwrap();
     }
 
     fn folder_with(path: &Path, file: &str) {

@@ -30,6 +30,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tidemill_engine::EventTime;
 
+pub(crate) use folders::check_names;
 pub use ledger::{Outcome, RunRecord};
 pub use timing::{CatchUp, Pipeline, Timing};
 
