@@ -54,7 +54,8 @@ impl AssignSessions {
     /// Moves the rows of open sessions together; gives their sessions.
     fn compact(&mut self) -> Result<Vec<i64>> {
         let (places, numbers) = self.sessions.all_pieces();
-        let batch = RecordBatch::try_new(Arc::clone(&self.input), self.rows.gather(&places)?)?;
+        let batch =
+            RecordBatch::try_new(Arc::clone(&self.input), self.rows.gather(&places, 0..self.input.fields().len())?)?;
         self.sessions.replace_pieces(&mut self.rows, batch, &numbers);
         Ok(numbers)
     }
@@ -77,7 +78,7 @@ impl Operator for AssignSessions {
             let places: Vec<_> = closed.iter().flat_map(|s| &s.pieces).copied().collect();
             let of = closed.iter().enumerate().flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len()));
             let [start, end, time] = self.sessions.shown(&closed, of);
-            let mut columns = self.rows.gather(&places)?;
+            let mut columns = self.rows.gather(&places, 0..self.input.fields().len())?;
             columns.pop();
             columns.extend([start, end, Arc::clone(&time), time]);
             out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
@@ -93,7 +94,7 @@ impl Operator for AssignSessions {
         let numbers = self.compact()?;
         let (places, _) = self.sessions.all_pieces();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
-        columns.extend(self.rows.gather(&places)?);
+        columns.extend(self.rows.gather(&places, 0..self.input.fields().len())?);
         let mut fields = vec![Arc::new(Field::new("__session", DataType::Int64, false))];
         fields.extend(self.input.fields().iter().cloned());
         Ok(vec![self.sessions.snapshot()?, RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])

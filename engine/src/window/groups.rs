@@ -193,9 +193,18 @@ impl Groups {
         Ok(())
     }
 
-    /// Takes keys and states out; the groups are empty afterwards.
-    pub(super) fn take_state(&mut self) -> Result<Vec<ArrayRef>> {
-        let mut columns = self.take_keys()?;
+    /// Adds states to groups that have numbers in the place of keys: each to the one that `of` says, of `groups`.
+    pub(super) fn merge_numbered(&mut self, state: &[ArrayRef], of: &[usize], groups: usize) -> Result<()> {
+        debug_assert!(self.keys.is_none(), "groups are found by their keys");
+        for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
+            accumulator.merge_batch(&state[range.clone()], of, groups)?;
+        }
+        Ok(())
+    }
+
+    /// Takes keys and states out: (keys, states). The groups are empty afterwards.
+    pub(super) fn take_state(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
+        let (keys, mut columns) = (self.take_keys()?, vec![]);
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
@@ -204,7 +213,7 @@ impl Groups {
             let column = |of: fn(&Extent) -> i64| Arc::new(extents.iter().map(of).collect::<Int64Array>()) as ArrayRef;
             columns.extend([column(|e| e.first), column(|e| e.last), column(|e| e.rows)]);
         }
-        Ok(columns)
+        Ok((keys, columns))
     }
 
     /// Takes keys and results out: (keys, aggregates). The groups are empty afterwards.

@@ -36,9 +36,14 @@ pub(crate) struct MergeSessions {
     /// Keys and states.
     states: Pieces,
     state_schema: SchemaRef,
-    /// By number of the session, then the keys.
+    /// Whether the keys are those of the partitions: then a session is one group.
+    is_one_group: bool,
+    /// By nothing where a session is one group, else by number of the session, then the keys.
     groups: Arc<GroupsPlan>,
 }
+
+/// Takes (keys, results or states) out of groups.
+type Take = fn(&mut Groups) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)>;
 
 impl MergeSessions {
     pub(crate) fn try_new(window: Arc<WindowAggregate>, shape: SessionShape, schema: SchemaRef) -> Result<Self> {
@@ -47,8 +52,12 @@ impl MergeSessions {
         let partition = window.plan.partition.iter().map(|k| fields[*k].data_type().clone()).collect();
         // Without first, last, rows and slice.
         let states = Arc::new(Schema::new(fields[..fields.len() - 4].to_vec()));
-        let mut by_session = vec![session_field()];
-        by_session.extend(fields[..keys].iter().map(|f| f.as_ref().clone()));
+        let is_one_group = (0..keys).all(|key| window.plan.partition.contains(&key));
+        let mut by_session = vec![];
+        if !is_one_group {
+            by_session.push(session_field());
+            by_session.extend(fields[..keys].iter().map(|f| f.as_ref().clone()));
+        }
         let groups = Arc::new(GroupsPlan::try_new(by_session, &window.plan.aggregates, false)?);
         Ok(Self {
             window,
@@ -58,6 +67,7 @@ impl MergeSessions {
             sessions: Sessions::try_new(shape, partition)?,
             states: Pieces::new(Arc::clone(&states)),
             state_schema: states,
+            is_one_group,
             groups,
         })
     }
@@ -74,7 +84,7 @@ impl MergeSessions {
         let partition = &self.window.plan.partition;
         let mut rows: Vec<usize> = (0..cell.num_rows()).collect();
         // A batch has one row for each of its keys: in order as it is, if these are the partitions.
-        if batches.len() > 1 || partition.len() < self.window.plan.keys.len() {
+        if batches.len() > 1 || !self.is_one_group {
             rows.sort_by_key(|row| extent(*row).first);
         }
         let keys: Vec<ArrayRef> = partition.iter().map(|k| Arc::clone(&states[*k])).collect();
@@ -86,14 +96,30 @@ impl MergeSessions {
         Ok(())
     }
 
-    /// Merges pieces by session and key: what `take` makes of the groups.
-    fn merged<T>(&self, places: &[Place], numbers: Vec<i64>, take: impl Fn(&mut Groups) -> Result<T>) -> Result<T> {
-        let rows = places.len();
-        let mut state: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
-        state.extend(self.states.gather(places)?);
+    /// Merges pieces by session and key: (numbers of sessions and keys, what `take` makes of the groups). `numbers` are those of the pieces'
+    /// sessions, and ascend.
+    fn merged(&self, places: &[Place], numbers: Vec<i64>, take: Take) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
         let mut groups = Groups::try_new(Arc::clone(&self.groups))?;
-        groups.merge(&state, rows)?;
-        take(&mut groups)
+        let (keys, width) = (self.window.plan.keys.len(), self.state_schema.fields().len());
+        if !self.is_one_group {
+            let mut state: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
+            state.extend(self.states.gather(places, 0..width)?);
+            groups.merge(&state, places.len())?;
+            return take(&mut groups);
+        }
+        let (mut of, mut firsts) = (Vec::with_capacity(places.len()), vec![]);
+        for piece in 0..places.len() {
+            if piece == 0 || numbers[piece] != numbers[piece - 1] {
+                firsts.push(piece);
+            }
+            of.push(firsts.len() - 1);
+        }
+        groups.merge_numbered(&self.states.gather(places, keys..width)?, &of, firsts.len())?;
+        let first_places: Vec<Place> = firsts.iter().map(|piece| places[*piece]).collect();
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(firsts.iter().map(|piece| numbers[*piece]).collect::<Int64Array>())];
+        columns.extend(self.states.gather(&first_places, 0..keys)?);
+        Ok((columns, take(&mut groups)?.1))
     }
 
     fn results(&self, closed: &[ClosedSession]) -> Result<RecordBatch> {
@@ -112,7 +138,8 @@ impl MergeSessions {
     /// One state for each session and key; gives the session of each, which ascend.
     fn compact(&mut self) -> Result<Vec<i64>> {
         let (places, numbers) = self.sessions.all_pieces();
-        let mut columns = self.merged(&places, numbers, Groups::take_state)?;
+        let (mut columns, states) = self.merged(&places, numbers, Groups::take_state)?;
+        columns.extend(states);
         let numbers = columns.remove(0).as_primitive::<Int64Type>().values().to_vec();
         let batch = RecordBatch::try_new(Arc::clone(&self.state_schema), columns)?;
         self.sessions.replace_pieces(&mut self.states, batch, &numbers);
@@ -153,7 +180,7 @@ impl Operator for MergeSessions {
         let mut fields = vec![Arc::new(session_field())];
         fields.extend(self.state_schema.fields().iter().cloned());
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];
-        columns.extend(self.states.gather(&places)?);
+        columns.extend(self.states.gather(&places, 0..self.state_schema.fields().len())?);
         let mut state = vec![self.sessions.snapshot()?, RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?];
         state.extend(self.cells.values().flatten().cloned());
         Ok(state)

@@ -72,7 +72,8 @@ impl WindowAggregate {
     }
 
     pub(super) fn state_batch(&self, start: i64, groups: &mut Groups) -> Result<RecordBatch> {
-        let mut columns = groups.take_state()?;
+        let (mut columns, states) = groups.take_state()?;
+        columns.extend(states);
         let rows = columns.first().map_or(1, |c| c.len());
         columns.push(Arc::new(Int64Array::from_value(start, rows)));
         // A slice may be kept for long: without the room that its columns had to grow.

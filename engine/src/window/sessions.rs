@@ -6,7 +6,7 @@
 //!
 //! Invariant: a session whose end the watermark has passed was closed, and cannot grow again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray},
@@ -54,8 +54,8 @@ impl Pieces {
         self.rows > 2 * self.compact_rows + SPARE_ROWS
     }
 
-    /// The pieces at these places.
-    pub(super) fn gather(&self, places: &[Place]) -> Result<Vec<ArrayRef>> {
+    /// These columns of the pieces at these places.
+    pub(super) fn gather(&self, places: &[Place], columns: Range<usize>) -> Result<Vec<ArrayRef>> {
         let column = |c: usize| {
             let columns: Vec<&dyn Array> = self.batches.iter().map(|b| b.column(c).as_ref()).collect();
             match columns.is_empty() {
@@ -63,7 +63,7 @@ impl Pieces {
                 false => interleave(&columns, places).map_err(EngineError::from),
             }
         };
-        (0..self.schema.fields().len()).map(column).collect()
+        columns.map(column).collect()
     }
 
     /// Puts one batch in the place of all.
