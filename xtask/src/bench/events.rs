@@ -1,6 +1,8 @@
 //! The events of the benches: JSON of about 200 bytes, the same on every machine.
 
 use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::kafka::Record;
 use crate::random::Random;
@@ -73,6 +75,16 @@ pub(super) fn in_avro(count: u64, partitions: i32) -> impl Iterator<Item = Recor
         avro_string(&mut event, COUNTRIES[random.below(10) as usize]);
         avro_string(&mut event, &format!("{:016x}{:08x}", random.number(), random.below(1 << 32)));
         Record::new(Spread::ByUser.partition(i, user, partitions), event)
+    })
+}
+
+/// The same events, so many a second at most.
+pub(super) fn paced(events: impl Iterator<Item = Record>, rate: f64) -> impl Iterator<Item = Record> {
+    let start = Instant::now();
+    events.enumerate().map(move |(before, event)| {
+        let due = Duration::from_secs_f64(before as f64 / rate);
+        thread::sleep(due.saturating_sub(start.elapsed()));
+        event
     })
 }
 

@@ -101,12 +101,8 @@ fn under_load(
     let started = Instant::now();
     let (until, latencies) = thread::scope(|scope| {
         let producer = scope.spawn(|| {
-            let paced = events::generate(events, PARTITIONS, Spread::ByUser).enumerate().map(|(sent, event)| {
-                let due = rate.map_or(0.0, |rate| sent as f64 / rate);
-                thread::sleep(Duration::from_secs_f64(due).saturating_sub(started.elapsed()));
-                event
-            });
-            kafka.produce(topic, paced)
+            let events = events::generate(events, PARTITIONS, Spread::ByUser);
+            kafka.produce(topic, events::paced(events, rate.unwrap_or(f64::INFINITY)))
         });
         let mut latencies = vec![];
         while rows.events < events + PARTITIONS as u64 {

@@ -30,9 +30,9 @@ pub(super) fn write(
 turns, on cores that they share with the broker: medians of {ROUNDS} rounds.
 
 {machine}- Flink {flink} with its Kafka connector {connector}, {java}.
-- {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, stamped by the broker while two topics were loaded
-  in {loading:.0} s; 10,000 users, 10 countries; the rows
-  of a query by 1,000,000 keys are of a topic with so many users, those in Avro of one with events of about 75 bytes.
+- {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, 10,000 users, 10 countries, stamped by the broker while they were loaded
+  in {loading:.0} s; the two topics of the join were loaded side by side. The topic of 1,000,000 keys has as many users, that in Avro events
+  of about 75 bytes.
 - CPU: user and system of tidemill's whole process, its start included, which counts where events are few; of Flink's TaskManager alone,
   without JobManager, gateway and client, while the job was planned and run.
 - Wall: tidemill's process from start to end; Flink's job from RUNNING to FINISHED.

@@ -18,12 +18,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use self::flink::Flink;
-use self::query::{AVRO, FIRST_ROW, Format, MANY_USERS, PACKED, QUERIES, Query};
+use self::query::{AVRO, FIRST_ROW, Format, LEFT, MANY_USERS, PACKED, QUERIES, Query};
 use super::events::{self, Spread};
 use super::process::Usage;
 use super::report::Measure;
 use super::{OTHERS, Options, PARTITIONS, PLAIN, Programs, ROUNDS, Run, TOPIC, first_row_after, in_turns, load};
 use crate::kafka::{Broker, BrokerOptions};
+
+/// The broker stamps at most so many in a second: 31 of each user, who then has sessions of some twenty events.
+const EVENTS_PER_SECOND: f64 = 310_000.0;
 
 /// Flink's table that takes all rows and keeps none.
 const NOWHERE: &str = "'connector' = 'blackhole'";
@@ -90,13 +93,16 @@ pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
     let programs = Programs::build(options, &["tidemill"])?;
     let kafka = Broker::start(BrokerOptions { long_run: true, heap_mib: 1_024, ..BrokerOptions::default() })?;
     let start = Instant::now();
-    load(&kafka, &[(TOPIC, PLAIN), (OTHERS, PLAIN)], options.events)?;
-    let loading = start.elapsed();
-    load(&kafka, &[(PACKED, "lz4")], options.events)?;
-    eprintln!("loading as many into {MANY_USERS} and {AVRO} ...");
-    for topic in [MANY_USERS, AVRO] {
+    eprintln!("loading {} events into {TOPIC} ...", options.events);
+    for topic in [TOPIC, MANY_USERS, AVRO] {
         kafka.create_topic(topic, PARTITIONS, &[])?;
     }
+    let events = events::generate(options.events, PARTITIONS, Spread::ByUser);
+    kafka.produce(TOPIC, events::paced(events, EVENTS_PER_SECOND))?;
+    let loading = start.elapsed();
+    load(&kafka, &[(LEFT, PLAIN), (OTHERS, PLAIN)], options.events)?;
+    load(&kafka, &[(PACKED, "lz4")], options.events)?;
+    eprintln!("loading as many into {MANY_USERS} and {AVRO} ...");
     kafka.produce(MANY_USERS, events::of_keys(options.events, 1_000_000, PARTITIONS, Spread::ByUser))?;
     kafka.produce(AVRO, events::in_avro(options.events, PARTITIONS))?;
     let dir = tempfile::Builder::new().prefix("tidemill-bench-").tempdir()?;

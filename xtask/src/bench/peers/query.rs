@@ -8,6 +8,8 @@ use super::flink;
 use crate::kafka::Broker;
 use crate::repository::root;
 
+/// The events once more, loaded beside [`OTHERS`]: what is joined with them comes in at the same time.
+pub(super) const LEFT: &str = "left";
 /// The events once more, compressed.
 pub(super) const PACKED: &str = "packed";
 /// Events of a million users.
@@ -114,7 +116,7 @@ pub(super) const QUERIES: &[Query] = &[
         name: "join",
         sql: "SELECT e.[user], e.amount, o.amount AS other FROM events e JOIN others o \
               ON e.[user] = o.[user] AND o._timestamp BETWEEN e._timestamp AND e._timestamp + INTERVAL '0.01' SECOND",
-        inputs: &[("events", TOPIC), ("others", OTHERS)],
+        inputs: &[("events", LEFT), ("others", OTHERS)],
         ..STATELESS
     },
     Query { name: "stateless, 2 tasks", tasks: 2, ..STATELESS },
