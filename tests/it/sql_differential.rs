@@ -1,12 +1,14 @@
-//! Bounded questions against the same SQL in DataFusion over the same data in memory.
+//! Bounded questions against the same SQL in DataFusion over the same data in Parquet.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use arrow::{
     array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    compute::concat_batches,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use datafusion::prelude::{SessionConfig, SessionContext};
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 use rdkafka::{
     ClientConfig, Message,
     producer::{BaseProducer, BaseRecord, Producer},
@@ -97,6 +99,17 @@ fn in_memory(kafka: &Broker, topic: &str) -> RecordBatch {
         ("_offset", Arc::new(messages.iter().map(|m| Some(m.offset())).collect::<Int64Array>())),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// Its rows, as they come back from a Parquet file.
+fn through_parquet(rows: &RecordBatch) -> RecordBatch {
+    let file = tempfile::tempfile().unwrap();
+    let mut writer = ArrowWriter::try_new(file.try_clone().unwrap(), rows.schema(), None).unwrap();
+    writer.write(rows).unwrap();
+    writer.close().unwrap();
+    let read = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = read.map(Result::unwrap).collect();
+    concat_batches(batches[0].schema_ref(), &batches).unwrap()
 }
 
 /// A condition on what lies where, on what is in the records, or on both.
@@ -210,7 +223,7 @@ fn questions_give_the_rows_that_datafusion_gives() {
     let range = (*stamps.values().iter().min().unwrap(), *stamps.values().iter().max().unwrap());
     let config = SessionConfig::new().with_target_partitions(1);
     let reference = SessionContext::new_with_config(config);
-    reference.register_batch("t", data).unwrap();
+    reference.register_batch("t", through_parquet(&data)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 
     let source = Source::Cluster { brokers: vec![kafka.bootstrap().to_owned()], format: None };
