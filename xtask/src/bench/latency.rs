@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +30,8 @@ const LOADS: [(&str, f64); 3] =
     [("latency_at_10_percent", 0.1), ("latency_at_50_percent", 0.5), ("latency_at_90_percent", 0.9)];
 /// How long a load lasts: some 1,200 windows.
 const LASTS: Duration = Duration::from_secs(60);
-/// Of its beginning nothing is counted: threads and buffers are new.
+/// Of its beginning nothing is counted: threads and buffers are new. Nor is what comes out when it is over: that waits for the evidence that
+/// nothing more comes.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// The most that a result may come after its window.
 const LIMIT: Duration = Duration::from_millis(250);
@@ -98,16 +100,18 @@ fn under_load(
     while rows.events < PARTITIONS as u64 {
         rows.next()?;
     }
-    let started = Instant::now();
+    let (started, is_over) = (Instant::now(), AtomicBool::new(false));
     let (until, latencies) = thread::scope(|scope| {
         let producer = scope.spawn(|| {
             let events = events::generate(events, PARTITIONS, Spread::ByUser);
-            kafka.produce(topic, events::paced(events, rate.unwrap_or(f64::INFINITY)))
+            let produced = kafka.produce(topic, events::paced(events, rate.unwrap_or(f64::INFINITY)));
+            is_over.store(true, Ordering::Relaxed);
+            produced
         });
         let mut latencies = vec![];
         while rows.events < events + PARTITIONS as u64 {
             let latency = rows.next()?;
-            if started.elapsed() > WARM_UP {
+            if started.elapsed() > WARM_UP && !is_over.load(Ordering::Relaxed) {
                 latencies.push(latency);
             }
         }
