@@ -24,6 +24,8 @@ const SECTION: &str = "Scale";
 const RUN: u64 = 500;
 /// Bytes of the events of the other curves, about; where the size differs there are as many bytes in all.
 const BYTES: u64 = 200;
+/// A curve is flat where a point costs this much more or less than the one before, at most.
+const FLAT: f64 = 0.1;
 const SECOND: &str = "second, 1";
 
 /// Of what a point of a curve differs from the others.
@@ -36,17 +38,15 @@ enum Kind {
     Window(&'static str),
 }
 
-/// A curve: its title, the sentence on where it bends, and its points.
+/// A curve: its title and its points.
 struct Curve {
     title: &'static str,
-    bend: &'static str,
     points: &'static [(&'static str, Kind)],
 }
 
 const CURVES: [Curve; 4] = [
     Curve {
         title: "partitions",
-        bend: "Flat as long as a fetch answers for several of them: what is read of one partition at a time gets shorter.",
         points: &[
             ("1", Kind::Partitions(1)),
             ("10", Kind::Partitions(10)),
@@ -56,8 +56,6 @@ const CURVES: [Curve; 4] = [
     },
     Curve {
         title: "keys",
-        bend: "It bends where the groups of a window no longer fit the processor's caches, and again where most events are the first of \
-               their key in a window, so that there are as many rows as events.",
         points: &[
             ("10", Kind::Keys(10)),
             ("10,000", Kind::Keys(10_000)),
@@ -67,7 +65,6 @@ const CURVES: [Curve; 4] = [
     },
     Curve {
         title: "bytes of a message",
-        bend: "Per event it grows with the bytes, all of which are checked; per byte it falls until nothing but checking is left.",
         points: &[
             ("100", Kind::Bytes(100)),
             ("1,000", Kind::Bytes(1_000)),
@@ -77,7 +74,6 @@ const CURVES: [Curve; 4] = [
     },
     Curve {
         title: "length of the window",
-        bend: "It falls to a floor: the fewer windows, the fewer groups are made and merged.",
         points: &[
             ("1 s", Kind::Window(SECOND)),
             ("1 min", Kind::Window("minute, 1")),
@@ -253,6 +249,17 @@ fn measures(medians: &BTreeMap<String, Usage>, scaled: &[Scaled]) -> Vec<Measure
     curves.chain(workers).collect()
 }
 
+/// Where a curve bends: the points of (label, cost) that cost other than the one before.
+fn bends(points: &[(&str, f64)]) -> String {
+    let ratios = points.windows(2).map(|pair| (pair[1].0, pair[1].1 / pair[0].1));
+    let bends = ratios.filter(|(_, ratio)| (ratio - 1.0).abs() > FLAT);
+    let bends: Vec<_> = bends.map(|(label, ratio)| format!("{label} ({ratio:.2} of the point before)")).collect();
+    match bends.is_empty() {
+        true => "Flat.".to_owned(),
+        false => format!("By the CPU time of an event it bends at {}.", bends.join(", ")),
+    }
+}
+
 fn text(medians: &BTreeMap<String, Usage>, scaled: &[Scaled], options: &Options) -> Result<String> {
     let mut text = format!(
         "As `cargo xtask bench scale --events {}` found it on {}: a tumbling window of 1 s by user, COUNT and SUM, one worker, over {} events \
@@ -263,7 +270,7 @@ fn text(medians: &BTreeMap<String, Usage>, scaled: &[Scaled], options: &Options)
         options.events,
         machine()?,
     );
-    for (curve, Curve { title, bend, points }) in CURVES.iter().enumerate() {
+    for (curve, Curve { title, points }) in CURVES.iter().enumerate() {
         let _ = write!(text, "\n| {title} | events/s | CPU ns/event | peak MB |\n|---|--:|--:|--:|\n");
         for (point, (label, kind)) in points.iter().enumerate() {
             let (usage, events) = (medians[&name((curve, point))], events_of(*kind, options.events) as f64);
@@ -275,7 +282,11 @@ fn text(medians: &BTreeMap<String, Usage>, scaled: &[Scaled], options: &Options)
                 usage.peak_bytes / 1_000_000
             );
         }
-        let _ = writeln!(text, "\n{bend}");
+        let costs = points.iter().enumerate().map(|(point, (label, kind))| {
+            let cpu = medians[&name((curve, point))].cpu.as_secs_f64();
+            (*label, cpu / events_of(*kind, options.events) as f64)
+        });
+        let _ = writeln!(text, "\n{}", bends(&costs.collect::<Vec<_>>()));
     }
     text.push_str(
         "\nWorkers, from memory: answers to fetches captured before, so that no broker shares the cores. `with a core for each thread`: \
@@ -296,4 +307,18 @@ fn text(medians: &BTreeMap<String, Usage>, scaled: &[Scaled], options: &Options)
         );
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_bends_where_its_points_differ() {
+        assert_eq!(bends(&[("1", 400.0), ("10", 410.0), ("100", 430.0)]), "Flat.");
+        assert_eq!(
+            bends(&[("1", 400.0), ("10", 410.0), ("100", 820.0), ("1,000", 410.0)]),
+            "By the CPU time of an event it bends at 100 (2.00 of the point before), 1,000 (0.50 of the point before)."
+        );
+    }
 }
