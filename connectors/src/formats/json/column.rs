@@ -1,4 +1,4 @@
-//! Column buffers that values are parsed into, and the objects whose members they are.
+//! Column buffers that values are parsed into.
 
 use std::sync::Arc;
 
@@ -20,31 +20,13 @@ use tidemill_engine::{
 use super::{
     datetime::parse_datetime,
     number::Number,
+    object::Object,
     reader::{Fault, Reader, fault},
+    scan::{self, Blocks, Padded, Shape},
 };
 
-/// Member names that are kept for prediction; names beyond them are looked up each time.
-const MAX_LEARNED: usize = 256;
-
-/// The columns that are members of one kind of object: the record itself, or a struct column.
-pub(super) struct Object {
-    columns: Vec<Column>,
-    /// Names seen so far, in the order in which they came: the next one is usually the next here.
-    learned: Vec<Member>,
-}
-
-/// A member's name as it stands in payloads, compared at once.
-struct Member {
-    /// `"name":`, and its first 16 bytes as a number.
-    text: Box<[u8]>,
-    head: u128,
-    mask: u128,
-    /// The column that it names.
-    column: Option<usize>,
-}
-
 /// Rows of one column.
-struct Column {
+pub(super) struct Column {
     name: String,
     /// With the names of what it lies in: `user.address.city`, `tags[]`.
     path: String,
@@ -56,6 +38,8 @@ struct Column {
     values: Values,
 }
 
+/// With a tag of its own (by `repr`), which is read at once.
+#[repr(u8)]
 enum Values {
     Utf8 {
         offsets: Vec<i32>,
@@ -81,122 +65,6 @@ enum Values {
     },
 }
 
-impl Object {
-    /// # Errors
-    /// A column of a type that is not decoded.
-    pub(super) fn new(fields: &Fields, path: &str, exact: bool) -> Result<Self, ArrowError> {
-        let column = |field: &FieldRef| Column::new(field, format!("{path}{}", field.name()), exact);
-        Ok(Object { columns: fields.iter().map(column).collect::<Result<_, _>>()?, learned: Vec::new() })
-    }
-
-    /// Reads the object at the cursor as row number `row`.
-    pub(super) fn read(&mut self, reader: &mut Reader<'_>, row: usize) -> Result<(), Fault> {
-        let mut found = 0;
-        let mut next = 0;
-        let mut more = reader.open(b'}')?;
-        while more {
-            if found == self.columns.len() && reader.is_lax() {
-                reader.skip_to_close()?;
-                break;
-            }
-            match self.member(reader, &mut next)? {
-                Some(column) if self.columns[column].rows == row => {
-                    self.columns[column].read(reader)?;
-                    found += 1;
-                }
-                _ => reader.skip()?,
-            }
-            more = reader.more(b'}')?;
-        }
-        if found < self.columns.len() {
-            for column in self.columns.iter_mut().filter(|column| column.rows == row) {
-                column.append_missing()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a member's name up to its value; `next` is where it is looked for first. Returns the column that it names.
-    #[inline]
-    fn member(&mut self, reader: &mut Reader<'_>, next: &mut usize) -> Result<Option<usize>, Fault> {
-        if let Some(member) = self.learned.get(*next)
-            && member.is_at(reader.rest())
-        {
-            reader.advance(member.text.len());
-            reader.space();
-            *next += 1;
-            return Ok(member.column);
-        }
-        self.other_member(reader, next)
-    }
-
-    /// [`Object::member`] where the prediction failed: the rest of the learned names, then a look at the columns.
-    #[inline(never)]
-    fn other_member(&mut self, reader: &mut Reader<'_>, next: &mut usize) -> Result<Option<usize>, Fault> {
-        let count = self.learned.len();
-        let others = (*next + 1..count).chain(0..count.min(*next));
-        if let Some(at) = others.into_iter().find(|at| self.learned[*at].is_at(reader.rest())) {
-            let member = &self.learned[at];
-            reader.advance(member.text.len());
-            reader.space();
-            *next = at + 1;
-            return Ok(member.column);
-        }
-        let start = reader.position();
-        let column = self.column(reader.key()?);
-        let text = reader.since(start).trim_ascii_end();
-        if count < MAX_LEARNED && text.ends_with(b"\":") {
-            self.learned.push(Member::new(text, column));
-            *next = count + 1;
-        }
-        Ok(column)
-    }
-
-    /// The column of this name, else the first whose name differs only in ASCII case.
-    fn column(&self, key: &[u8]) -> Option<usize> {
-        let find =
-            |matches: fn(&[u8], &[u8]) -> bool| self.columns.iter().position(|c| matches(c.name.as_bytes(), key));
-        find(|name, key| name == key).or_else(|| find(<[u8]>::eq_ignore_ascii_case))
-    }
-
-    fn append_null(&mut self) {
-        self.columns.iter_mut().for_each(Column::append_null);
-    }
-
-    /// Drops all rows from `rows` on, finished or half read.
-    pub(super) fn truncate(&mut self, rows: usize) {
-        for column in &mut self.columns {
-            column.truncate(rows);
-        }
-    }
-
-    /// Takes all rows.
-    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.columns.iter_mut().map(Column::finish).collect()
-    }
-}
-
-impl Member {
-    fn new(text: &[u8], column: Option<usize>) -> Self {
-        let known = text.len().min(16);
-        let mut head = [0; 16];
-        head[..known].copy_from_slice(&text[..known]);
-        let mask = if known == 16 { u128::MAX } else { (1 << (8 * known)) - 1 };
-        Member { text: text.into(), head: u128::from_le_bytes(head), mask, column }
-    }
-
-    #[inline]
-    fn is_at(&self, bytes: &[u8]) -> bool {
-        match bytes.first_chunk() {
-            Some(chunk) => {
-                (u128::from_le_bytes(*chunk) ^ self.head) & self.mask == 0
-                    && (self.text.len() <= 16 || bytes.starts_with(&self.text))
-            }
-            None => bytes.starts_with(&self.text),
-        }
-    }
-}
-
 impl Values {
     /// What is expected where a value that begins with this byte could only be converted.
     fn refused(&self, first: Option<u8>) -> Option<&'static str> {
@@ -212,7 +80,15 @@ impl Values {
 }
 
 impl Column {
-    fn new(field: &Field, path: String, exact: bool) -> Result<Self, ArrowError> {
+    /// The column of `field` in what lies at `path`.
+    ///
+    /// # Errors
+    /// A type that is not decoded.
+    pub(super) fn new(field: &Field, path: &str, exact: bool) -> Result<Self, ArrowError> {
+        Self::at(field, format!("{path}{}", field.name()), exact)
+    }
+
+    fn at(field: &Field, path: String, exact: bool) -> Result<Self, ArrowError> {
         let values = match field.data_type() {
             DataType::Utf8 => Values::Utf8 { offsets: vec![0], text: Vec::new() },
             any if *any == any_type() => Values::Any { offsets: vec![0], text: Vec::new() },
@@ -226,7 +102,7 @@ impl Column {
             DataType::List(item) => Values::List {
                 field: item.clone(),
                 offsets: vec![0],
-                items: Box::new(Column::new(item, format!("{path}[]"), exact)?),
+                items: Box::new(Column::at(item, format!("{path}[]"), exact)?),
             },
             other => return Err(ArrowError::SchemaError(format!("JSON column `{path}` cannot be of type {other}"))),
         };
@@ -234,10 +110,64 @@ impl Column {
         Ok(Column { name, path, nullable, exact, rows: 0, nulls: NullBufferBuilder::new(0), values })
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Appends the value at `at` and says where it ends, if it is plain: see [`scan::plain_scalar`]. `None` says only that
+    /// it has to be read with care.
+    #[inline(always)]
+    pub(super) fn read_plain<B: Blocks>(&mut self, padded: Padded<'_>, at: usize, shape: &mut Shape) -> Option<usize> {
+        let first = padded.byte(at)?;
+        let end = match &mut self.values {
+            Values::Utf8 { offsets, text } if first == b'"' => {
+                let stop = scan::plain_string::<B>(padded, at + 1, shape)?;
+                append(text, padded, at + 1, stop)?;
+                offsets.push(text.len() as i32);
+                stop + 1
+            }
+            Values::Int64(values) => {
+                let number = Number::plain::<B>(padded, at, shape)?;
+                values.push(number.to_i64()?);
+                at + number.len()
+            }
+            Values::Float64(values) => {
+                let number = Number::plain::<B>(padded, at, shape)?;
+                values.push(number.to_f64()?);
+                at + number.len()
+            }
+            Values::Boolean(values) if first != b'n' => {
+                let end = scan::plain_word(padded, at)?;
+                values.append(first == b't');
+                end
+            }
+            Values::Timestamp(values) if first == b'"' => {
+                let stop = scan::plain_string::<B>(padded, at + 1, shape)?;
+                values.push(parse_datetime(padded.between(at + 1, stop)?)?);
+                stop + 1
+            }
+            _ => return None,
+        };
+        self.nulls.append_non_null();
+        self.rows += 1;
+        Some(end)
+    }
+
     /// Appends the value at the cursor.
-    #[inline]
-    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
         let next = reader.peek();
+        if let Values::Struct { object, .. } = &mut self.values
+            && next == Some(b'{')
+        {
+            object.read(reader, self.rows)?;
+            self.nulls.append_non_null();
+            self.rows += 1;
+            return Ok(());
+        }
         if next == Some(b'n') && reader.null() {
             return self.append_missing();
         }
@@ -277,12 +207,7 @@ impl Column {
                 values.append(value);
             }
             Values::Timestamp(values) => values.push(datetime(reader, path)?),
-            Values::Struct { object, .. } => {
-                if next != Some(b'{') {
-                    return Err(reader.misfit(path, "record", reader.position()));
-                }
-                object.read(reader, self.rows)?;
-            }
+            Values::Struct { .. } => return Err(reader.misfit(path, "record", reader.position())),
             Values::List { offsets, items, .. } => {
                 if next != Some(b'[') {
                     return Err(reader.misfit(path, "array", reader.position()));
@@ -300,7 +225,7 @@ impl Column {
         Ok(())
     }
 
-    fn append_missing(&mut self) -> Result<(), Fault> {
+    pub(super) fn append_missing(&mut self) -> Result<(), Fault> {
         if !self.nullable {
             return Err(fault(
                 BadClass::Type,
@@ -311,7 +236,7 @@ impl Column {
         Ok(())
     }
 
-    fn append_null(&mut self) {
+    pub(super) fn append_null(&mut self) {
         match &mut self.values {
             Values::Utf8 { offsets, text } => offsets.push(text.len() as i32),
             Values::Any { offsets, text } => offsets.push(text.len() as i64),
@@ -325,7 +250,7 @@ impl Column {
         self.rows += 1;
     }
 
-    fn truncate(&mut self, rows: usize) {
+    pub(super) fn truncate(&mut self, rows: usize) {
         match &mut self.values {
             Values::Utf8 { offsets, text } => {
                 offsets.truncate(rows + 1);
@@ -349,7 +274,7 @@ impl Column {
     }
 
     /// Takes the rows; room for as many again stays behind.
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+    pub(super) fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let rows = std::mem::take(&mut self.rows);
         let nulls = self.nulls.finish();
         Ok(match &mut self.values {
@@ -405,6 +330,19 @@ fn datetime(reader: &mut Reader<'_>, path: &str) -> Result<i64, Fault> {
         _ => None,
     };
     value.ok_or_else(|| reader.misfit(path, "datetime", start))
+}
+
+/// Appends what lies between two places. Short text is copied as 32 bytes and cut: a copy of fixed length is cheaper.
+#[inline(always)]
+fn append(text: &mut Vec<u8>, padded: Padded<'_>, start: usize, end: usize) -> Option<()> {
+    let length = end - start;
+    if length > 32 {
+        text.extend_from_slice(padded.between(start, end)?);
+        return Some(());
+    }
+    text.extend_from_slice(padded.block::<32>(start)?);
+    text.truncate(text.len() - 32 + length);
+    Some(())
 }
 
 fn take<T>(values: &mut Vec<T>) -> Vec<T> {

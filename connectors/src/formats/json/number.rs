@@ -1,5 +1,7 @@
 //! Numbers: one pass over the token checks its grammar and gathers what both integers and floats need.
 
+use super::scan::{Blocks, Narrow, Padded, Shape};
+
 /// A number as written, by the grammar of JSON: no leading zeros, no `+`, no bare dot.
 pub(in crate::formats) struct Number<'a> {
     text: &'a [u8],
@@ -22,6 +24,68 @@ const EXACT_POWERS: [f64; 23] = [
 pub(in crate::formats) const MAX_EXACT: i64 = 1 << 53;
 
 impl<'a> Number<'a> {
+    /// The number at `at`, if it is plain: at most 15 bytes behind its sign and no exponent. `None` says only that it has to be
+    /// read with care.
+    ///
+    /// No branch depends on its sign and on how many digits it has, which could not be foretold.
+    #[inline(always)]
+    pub(super) fn plain<B: Blocks>(padded: Padded<'a>, at: usize, shape: &mut Shape) -> Option<Self> {
+        if padded.byte(at)? == b'-' {
+            return Self::plain_negative(padded, at, shape);
+        }
+        let block = padded.block::<16>(at)?;
+        let marks = !B::digits(block);
+        let ends = |length: u32| matches!(block[length as usize & 15], b',' | b'}');
+        let (whole, length) = if shape.is_met(marks) && ends(shape.length()) {
+            (shape.first(), shape.length())
+        } else {
+            let whole = marks.trailing_zeros();
+            let has_point = block[whole as usize & 15] == b'.';
+            let scale = if has_point { 1 + (marks >> 1 >> whole).trailing_zeros() } else { 0 };
+            let length = whole + scale;
+            if whole == 0 || scale == 1 || length > 15 || block[length as usize & 15] | 0x20 == b'e' {
+                return None;
+            }
+            shape.see(marks & ((2 << length) - 1));
+            (whole, length)
+        };
+        let scale = (length - whole).saturating_sub(1);
+        if (scale > 0 && block[whole as usize & 15] != b'.') || (whole > 1 && block[0] == b'0') {
+            return None;
+        }
+        let first = u128::from_le_bytes(*block) as u64;
+        let digits = if length > 8 {
+            let digits = block[..length as usize & 15].iter().filter(|byte| **byte != b'.');
+            digits.fold(0, |value: u64, digit| value * 10 + u64::from(digit - b'0'))
+        } else if scale == 0 {
+            eight_digits(first << (64 - 8 * whole))
+        } else {
+            // The digits before the point move up by a byte, onto it.
+            let before = (1 << (8 * whole)) - 1;
+            let closed_up = (first & before) << 8 | first & !(before << 8 | 0xff);
+            eight_digits(closed_up << (64 - 8 * length))
+        };
+        let text = &block[..length as usize & 15];
+        Some(Number {
+            text,
+            negative: false,
+            digits,
+            count: (whole + scale) as usize,
+            scale: scale as usize,
+            exponent: false,
+        })
+    }
+
+    #[inline(never)]
+    fn plain_negative(padded: Padded<'a>, at: usize, shape: &mut Shape) -> Option<Self> {
+        if padded.byte(at + 1)? == b'-' {
+            return None;
+        }
+        let number = Self::plain::<Narrow>(padded, at + 1, shape)?;
+        let text = padded.between(at, at + 1 + number.len())?;
+        Some(Number { text, negative: true, ..number })
+    }
+
     /// The number that `bytes` begins with.
     ///
     /// # Errors
@@ -93,11 +157,19 @@ impl<'a> Number<'a> {
     pub(in crate::formats) fn to_f64(&self) -> Option<f64> {
         // Clinger: both operands are exact, so that the quotient is rounded once.
         if self.count <= 15 && !self.exponent {
-            let value = self.digits as f64 / EXACT_POWERS[self.scale];
+            let value = self.digits as i64 as f64 / EXACT_POWERS[self.scale];
             return Some(if self.negative { -value } else { value });
         }
         parse_f64(self.text)
     }
+}
+
+/// The value of eight digits, the first in the lowest byte; a byte of zero is the digit 0.
+#[inline(always)]
+fn eight_digits(digits: u64) -> u64 {
+    let pairs = ((digits & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul(10_000 << 32 | 1) >> 32
 }
 
 #[cold]
@@ -130,7 +202,7 @@ fn take_digits(bytes: &[u8], mut at: usize, value: &mut u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::scan, *};
 
     #[test]
     fn the_grammar_is_that_of_json() {
@@ -139,6 +211,76 @@ mod tests {
         }
         for text in ["", "-", "+1", "01", "-01", ".5", "1.", "1.e5", "1e", "1e+", "0x1", "1 ", "NaN", "1_0", "--1"] {
             assert!(Number::whole(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_numbers_are_what_the_careful_way_reads() {
+        fn check<B: Blocks>() {
+            let mut plain = 0;
+            for text in [
+                "0",
+                "7",
+                "12",
+                "1234567",
+                "12345678",
+                "123456789",
+                "1234567890123",
+                "123456789012345",
+                "0.5",
+                "12.34",
+                "0.0",
+                "123456.7",
+                "1234567.8",
+                "1234567890.1234",
+                "-0",
+                "-7",
+                "-1.5",
+                "--1",
+                "-.5",
+                "-01",
+                "1234567890123456",
+                "00",
+                "01",
+                "-",
+                "",
+                ".",
+                "1.",
+                ".5",
+                "1..2",
+                "1.2.3",
+                "1-2",
+                "1e5",
+                "1E5",
+                "1.5e5",
+                "+1",
+                "a",
+                "00.1",
+                "12345678901234.5",
+            ] {
+                for behind in ["", ",", "}", ".", "e", "1234567890123456"] {
+                    let bytes = [text, behind].concat().into_bytes();
+                    let mut room = Vec::new();
+                    let Some(number) = Number::plain::<B>(Padded::copy(&bytes, &mut room), 0, &mut Shape::default())
+                    else {
+                        continue;
+                    };
+                    let careful = Number::read(&bytes).unwrap();
+                    assert_eq!(number.text, careful.text);
+                    assert_eq!(
+                        (number.to_i64(), number.to_f64()),
+                        (careful.to_i64(), careful.to_f64()),
+                        "{text}{behind}"
+                    );
+                    plain += 1;
+                }
+            }
+            assert!(plain > 60, "{plain}");
+        }
+        check::<scan::Narrow>();
+        #[cfg(target_arch = "x86_64")]
+        if scan::is_wide() {
+            check::<scan::Wide>();
         }
     }
 

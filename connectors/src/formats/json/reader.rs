@@ -4,7 +4,11 @@
 
 use tidemill_engine::decoder::{BadClass, BadRecord};
 
-use super::{Check, number::Number, scan};
+use super::{
+    Check,
+    number::Number,
+    scan::{self, Padded},
+};
 
 /// What every step of the way fails with. Boxed, so that the good path returns in registers.
 pub(in crate::formats) type Fault = Box<BadRecord>;
@@ -18,6 +22,8 @@ pub(in crate::formats) struct Reader<'a> {
     at: usize,
     depth: usize,
     check: Check,
+    /// The payload, or nothing.
+    padded: Padded<'a>,
     /// Text of the last string that had escapes.
     scratch: &'a mut Vec<u8>,
 }
@@ -28,10 +34,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the payload is not UTF-8.
     pub(in crate::formats) fn new(bytes: &'a [u8], check: Check, scratch: &'a mut Vec<u8>) -> Result<Self, Fault> {
-        if simdutf8::basic::from_utf8(bytes).is_err() {
+        if !bytes.is_ascii() && simdutf8::basic::from_utf8(bytes).is_err() {
             return Err(not_utf8(bytes));
         }
-        Ok(Reader { bytes, at: 0, depth: 0, check, scratch })
+        Ok(Reader { bytes, at: 0, depth: 0, check, padded: Padded::EMPTY, scratch })
+    }
+
+    /// [`Reader::new`] for a payload of which there is such a copy: what is plain in it is read by whole blocks.
+    pub(super) fn of_padded(padded: Padded<'a>, check: Check, scratch: &'a mut Vec<u8>) -> Result<Self, Fault> {
+        Ok(Reader { padded, ..Reader::new(padded.payload(), check, scratch)? })
     }
 
     /// Calls `row` at each object of the payload: the only one, the elements of the only array, or objects one after the
@@ -68,6 +79,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The payload for blocks, or nothing.
+    #[inline]
+    pub(super) fn blocks(&self) -> Padded<'a> {
+        self.padded
+    }
+
+    /// Puts the cursor at what the caller has read up to.
+    #[inline]
+    pub(super) fn go_on_at(&mut self, at: usize) {
+        debug_assert!(at <= self.bytes.len());
+        self.at = at;
+    }
+
     /// What lies at the cursor and behind it.
     #[inline]
     pub(super) fn rest(&self) -> &'a [u8] {
@@ -97,13 +121,6 @@ impl<'a> Reader<'a> {
         &self.bytes[start..self.at]
     }
 
-    /// Passes `count` bytes that the caller has seen.
-    #[inline]
-    pub(super) fn advance(&mut self, count: usize) {
-        self.at += count;
-        debug_assert!(self.at <= self.bytes.len());
-    }
-
     /// Passes white space.
     #[inline]
     pub(super) fn space(&mut self) {
@@ -121,17 +138,37 @@ impl<'a> Reader<'a> {
     /// element follows.
     #[inline]
     pub(in crate::formats) fn open(&mut self, close: u8) -> Result<bool, Fault> {
+        self.enter()?;
+        self.first(close)
+    }
+
+    /// Goes a level deeper; the cursor stays at the bracket.
+    #[inline]
+    pub(super) fn enter(&mut self) -> Result<(), Fault> {
         if self.depth == MAX_DEPTH {
             return Err(self.too_deep());
         }
+        self.depth += 1;
+        Ok(())
+    }
+
+    /// Behind [`Reader::enter`]: passes the bracket at the cursor, as [`Reader::open`] does.
+    #[inline]
+    pub(super) fn first(&mut self, close: u8) -> Result<bool, Fault> {
         self.at += 1;
         self.space();
-        if self.peek() == Some(close) {
-            self.at += 1;
-            return Ok(false);
+        let is_empty = self.peek() == Some(close);
+        if is_empty {
+            self.leave();
         }
-        self.depth += 1;
-        Ok(true)
+        Ok(!is_empty)
+    }
+
+    /// Passes the bracket at the cursor that closes the innermost open container.
+    #[inline]
+    pub(super) fn leave(&mut self) {
+        self.at += 1;
+        self.depth -= 1;
     }
 
     /// Behind a member or an element: passes the comma, or the bracket that closes the container. Says whether another one
@@ -146,8 +183,7 @@ impl<'a> Reader<'a> {
                 Ok(true)
             }
             Some(byte) if byte == close => {
-                self.at += 1;
-                self.depth -= 1;
+                self.leave();
                 Ok(false)
             }
             _ => Err(self.malformed(if close == b'}' { "`,` or `}`" } else { "`,` or `]`" })),
@@ -258,28 +294,21 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn skip(&mut self) -> Result<(), Fault> {
         match (self.check, self.peek()) {
-            (_, Some(b'"')) => self.skip_string(),
-            (_, Some(b'-' | b'0'..=b'9')) => self.number().map(drop),
             (Check::Lax, Some(b'{' | b'[')) => {
                 self.at += 1;
                 self.depth += 1;
                 self.skip_to_close()
             }
-            (_, Some(b'{' | b'[')) => self.skip_container(),
-            _ => self.skip_scalar(),
+            (Check::Full, Some(b'{' | b'[')) if self.skip_plain_container() => Ok(()),
+            _ => self.skip_checked(),
         }
     }
 
-    /// [`Reader::skip_checked`] of a container: at once where it is plain.
-    #[inline]
-    fn skip_container(&mut self) -> Result<(), Fault> {
-        if self.depth + scan::PLAIN_DEPTH <= MAX_DEPTH
-            && let Some(end) = scan::plain_container(self.bytes, self.at)
-        {
-            self.at = end;
-            return Ok(());
-        }
-        self.skip_checked()
+    fn skip_plain_container(&mut self) -> bool {
+        let is_shallow = self.depth + scan::PLAIN_DEPTH <= MAX_DEPTH;
+        let end = if is_shallow { scan::plain_container(self.padded, self.at) } else { None };
+        self.at = end.unwrap_or(self.at);
+        end.is_some()
     }
 
     /// Passes the rest of the innermost open container, which is not looked at.

@@ -2,6 +2,7 @@
 
 mod differential;
 mod hostile;
+mod learned;
 
 use std::sync::Arc;
 
