@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array},
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array},
+    compute::take,
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType},
 };
 use datafusion_expr::{EmitTo, GroupsAccumulator};
@@ -27,8 +28,9 @@ pub(super) struct GroupsPlan {
     /// For each aggregate the range of its columns behind the keys in a state batch.
     state_ranges: Vec<std::ops::Range<usize>>,
     state_fields: Vec<Field>,
-    /// Whether each group's [`Extent`] is kept; its columns are the last of a state batch.
-    extents: bool,
+    /// For sessions: rows of one key that are further apart than this are of different groups. Each group's [`Extent`] is kept
+    /// then; its columns are the last of a state batch.
+    gap: Option<i64>,
 }
 
 /// Where the rows of a group lie.
@@ -43,13 +45,54 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    const NONE: Self = Self { first: i64::MAX, last: i64::MIN, rows: 0 };
+    /// Whether rows of the two are of one session.
+    pub(super) fn touches(self, other: Extent, gap: i64) -> bool {
+        other.first.saturating_sub(gap) <= self.last && self.first.saturating_sub(gap) <= other.last
+    }
 
     fn add(&mut self, other: Extent) {
         *self =
             Self { first: self.first.min(other.first), last: self.last.max(other.last), rows: self.rows + other.rows };
     }
 }
+
+/// Groups of sessions: the rows of a key, cut where the gap lies between them.
+#[derive(Default)]
+struct Chains {
+    /// Of each group.
+    extents: Vec<Extent>,
+    /// The key of each group. A key's first group has its number, if no key before it has several.
+    keys: Vec<u32>,
+    /// The last group of each key.
+    current: Vec<u32>,
+}
+
+impl Chains {
+    /// Puts groups in the place of keys, of which there are so many; returns how many groups there are.
+    fn assign(&mut self, ids: &mut [usize], keys: usize, extent: impl Fn(usize) -> Extent, gap: i64) -> usize {
+        self.current.resize(keys, NO_GROUP);
+        for (row, id) in ids.iter_mut().enumerate() {
+            let (extent, key) = (extent(row), *id);
+            let group = self.current[key] as usize;
+            *id = match self.extents.get_mut(group) {
+                Some(chain) if chain.touches(extent, gap) => {
+                    chain.add(extent);
+                    group
+                }
+                _ => {
+                    self.current[key] = self.extents.len() as u32;
+                    self.extents.push(extent);
+                    self.keys.push(key as u32);
+                    self.extents.len() - 1
+                }
+            };
+        }
+        self.extents.len()
+    }
+}
+
+/// Of a key without rows.
+const NO_GROUP: u32 = u32::MAX;
 
 /// Columns of extents as `[first, last, rows]`.
 pub(super) fn extent_columns(columns: &[ArrayRef]) -> impl Fn(usize) -> Extent + '_ {
@@ -58,8 +101,8 @@ pub(super) fn extent_columns(columns: &[ArrayRef]) -> impl Fn(usize) -> Extent +
 }
 
 impl GroupsPlan {
-    /// `extents`: whether to keep the first and last event time of each group, and its rows.
-    pub(super) fn try_new(keys: Vec<Field>, aggregates: &[Arc<LoweredAggregate>], extents: bool) -> Result<Self> {
+    /// `gap`: how far apart, in microseconds, rows of one key may be that are of one group; any distance if there is none.
+    pub(super) fn try_new(keys: Vec<Field>, aggregates: &[Arc<LoweredAggregate>], gap: Option<i64>) -> Result<Self> {
         let mut state_fields = keys.clone();
         let mut state_ranges = vec![];
         for (i, lowered) in aggregates.iter().enumerate() {
@@ -69,11 +112,11 @@ impl GroupsPlan {
             }
             state_ranges.push(start..state_fields.len());
         }
-        if extents {
+        if gap.is_some() {
             state_fields.extend(["__first", "__last", "__rows"].map(|name| Field::new(name, DataType::Int64, false)));
         }
         let key_schema = Arc::new(Schema::new(keys));
-        Ok(Self { key_schema, aggregates: aggregates.to_vec(), state_ranges, state_fields, extents })
+        Ok(Self { key_schema, aggregates: aggregates.to_vec(), state_ranges, state_fields, gap })
     }
 
     /// Fields of a state batch: keys, then each aggregate's state, then the extent if wanted.
@@ -129,7 +172,7 @@ pub(super) struct Groups {
     /// `None` without keys: then there is one group.
     keys: Option<Box<dyn GroupValues>>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    extents: Vec<Extent>,
+    chains: Chains,
     /// Scratch: the group of each row at hand.
     ids: Vec<usize>,
 }
@@ -142,7 +185,7 @@ impl Groups {
         };
         let accumulators =
             plan.aggregates.iter().map(|lowered| accumulator(&lowered.aggregate)).collect::<Result<_>>()?;
-        Ok(Self { plan, keys, accumulators, extents: vec![], ids: vec![] })
+        Ok(Self { plan, keys, accumulators, chains: Chains::default(), ids: vec![] })
     }
 
     /// Assigns a group to each of `rows` rows; returns how many groups there are.
@@ -162,13 +205,11 @@ impl Groups {
 
     /// Adds rows.
     pub(super) fn update(&mut self, piece: &Piece) -> Result<()> {
-        let groups = self.assign(&piece.keys, piece.times.len())?;
-        if self.plan.extents {
-            self.extents.resize(groups, Extent::NONE);
+        let mut groups = self.assign(&piece.keys, piece.times.len())?;
+        if let Some(gap) = self.plan.gap {
             let times = piece.times.as_primitive::<TimestampMicrosecondType>().values();
-            for (&group, &t) in self.ids.iter().zip(times) {
-                self.extents[group].add(Extent { first: t, last: t, rows: 1 });
-            }
+            let extent = |row| Extent { first: times[row], last: times[row], rows: 1 };
+            groups = self.chains.assign(&mut self.ids, groups, extent, gap);
         }
         for (accumulator, arguments) in self.accumulators.iter_mut().zip(&piece.arguments) {
             let filter: Option<&BooleanArray> = arguments.filter.as_ref().map(|f| f.as_boolean());
@@ -179,13 +220,10 @@ impl Groups {
 
     /// Adds the groups of a state batch.
     pub(super) fn merge(&mut self, state: &[ArrayRef], rows: usize) -> Result<()> {
-        let groups = self.assign(&state[..self.plan.key_count()], rows)?;
-        if self.plan.extents {
-            self.extents.resize(groups, Extent::NONE);
+        let mut groups = self.assign(&state[..self.plan.key_count()], rows)?;
+        if let Some(gap) = self.plan.gap {
             let extent = extent_columns(&state[self.plan.state_fields.len() - 3..]);
-            for (row, &group) in self.ids.iter().enumerate() {
-                self.extents[group].add(extent(row));
-            }
+            groups = self.chains.assign(&mut self.ids, groups, extent, gap);
         }
         for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
             accumulator.merge_batch(&state[range.clone()], &self.ids, groups)?;
@@ -204,12 +242,16 @@ impl Groups {
 
     /// Takes keys and states out: (keys, states). The groups are empty afterwards.
     pub(super) fn take_state(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
-        let (keys, mut columns) = (self.take_keys()?, vec![]);
+        let (mut keys, mut columns) = (self.take_keys()?, vec![]);
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
-        if self.plan.extents {
-            let extents = std::mem::take(&mut self.extents);
+        if self.plan.gap.is_some() {
+            let Chains { extents, keys: of, current } = std::mem::take(&mut self.chains);
+            if of.len() > current.len() {
+                let of = UInt32Array::from(of);
+                keys = keys.iter().map(|key| take(key, &of, None)).collect::<Result<_, _>>()?;
+            }
             let column = |of: fn(&Extent) -> i64| Arc::new(extents.iter().map(of).collect::<Int64Array>()) as ArrayRef;
             columns.extend([column(|e| e.first), column(|e| e.last), column(|e| e.rows)]);
         }

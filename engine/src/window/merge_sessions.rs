@@ -58,7 +58,7 @@ impl MergeSessions {
             by_session.push(session_field());
             by_session.extend(fields[..keys].iter().map(|f| f.as_ref().clone()));
         }
-        let groups = Arc::new(GroupsPlan::try_new(by_session, &window.plan.aggregates, false)?);
+        let groups = Arc::new(GroupsPlan::try_new(by_session, &window.plan.aggregates, None)?);
         Ok(Self {
             window,
             schema,
@@ -83,10 +83,7 @@ impl MergeSessions {
         let extent = extent_columns(extents);
         let partition = &self.window.plan.partition;
         let mut rows: Vec<usize> = (0..cell.num_rows()).collect();
-        // A batch has one row for each of its keys: in order as it is, if these are the partitions.
-        if batches.len() > 1 || !self.is_one_group {
-            rows.sort_by_key(|row| extent(*row).first);
-        }
+        rows.sort_by_key(|row| extent(*row).first);
         let keys: Vec<ArrayRef> = partition.iter().map(|k| Arc::clone(&states[*k])).collect();
         let batch = self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.to_vec())?);
         let first_and_last = |row| (extent(row).first, extent(row).last);

@@ -55,13 +55,13 @@ impl WindowAggregate {
             .enumerate()
             .map(|(i, k)| Ok(Field::new(format!("__key_{i}"), k.data_type(input)?, true)))
             .collect::<Result<Vec<_>>>()?;
-        let (slicing, extents) = match plan.windows {
-            Windows::Aligned(shape) => (Slicing::Windows(Slices::new(shape)), false),
-            Windows::Cumulating(shape) => (Slicing::Windows(Slices::cumulating(shape)), false),
-            Windows::Session(shape) => (Slicing::Sessions(Cells::new(shape)), true),
+        let (slicing, gap) = match plan.windows {
+            Windows::Aligned(shape) => (Slicing::Windows(Slices::new(shape)), None),
+            Windows::Cumulating(shape) => (Slicing::Windows(Slices::cumulating(shape)), None),
+            Windows::Session(shape) => (Slicing::Sessions(Cells::new(shape)), Some(shape.gap)),
             Windows::Sliding { .. } => unreachable!("sliding windows have no slices"),
         };
-        let groups = Arc::new(GroupsPlan::try_new(keys, &plan.aggregates, extents)?);
+        let groups = Arc::new(GroupsPlan::try_new(keys, &plan.aggregates, gap)?);
         let mut fields = groups.state_fields().to_vec();
         fields.push(Field::new("__slice", DataType::Int64, false));
         Ok(Self { slicing, groups, state_schema: Arc::new(Schema::new(fields)), plan, late })

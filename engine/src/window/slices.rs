@@ -140,11 +140,14 @@ impl Slices {
     }
 }
 
+/// Cells of sessions are as many gaps long.
+const GAPS_OF_A_CELL: i64 = 4;
+
 /// Longer cells would be fewer states, but a session is known to be over only when the cell of its end is complete: so much later
 /// than the watermark a result may come.
-const LONGEST_CELL_US: i64 = 250_000;
+const LONGEST_CELL_US: i64 = 200_000;
 
-/// Where a session cannot have a gap or a cut: two rows of one cell and one partition are of the same window.
+/// Stretches of time in which no session is cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cells {
     shape: SessionShape,
@@ -155,17 +158,21 @@ impl Cells {
         Self { shape }
     }
 
-    /// Cells are as long as the gap, up to [`LONGEST_CELL_US`], and end with each instant at which a session may be cut.
+    /// Cells end with each instant at which a session may be cut.
     fn slice_of(self, t: i64) -> Slice {
         let cell = |length: i64| {
             let start = t - (t - 1).rem_euclid(length);
             Slice { start, end: start + length }
         };
-        let by_gap = cell(self.shape.gap.clamp(1, LONGEST_CELL_US));
+        let by_gap = cell(self.longest());
         match self.shape.max.map(cell) {
             None => by_gap,
             Some(by_max) => Slice { start: by_gap.start.max(by_max.start), end: by_gap.end.min(by_max.end) },
         }
+    }
+
+    fn longest(self) -> i64 {
+        self.shape.gap.saturating_mul(GAPS_OF_A_CELL).clamp(1, LONGEST_CELL_US)
     }
 
     /// Up to where all cells are complete at a watermark.
@@ -208,7 +215,9 @@ impl Windows {
         match self {
             Self::Aligned(shape) | Self::Cumulating(shape) => shape.size + WINDOW_TIME_BEFORE_END_US,
             // Cut at the second multiple, and known to be over a gap later, when its cell is complete.
-            Self::Session(SessionShape { gap, max: Some(max), .. }) => 2 * max + 2 * gap + WINDOW_TIME_BEFORE_END_US,
+            Self::Session(shape @ SessionShape { gap, max: Some(max), .. }) => {
+                2 * max + gap + Cells::new(*shape).longest() + WINDOW_TIME_BEFORE_END_US
+            }
             Self::Session(_) => i64::MAX,
             Self::Sliding { size } => *size,
         }
@@ -267,13 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_cell_are_never_parted() {
+    fn no_session_is_cut_within_a_cell() {
         for (gap, max) in [(5, Some(10)), (7, Some(10)), (4, None), (1, Some(3)), (20, Some(6))] {
             let shape = SessionShape { gap, max, closed: Closed::End };
             let cells = Slicing::Sessions(Cells::new(shape));
             for t in -50..50i64 {
                 let cell = cells.slice_of(t);
-                assert!(cell.start <= t && t < cell.end && cell.end - cell.start - 1 <= gap);
+                assert!(cell.start <= t && t < cell.end && cell.end - cell.start <= 4 * gap);
                 assert_eq!(cells.slice_of(cell.start), cell);
                 assert_eq!(cells.slice_of(cell.end).start, cell.end);
                 let check = |t: i64| max.map(|max| (t - 1).div_euclid(max));
