@@ -15,6 +15,7 @@ use arrow::{
     row::{RowConverter, SortField},
 };
 use datafusion_common::HashMap;
+use slab::Slab;
 
 use super::{
     shape::{Closed, SessionShape},
@@ -114,9 +115,11 @@ pub(super) struct Sessions {
     shape: SessionShape,
     /// Partitions by their keys as bytes; one, of no bytes, where sessions are of all rows.
     keys: Option<RowConverter>,
-    of_key: HashMap<Arc<[u8]>, Partition>,
-    /// Partitions by their deadlines; those that were moved forward are still here under their old ones.
-    deadlines: BTreeMap<i64, Vec<Arc<[u8]>>>,
+    of_key: HashMap<Arc<[u8]>, usize>,
+    /// By their numbers, which are given anew.
+    partitions: Slab<Partition>,
+    /// Partitions by their deadlines; those that were moved forward or are gone are still here under their old ones.
+    deadlines: BTreeMap<i64, Vec<usize>>,
     /// Sessions that ended before were closed.
     pub(super) closed_below: EventTime,
 }
@@ -128,7 +131,8 @@ impl Sessions {
             false => Some(RowConverter::new(keys.into_iter().map(SortField::new).collect())?),
         };
         let closed_below = EventTime::MIN;
-        Ok(Self { shape, keys, of_key: HashMap::new(), deadlines: BTreeMap::new(), closed_below })
+        let (of_key, partitions, deadlines) = (HashMap::new(), Slab::new(), BTreeMap::new());
+        Ok(Self { shape, keys, of_key, partitions, deadlines, closed_below })
     }
 
     /// Adds pieces, each with its first and last event time. Gives the rows that came after their session was closed.
@@ -157,15 +161,12 @@ impl Sessions {
         let touches = |s: &Session| first.saturating_sub(gap) <= s.last && s.first.saturating_sub(gap) <= last;
         let is_late = last.saturating_add(gap) < self.closed_below.0;
         let new = |cut| Session { first, last, cut, pieces: vec![place] };
-        let partition = match self.of_key.get_mut(key) {
-            Some(partition) => partition,
+        let number = match self.of_key.get(key) {
+            Some(number) => *number,
             None if is_late => return false,
-            None => {
-                let key: Arc<[u8]> = key.into();
-                let partition = Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX };
-                self.of_key.entry(key).or_insert(partition)
-            }
+            None => self.new_partition(key),
         };
+        let Some(partition) = self.partitions.get_mut(number) else { return false };
         let sessions = &mut partition.sessions;
         // The last one that touches is the one that goes on.
         let added = match sessions.iter().rposition(touches) {
@@ -195,9 +196,16 @@ impl Sessions {
         let end = sessions[added].end(gap);
         if end < partition.deadline {
             partition.deadline = end;
-            self.deadlines.entry(end).or_default().push(Arc::clone(&partition.key));
+            self.deadlines.entry(end).or_default().push(number);
         }
         true
+    }
+
+    fn new_partition(&mut self, key: &[u8]) -> usize {
+        let key: Arc<[u8]> = key.into();
+        let number = self.partitions.insert(Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX });
+        self.of_key.insert(key, number);
+        number
     }
 
     /// Closes the sessions that ended before the watermark: in order of end and key.
@@ -206,13 +214,18 @@ impl Sessions {
         let mut closed: Vec<(i64, Arc<[u8]>, ClosedSession)> = vec![];
         while let Some(entry) = self.deadlines.first_entry().filter(|e| *e.key() < watermark.0) {
             let deadline = *entry.key();
-            for key in entry.remove() {
-                let Some(partition) = self.of_key.get_mut(&key).filter(|p| p.deadline == deadline) else { continue };
+            for number in entry.remove() {
+                let partition = self.partitions.get_mut(number).filter(|p| p.deadline == deadline);
+                let Some(partition) = partition else { continue };
                 for session in &mut partition.sessions {
                     let end = session.end(gap);
                     if end < watermark.0 && !session.pieces.is_empty() {
                         let pieces = std::mem::take(&mut session.pieces);
-                        closed.push((end, Arc::clone(&key), ClosedSession { first: session.first, end, pieces }));
+                        closed.push((
+                            end,
+                            Arc::clone(&partition.key),
+                            ClosedSession { first: session.first, end, pieces },
+                        ));
                     }
                 }
                 partition.sessions.retain(|s| s.last.saturating_add(gap) >= watermark.0);
@@ -220,9 +233,9 @@ impl Sessions {
                 match partition.sessions.iter().map(over).min() {
                     Some(next) => {
                         partition.deadline = next;
-                        self.deadlines.entry(next).or_default().push(key);
+                        self.deadlines.entry(next).or_default().push(number);
                     }
-                    None => drop(self.of_key.remove(&key)),
+                    None => drop(self.of_key.remove(&self.partitions.remove(number).key)),
                 }
             }
         }
@@ -254,7 +267,7 @@ impl Sessions {
 
     /// All pieces, session by session, and the number of the session of each.
     pub(super) fn all_pieces(&self) -> (Vec<Place>, Vec<i64>) {
-        let sessions = self.of_key.values().flat_map(|p| &p.sessions);
+        let sessions = self.partitions.iter().flat_map(|(_, p)| &p.sessions);
         let places = sessions.clone().flat_map(|s| &s.pieces).copied().collect();
         let numbers = (0..).zip(sessions).flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len()));
         (places, numbers.collect())
@@ -262,7 +275,7 @@ impl Sessions {
 
     /// Puts one batch in the place of all pieces; `numbers` are the sessions of its rows, as [`Self::all_pieces`] counts.
     pub(super) fn replace_pieces(&mut self, pieces: &mut Pieces, batch: RecordBatch, numbers: &[i64]) {
-        let mut sessions: Vec<&mut Session> = self.of_key.values_mut().flat_map(|p| &mut p.sessions).collect();
+        let mut sessions: Vec<&mut Session> = self.partitions.iter_mut().flat_map(|(_, p)| &mut p.sessions).collect();
         sessions.iter_mut().for_each(|s| s.pieces.clear());
         for (row, &number) in numbers.iter().enumerate() {
             sessions[number as usize].pieces.push((0, row));
@@ -273,7 +286,7 @@ impl Sessions {
     /// One row a session: partition, first, last, cut, and one more for how far sessions were closed.
     pub(super) fn snapshot(&self) -> Result<RecordBatch> {
         let (mut keys, mut values) = (vec![], [vec![], vec![], vec![]]);
-        let rows = self.of_key.values().flat_map(|p| p.sessions.iter().map(move |s| (&p.key, s)));
+        let rows = self.partitions.iter().flat_map(|(_, p)| p.sessions.iter().map(move |s| (&p.key, s)));
         for (key, session) in rows {
             keys.push(Some(key.as_ref()));
             for (column, value) in values.iter_mut().zip([session.first, session.last, session.cut]) {
@@ -303,15 +316,15 @@ impl Sessions {
         }
         self.closed_below = EventTime(values[0][count]);
         for (row, pieces) in places.into_iter().enumerate() {
-            let key: Arc<[u8]> = keys.value(row).into();
             let session = Session { first: values[0][row], last: values[1][row], cut: values[2][row], pieces };
             let deadline = session.end(self.shape.gap);
-            let new = || Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX };
-            let partition = self.of_key.entry(Arc::clone(&key)).or_insert_with(new);
+            let key = keys.value(row);
+            let number = self.of_key.get(key).copied().unwrap_or_else(|| self.new_partition(key));
+            let partition = &mut self.partitions[number];
             partition.sessions.push(session);
             if deadline < partition.deadline {
                 partition.deadline = deadline;
-                self.deadlines.entry(deadline).or_default().push(key);
+                self.deadlines.entry(deadline).or_default().push(number);
             }
         }
         Ok(())
