@@ -32,9 +32,12 @@ fn main() -> ExitCode {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() {
     const KEPT_BYTES: libc::c_int = 64 << 20;
-    // SAFETY: it sets a number of the allocator, and no other thread runs yet.
+    // It grows by itself only as long as nothing is set; below it are the columns of a batch.
+    const LEAST_MAPPED_BYTES: libc::c_int = 4 << 20;
+    // SAFETY: they set numbers of the allocator, and no other thread runs yet.
     #[allow(unsafe_code, reason = "the C library has no other way to be told")]
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LEAST_MAPPED_BYTES);
     }
 }
