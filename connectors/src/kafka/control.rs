@@ -36,12 +36,12 @@ use super::{
 /// Events that may wait for a worker: some ticks' ends of a hundred partitions. A worker that is behind needs no more, for
 /// the next ones say it better.
 const EVENTS: usize = 1_024;
-/// How often is asked. The last window waits for it, beside `idle_margin`.
-const TICK: Duration = Duration::from_millis(200);
+/// How often is asked. Every window waits for the answer that no partition is new, and the last one for `idle_margin` as well.
+const TICK: Duration = Duration::from_millis(100);
 /// How long one question may take; a leader that is away must not hold up the others for long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Ticks in a row in which a topic must be unknown before it counts as deleted: a broker that just started may not know it.
-const GONE_AFTER: u32 = 5;
+const GONE_AFTER: u32 = 10;
 
 /// What a worker's source is told.
 pub(super) enum ControlEvent {
