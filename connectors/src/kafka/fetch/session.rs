@@ -169,9 +169,8 @@ impl Session {
     }
 }
 
-/// Less of a partition than this is not worth a place in an answer. More takes partitions apart in time: of a thousand, an answer
-/// brings a few, and all windows that their records are of stay open.
-const PARTITION_BYTES_MIN: i32 = 128 << 10;
+/// Less of a partition than this is not worth a place in an answer.
+const PARTITION_BYTES_MIN: i32 = 256 << 10;
 
 fn named(topic: &str, topic_id: Uuid, version: i16) -> FetchTopic {
     match version {
