@@ -193,6 +193,9 @@ fn sessions_are_what_their_definition_says() {
             for (i, chunk) in rows.chunks(size).enumerate() {
                 let shuffled: Vec<Row> = chunk.iter().rev().copied().collect();
                 partials[i % workers].on_batch(0, batch(&shuffled), &mut Signals::default()).unwrap();
+                let partial = &mut partials[i % workers];
+                let state = partial.snapshot().unwrap();
+                partial.restore(state).unwrap();
                 watermark(&mut partials, EventTime(chunk[0].1));
             }
             watermark(&mut partials, EventTime::MAX);

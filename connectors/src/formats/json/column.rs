@@ -21,8 +21,10 @@ use super::{
     datetime::parse_datetime,
     number::Number,
     object::Object,
-    reader::{Fault, Reader, fault},
-    scan::{self, Blocks, Padded, Shape},
+    padded::Padded,
+    plain::{self, Shape},
+    reader::{Fault, Reader, append_short, fault},
+    scan::Blocks,
 };
 
 /// Rows of one column.
@@ -118,35 +120,35 @@ impl Column {
         self.rows
     }
 
-    /// Appends the value at `at` and says where it ends, if it is plain: see [`scan::plain_scalar`]. `None` says only that
+    /// Appends the value at `at` and says where it ends, if it is plain: see [`plain::plain_scalar`]. `None` says only that
     /// it has to be read with care.
     #[inline(always)]
     pub(super) fn read_plain<B: Blocks>(&mut self, padded: Padded<'_>, at: usize, shape: &mut Shape) -> Option<usize> {
         let first = padded.byte(at)?;
         let end = match &mut self.values {
             Values::Utf8 { offsets, text } if first == b'"' => {
-                let stop = scan::plain_string::<B>(padded, at + 1, shape)?;
-                append(text, padded, at + 1, stop)?;
+                let stop = plain::plain_string::<B>(padded, at + 1, shape)?;
+                append_short(text, padded.with_zeros(), at + 1, stop);
                 offsets.push(text.len() as i32);
                 stop + 1
             }
             Values::Int64(values) => {
-                let number = Number::plain::<B>(padded, at, shape)?;
+                let number = Number::plain(padded, at, shape)?;
                 values.push(number.to_i64()?);
                 at + number.len()
             }
             Values::Float64(values) => {
-                let number = Number::plain::<B>(padded, at, shape)?;
+                let number = Number::plain(padded, at, shape)?;
                 values.push(number.to_f64()?);
                 at + number.len()
             }
             Values::Boolean(values) if first != b'n' => {
-                let end = scan::plain_word(padded, at)?;
+                let end = plain::plain_word(padded, at)?;
                 values.append(first == b't');
                 end
             }
             Values::Timestamp(values) if first == b'"' => {
-                let stop = scan::plain_string::<B>(padded, at + 1, shape)?;
+                let stop = plain::plain_string::<B>(padded, at + 1, shape)?;
                 values.push(parse_datetime(padded.between(at + 1, stop)?)?);
                 stop + 1
             }
@@ -160,14 +162,6 @@ impl Column {
     /// Appends the value at the cursor.
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
         let next = reader.peek();
-        if let Values::Struct { object, .. } = &mut self.values
-            && next == Some(b'{')
-        {
-            object.read(reader, self.rows)?;
-            self.nulls.append_non_null();
-            self.rows += 1;
-            return Ok(());
-        }
         if next == Some(b'n') && reader.null() {
             return self.append_missing();
         }
@@ -207,7 +201,12 @@ impl Column {
                 values.append(value);
             }
             Values::Timestamp(values) => values.push(datetime(reader, path)?),
-            Values::Struct { .. } => return Err(reader.misfit(path, "record", reader.position())),
+            Values::Struct { object, .. } => {
+                if next != Some(b'{') {
+                    return Err(reader.misfit(path, "record", reader.position()));
+                }
+                object.read(reader, self.rows)?;
+            }
             Values::List { offsets, items, .. } => {
                 if next != Some(b'[') {
                     return Err(reader.misfit(path, "array", reader.position()));
@@ -330,19 +329,6 @@ fn datetime(reader: &mut Reader<'_>, path: &str) -> Result<i64, Fault> {
         _ => None,
     };
     value.ok_or_else(|| reader.misfit(path, "datetime", start))
-}
-
-/// Appends what lies between two places. Short text is copied as 32 bytes and cut: a copy of fixed length is cheaper.
-#[inline(always)]
-fn append(text: &mut Vec<u8>, padded: Padded<'_>, start: usize, end: usize) -> Option<()> {
-    let length = end - start;
-    if length > 32 {
-        text.extend_from_slice(padded.between(start, end)?);
-        return Some(());
-    }
-    text.extend_from_slice(padded.block::<32>(start)?);
-    text.truncate(text.len() - 32 + length);
-    Some(())
 }
 
 fn take<T>(values: &mut Vec<T>) -> Vec<T> {

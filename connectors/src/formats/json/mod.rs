@@ -36,6 +36,8 @@ mod column;
 pub(in crate::formats) mod datetime;
 pub(in crate::formats) mod number;
 mod object;
+mod padded;
+mod plain;
 pub(in crate::formats) mod reader;
 mod scan;
 #[cfg(test)]
@@ -52,8 +54,8 @@ use tidemill_engine::{
 
 use self::{
     object::Object,
+    padded::Padded,
     reader::{Fault, Reader, fault},
-    scan::Padded,
 };
 
 /// How much of a record is checked.

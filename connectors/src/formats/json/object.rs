@@ -4,8 +4,10 @@ use arrow::{array::ArrayRef, datatypes::Fields, error::ArrowError};
 
 use super::{
     column::Column,
+    padded::Padded,
+    plain::{self, Shape},
     reader::{Fault, Reader},
-    scan::{self, Blocks, Padded, Shape},
+    scan::{self, Blocks},
 };
 
 /// Members that are kept for prediction; those beyond them are looked up each time.
@@ -132,7 +134,7 @@ impl Object {
                         column.read(reader)?;
                     }
                 } else {
-                    end = scan::plain_scalar::<B>(padded, at, &mut member.shape);
+                    end = plain::plain_scalar::<B>(padded, at, &mut member.shape);
                     if end.is_none() {
                         reader.go_on_at(at);
                         reader.space();
@@ -221,7 +223,7 @@ fn skip_plain<B: Blocks>(
     while let Some(member) = learned.get_mut(next)
         && member.column.is_none()
         && member.is_at(padded, at)
-        && let Some(end) = scan::plain_scalar::<B>(padded, at + member.text.len(), &mut member.shape)
+        && let Some(end) = plain::plain_scalar::<B>(padded, at + member.text.len(), &mut member.shape)
     {
         next += 1;
         if padded.byte(end) != Some(b',') {

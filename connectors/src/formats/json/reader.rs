@@ -4,11 +4,7 @@
 
 use tidemill_engine::decoder::{BadClass, BadRecord};
 
-use super::{
-    Check,
-    number::Number,
-    scan::{self, Padded},
-};
+use super::{Check, number::Number, padded::Padded, plain, scan};
 
 /// What every step of the way fails with. Boxed, so that the good path returns in registers.
 pub(in crate::formats) type Fault = Box<BadRecord>;
@@ -139,7 +135,13 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(in crate::formats) fn open(&mut self, close: u8) -> Result<bool, Fault> {
         self.enter()?;
-        self.first(close)
+        self.at += 1;
+        self.space();
+        let is_empty = self.peek() == Some(close);
+        if is_empty {
+            self.leave();
+        }
+        Ok(!is_empty)
     }
 
     /// Goes a level deeper; the cursor stays at the bracket.
@@ -150,18 +152,6 @@ impl<'a> Reader<'a> {
         }
         self.depth += 1;
         Ok(())
-    }
-
-    /// Behind [`Reader::enter`]: passes the bracket at the cursor, as [`Reader::open`] does.
-    #[inline]
-    pub(super) fn first(&mut self, close: u8) -> Result<bool, Fault> {
-        self.at += 1;
-        self.space();
-        let is_empty = self.peek() == Some(close);
-        if is_empty {
-            self.leave();
-        }
-        Ok(!is_empty)
     }
 
     /// Passes the bracket at the cursor that closes the innermost open container.
@@ -305,8 +295,8 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_plain_container(&mut self) -> bool {
-        let is_shallow = self.depth + scan::PLAIN_DEPTH <= MAX_DEPTH;
-        let end = if is_shallow { scan::plain_container(self.padded, self.at) } else { None };
+        let is_shallow = self.depth + plain::PLAIN_DEPTH <= MAX_DEPTH;
+        let end = if is_shallow { plain::plain_container(self.padded, self.at) } else { None };
         self.at = end.unwrap_or(self.at);
         end.is_some()
     }
@@ -462,7 +452,7 @@ impl<'a> Reader<'a> {
 
 /// Appends `bytes[start..end]`. Short runs are copied as 32 bytes and cut: a copy of fixed length is cheaper.
 #[inline]
-fn append_short(text: &mut Vec<u8>, bytes: &[u8], start: usize, end: usize) {
+pub(super) fn append_short(text: &mut Vec<u8>, bytes: &[u8], start: usize, end: usize) {
     match bytes[start..].first_chunk::<32>() {
         Some(chunk) if end - start <= 32 => {
             let length = text.len() + (end - start);

@@ -1,14 +1,11 @@
-//! Searches over bytes, sixteen or sixty-four at a time: SSE2 on x86-64, a plain loop elsewhere.
+//! Searches over bytes, sixteen to sixty-four at a time: SSE2 or AVX2 on x86-64, plain loops elsewhere.
 //!
-//! The decoder's `unsafe` is here: calls of code for a processor that has what it takes, loads of blocks that the type system
-//! has already measured, and blocks of a payload that has room behind it.
+//! `unsafe` are calls of code for a processor that has what it takes, and loads of blocks that the type system has measured.
 #![allow(unsafe_code)]
 
 pub(super) use blocks::Narrow;
 #[cfg(target_arch = "x86_64")]
 pub(super) use blocks::Wide;
-
-use super::number::Number;
 
 /// Index of the first byte at or after `from` that ends a run of plain string text (a quote, a backslash or a control
 /// character); the length of `bytes` when there is none.
@@ -29,115 +26,16 @@ pub(super) fn string_stop(bytes: &[u8], mut from: usize) -> usize {
     bytes[from..].iter().position(|byte| stops_string(*byte)).map_or(bytes.len(), |n| from + n)
 }
 
-/// A payload with zeros behind it, so that blocks can be taken from any place in it. No zero is text, a digit or punctuation:
-/// whatever is found ends before them.
-#[derive(Clone, Copy)]
-pub(super) struct Padded<'a> {
-    bytes: &'a [u8],
-    /// The payload's length.
-    end: usize,
-}
-
-impl<'a> Padded<'a> {
-    /// How many zeros there are.
-    const ZEROS: usize = 64;
-
-    /// Copies a payload into `room`.
-    pub(super) fn copy(payload: &[u8], room: &'a mut Vec<u8>) -> Self {
-        room.clear();
-        room.extend_from_slice(payload);
-        room.extend_from_slice(&[0; Self::ZEROS]);
-        Padded { bytes: room, end: payload.len() }
-    }
-
-    /// Nothing.
-    pub(super) const EMPTY: Padded<'static> = Padded { bytes: &[0; Self::ZEROS], end: 0 };
-
-    /// The payload.
-    #[inline]
-    pub(super) fn payload(self) -> &'a [u8] {
-        &self.bytes[..self.end]
-    }
-
-    /// The bytes at `at`, unless that is behind the payload's end.
-    #[inline(always)]
-    pub(super) fn block<const N: usize>(self, at: usize) -> Option<&'a [u8; N]> {
-        const { assert!(N <= Self::ZEROS) };
-        if at > self.end {
-            return None;
-        }
-        // SAFETY: `bytes` has `ZEROS` bytes behind `end`, and a block is no longer than these.
-        Some(unsafe { &*self.bytes.as_ptr().add(at).cast() })
-    }
-
-    /// The byte at `at`, unless that is behind the payload's end.
-    #[inline(always)]
-    pub(super) fn byte(self, at: usize) -> Option<u8> {
-        self.block(at).map(|[byte]| *byte)
-    }
-
-    /// What lies between two places in the payload.
-    #[inline(always)]
-    pub(super) fn between(self, start: usize, end: usize) -> Option<&'a [u8]> {
-        self.bytes.get(start..end)
-    }
-}
-
-/// Where a member's values ended so far. A value whose length stays the same is taken to have it, if a look at its bytes does
-/// not say otherwise: the processor foretells that branch, and goes on to the next member without waiting for the look.
-#[derive(Default)]
-pub(super) struct Shape {
-    /// The bits of what ends the value in its block, or where it bends; none while lengths change.
-    marks: u32,
-    /// All bits up to the last mark, and its place.
-    up_to_last: u32,
-    length: u32,
-    /// The last ones, and how often they came in a row.
-    last: u32,
-    run: u32,
-}
-
-impl Shape {
-    /// As often as this before it is counted on.
-    const STEADY: u32 = 64;
-
-    /// Whether the marks in a block, `all` of them, begin as they did the last times.
-    #[inline(always)]
-    pub(super) fn is_met(&self, all: u32) -> bool {
-        self.marks != 0 && all & self.up_to_last == self.marks
-    }
-
-    /// Where the first mark is.
-    #[inline(always)]
-    pub(super) fn first(&self) -> u32 {
-        self.marks.trailing_zeros()
-    }
-
-    /// Where the last mark is.
-    #[inline(always)]
-    pub(super) fn length(&self) -> u32 {
-        self.length
-    }
-
-    /// Takes the marks of a value that did not end as the last times.
-    #[inline(always)]
-    pub(super) fn see(&mut self, marks: u32) {
-        self.run = if marks == self.last { self.run + 1 } else { 0 };
-        (self.last, self.marks) = (marks, 0);
-        if self.run == Self::STEADY {
-            let length = 31 - marks.leading_zeros();
-            *self = Shape { marks, up_to_last: u32::MAX >> (31 - length), length, last: marks, run: 0 };
-        }
-    }
-}
-
 /// What is looked for in blocks of bytes, by the widest instructions that the processor has. Bit 0 is the first byte.
 pub(super) trait Blocks {
     /// Where a run of plain text ends: at quotes, backslashes and control characters.
     fn stops(block: &[u8; 32]) -> u32;
+}
 
-    /// Which bytes are digits.
-    fn digits(block: &[u8; 16]) -> u32;
+/// Which of the sixteen bytes are digits; bit 0 is the first.
+#[inline(always)]
+pub(super) fn digits(block: &[u8; 16]) -> u32 {
+    blocks::digits(block)
 }
 
 /// Whether the processor has what [`Wide`] takes.
@@ -148,118 +46,8 @@ pub(super) fn is_wide() -> bool {
     return false;
 }
 
-/// Index of the quote that ends the string whose text begins at `from`, if the text is plain: without escapes. `None`
-/// says only that it has to be read with care.
-///
-/// No branch depends on where a short text ends, which could not be foretold.
-#[inline(always)]
-pub(super) fn plain_string<B: Blocks>(padded: Padded<'_>, from: usize, shape: &mut Shape) -> Option<usize> {
-    let block = padded.block(from)?;
-    let stops = B::stops(block);
-    let length = if shape.is_met(stops) {
-        shape.length()
-    } else if stops == 0 {
-        return long_string(padded, from + 32);
-    } else {
-        shape.see(stops & stops.wrapping_neg());
-        stops.trailing_zeros()
-    } as usize
-        & 31;
-    (block[length] == b'"').then_some(from + length)
-}
-
-/// [`plain_string`] whose text goes on at `from`.
-#[inline(never)]
-fn long_string(padded: Padded<'_>, mut from: usize) -> Option<usize> {
-    loop {
-        let block = padded.block(from)?;
-        let stops = Narrow::stops(block);
-        if stops != 0 {
-            let length = stops.trailing_zeros() as usize & 31;
-            return (block[length] == b'"').then_some(from + length);
-        }
-        from += 32;
-    }
-}
-
-/// Index behind the scalar at `at`, if it is plain: see [`plain_string`] and [`Number::plain`]. `None` says only that it has
-/// to be read with care.
-#[inline(always)]
-pub(super) fn plain_scalar<B: Blocks>(padded: Padded<'_>, at: usize, shape: &mut Shape) -> Option<usize> {
-    match padded.byte(at)? {
-        b'"' => plain_string::<B>(padded, at + 1, shape).map(|stop| stop + 1),
-        b'['.. => plain_word(padded, at),
-        _ => Number::plain::<B>(padded, at, shape).map(|number| at + number.len()),
-    }
-}
-
-/// Index behind `true`, `false` or `null`, without a branch on which.
-#[inline(always)]
-pub(super) fn plain_word(padded: Padded<'_>, at: usize) -> Option<usize> {
-    let [word @ .., last]: &[u8; 5] = padded.block(at)?;
-    let is_false = (word == b"fals") & (*last == b'e');
-    (is_false | (word == b"true") | (word == b"null")).then_some(at + 4 + usize::from(is_false))
-}
-
 fn stops_string(byte: u8) -> bool {
     byte == b'"' || byte == b'\\' || byte < b' '
-}
-
-/// How many arrays and objects may lie in one another in one that [`plain_container`] passes.
-pub(super) const PLAIN_DEPTH: usize = 32;
-
-/// Index behind the array or the object at `at`, if it is well-formed and plain: outside of strings no white space but a blank behind a
-/// comma or a colon, no escapes, no exponents, at most [`PLAIN_DEPTH`] deep. `None` says only that it has to be read with more care.
-pub(super) fn plain_container(padded: Padded<'_>, mut at: usize) -> Option<usize> {
-    let mut depth = 0;
-    let mut objects = 0u32; // a bit for each open container, the innermost lowest: whether it is an object
-    loop {
-        // A value begins here.
-        match padded.byte(at)? {
-            open @ (b'{' | b'[') => {
-                if depth == PLAIN_DEPTH {
-                    return None;
-                }
-                (depth, objects) = (depth + 1, objects << 1 | u32::from(open == b'{'));
-                at += 1;
-                if padded.byte(at)? == open + 2 {
-                    return None; // empty: rare
-                }
-            }
-            _ => {
-                at = plain_scalar::<Narrow>(padded, at, &mut Shape::default())?;
-                loop {
-                    let close = if objects & 1 == 1 { b'}' } else { b']' };
-                    match padded.byte(at)? {
-                        b',' => break at = behind_blank(padded, at + 1),
-                        byte if byte == close => {
-                            (depth, objects, at) = (depth - 1, objects >> 1, at + 1);
-                            if depth == 0 {
-                                return Some(at);
-                            }
-                        }
-                        _ => return None,
-                    }
-                }
-            }
-        }
-        if objects & 1 == 1 {
-            if padded.byte(at)? != b'"' {
-                return None;
-            }
-            at = plain_string::<Narrow>(padded, at + 1, &mut Shape::default())? + 1;
-            if padded.byte(at)? != b':' {
-                return None;
-            }
-            at = behind_blank(padded, at + 1);
-        }
-    }
-}
-
-/// `at`, or behind the blank there.
-#[inline]
-fn behind_blank(padded: Padded<'_>, at: usize) -> usize {
-    at + usize::from(padded.byte(at) == Some(b' '))
 }
 
 /// Index behind the bracket that closes the container which is open at `from`, outside of strings; `None` when `bytes`
@@ -355,12 +143,6 @@ mod blocks {
             // SAFETY: SSE2 is part of x86-64.
             unsafe { sse2_stops(block) }
         }
-
-        #[inline(always)]
-        fn digits(block: &[u8; 16]) -> u32 {
-            // SAFETY: SSE2 is part of x86-64.
-            unsafe { sse2_digits(block) }
-        }
     }
 
     /// AVX2 with BMI1 and BMI2, which [`is_wide`](super::is_wide) says.
@@ -372,12 +154,12 @@ mod blocks {
             // SAFETY: only code that `is_wide` allowed is made with this type.
             unsafe { avx2_stops(block) }
         }
+    }
 
-        #[inline(always)]
-        fn digits(block: &[u8; 16]) -> u32 {
-            // SAFETY: SSE2 is part of x86-64.
-            unsafe { sse2_digits(block) }
-        }
+    #[inline(always)]
+    pub(super) fn digits(block: &[u8; 16]) -> u32 {
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { sse2_digits(block) }
     }
 
     #[inline]
@@ -398,12 +180,7 @@ mod blocks {
     #[target_feature(enable = "sse2")]
     fn sse2_stops(block: &[u8; 32]) -> u32 {
         let (halves, _) = block.as_chunks();
-        let stops = |half| {
-            let bytes = load(half);
-            let control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
-            mask(_mm_or_si128(_mm_or_si128(equal(bytes, b'"'), equal(bytes, b'\\')), control))
-        };
-        stops(&halves[0]) | stops(&halves[1]) << 16
+        sse2_string_stops(&halves[0]) | sse2_string_stops(&halves[1]) << 16
     }
 
     #[inline]
@@ -474,10 +251,10 @@ mod portable {
         fn stops(block: &[u8; 32]) -> u32 {
             mask(block, stops_string) as u32
         }
+    }
 
-        fn digits(block: &[u8; 16]) -> u32 {
-            mask(block, |byte| byte.is_ascii_digit()) as u32
-        }
+    pub(super) fn digits(block: &[u8; 16]) -> u32 {
+        mask(block, |byte| byte.is_ascii_digit()) as u32
     }
 
     fn mask(block: &[u8], wanted: impl Fn(u8) -> bool) -> u64 {
@@ -537,71 +314,7 @@ mod tests {
             }
             let block = block.first_chunk().unwrap();
             assert_eq!(blocks::string_stops(block), portable::string_stops(block));
-            assert_eq!(Narrow::digits(block), portable::Narrow::digits(block));
-        }
-    }
-
-    fn plain_container(text: &str, at: usize) -> Option<usize> {
-        super::plain_container(Padded::copy(text.as_bytes(), &mut Vec::new()), at)
-    }
-
-    #[test]
-    fn plain_strings_end_at_their_quote() {
-        fn check<B: Blocks>() {
-            let stop = |text: &str| {
-                plain_string::<B>(Padded::copy(text.as_bytes(), &mut Vec::new()), 0, &mut Shape::default())
-            };
-            for length in 0..140 {
-                let text = "x".repeat(length);
-                assert_eq!(stop(&format!("{text}\"")), Some(length));
-                for odd in ["", "\\n\"", "\n\"", "\0\""] {
-                    assert_eq!(stop(&format!("{text}{odd}")), None, "{text}{odd}");
-                }
-            }
-        }
-        check::<Narrow>();
-        #[cfg(target_arch = "x86_64")]
-        if is_wide() {
-            check::<Wide>();
-        }
-    }
-
-    #[test]
-    fn a_plain_container_ends_where_its_reader_says() {
-        for text in [r#"{"a":[1,{"b":"c"},[2]],"d":false}"#, r#"{"a": [-1.5, null], "b": "c"}"#, "[[[0]]]", "[true]"] {
-            assert_eq!(plain_container(text, 0), Some(text.len()), "{text}");
-            let followed = format!("x{text},1");
-            assert_eq!(plain_container(&followed, 1), Some(text.len() + 1), "{text}");
-        }
-        let deep = "[".repeat(PLAIN_DEPTH + 1) + "1" + &"]".repeat(PLAIN_DEPTH + 1);
-        for text in [
-            "[-]",
-            "[01]",
-            "[1.]",
-            "[1e5]",
-            "[tru]",
-            r#"["a\n"]"#,
-            "[\"a\n\"]",
-            r#"["open"#,
-            "{",
-            "[",
-            "[1",
-            r#"{"a":1"#,
-            r#"{"a""#,
-            "[1,]",
-            r#"{"a":1,}"#,
-            r#"{"a"1}"#,
-            r#"{a:1}"#,
-            "[1}",
-            r#"{"a":1]"#,
-            "[1 ]",
-            "[,1]",
-            "{}",
-            "[]",
-            "[+1]",
-            deep.as_str(),
-        ] {
-            assert_eq!(plain_container(text, 0), None, "{text}");
+            assert_eq!(digits(block), portable::digits(block));
         }
     }
 
