@@ -169,15 +169,15 @@ pub fn large_record(kafka: &Broker) -> Result<()> {
     both_read(kafka, TOPIC, 601)
 }
 
-/// Many partitions, a quarter of them empty.
+/// Many partitions, a quarter of them empty, and of the others more than an answer has room for.
 ///
 /// # Errors
 /// When the paths differ.
 pub fn many_partitions(kafka: &Broker) -> Result<()> {
     const TOPIC: &str = "paths-many";
     kafka.create_topic(TOPIC, 200, &[])?;
-    kafka.produce(TOPIC, mixed(20_000, 150, 9))?;
-    both_read(kafka, TOPIC, 20_000)
+    kafka.produce(TOPIC, mixed(60_000, 150, 9))?;
+    both_read(kafka, TOPIC, 60_000)
 }
 
 /// Offsets that compaction left out.

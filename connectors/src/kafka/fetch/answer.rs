@@ -52,6 +52,8 @@ pub struct FetchedPartition {
     pub error_code: i16,
     /// The offset after the last record that all replicas have.
     pub high_watermark: i64,
+    /// The offset of the first record of a transaction that is open, or the high watermark; -1: not said.
+    pub last_stable_offset: i64,
     /// A follower to read from instead; -1: none.
     pub preferred_replica: i32,
     /// Where the log of the broker parted from what we have read: (epoch, end offset).
@@ -103,7 +105,7 @@ impl FetchAnswer {
     ) -> Result<FetchedPartition, BadAnswer> {
         let (number, error_code) = (reader.i32("partition")?, reader.i16("error code")?);
         let high_watermark = reader.i64("high watermark")?;
-        reader.i64("last stable offset")?;
+        let last_stable_offset = reader.i64("last stable offset")?;
         if version >= 5 {
             reader.i64("log start")?;
         }
@@ -130,6 +132,7 @@ impl FetchAnswer {
             number,
             error_code,
             high_watermark,
+            last_stable_offset,
             preferred_replica,
             diverging: diverging.filter(|(epoch, _)| *epoch >= 0),
             leader: leader.filter(|(node, _)| *node >= 0),

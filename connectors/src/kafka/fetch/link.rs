@@ -22,7 +22,7 @@ use tidemill_engine::{Clock, Monotonic};
 use super::{
     answer::FetchAnswer,
     counters::BrokerFetches,
-    session::{MAX_WAIT_MS, Session},
+    session::{MAX_WAIT_MS, OUTSIDE, Session},
 };
 use crate::kafka::{
     fault::Cause,
@@ -51,6 +51,8 @@ pub(super) struct Asked {
     pub(super) at: Monotonic,
     correlation: i32,
     version: i16,
+    /// Whether it is a request of the session, which is about all partitions.
+    pub(super) of_session: bool,
 }
 
 /// What a link is doing.
@@ -76,6 +78,10 @@ struct Up {
 pub(super) struct Link {
     pub(super) node: i32,
     pub(super) session: Session,
+    /// When all partitions were asked for.
+    pub(super) asked_all_at: Monotonic,
+    /// The last slot of which an answer had records.
+    pub(super) last_read: usize,
     state: State,
     asked: Option<Asked>,
     correlation: i32,
@@ -102,6 +108,8 @@ impl Link {
             node,
             counters,
             session: Session::default(),
+            asked_all_at: Monotonic(i64::MIN),
+            last_read: 0,
             state: State::Down { retry_at: Monotonic(i64::MIN) },
             asked: None,
             correlation: 0,
@@ -189,7 +197,11 @@ impl Link {
         let State::Up(up) = &mut self.state else { return Ok(()) };
         self.correlation = self.correlation.wrapping_add(1);
         up.unsent.extend_from_slice(&frame(request, version, self.correlation)?);
-        self.asked = Some(Asked { at: now, correlation: self.correlation, version });
+        let of_session = request.session_epoch != OUTSIDE;
+        if of_session {
+            self.asked_all_at = now;
+        }
+        self.asked = Some(Asked { at: now, correlation: self.correlation, version, of_session });
         self.counters.asked();
         up.send().map_err(|error| cause_of(&error))
     }

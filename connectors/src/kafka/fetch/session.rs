@@ -18,6 +18,9 @@ use crate::kafka::{config::Isolation, fetch::answer::BY_TOPIC_ID};
 /// How long a broker holds a request for which it has nothing: an idle partition's evidence is that old.
 pub(super) const MAX_WAIT_MS: i32 = 100;
 
+/// The epoch of a request outside of a session.
+pub(super) const OUTSIDE: i32 = -1;
+
 /// A partition as it is to be read.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted<'t> {
@@ -76,8 +79,7 @@ impl Session {
             self.known.clear();
         }
         self.requests += 1;
-        let partition_bytes =
-            (terms.max_bytes / i32::try_from(wanted.len().max(1)).unwrap_or(i32::MAX)).max(PARTITION_BYTES_MIN);
+        let partition_bytes = partition_bytes(wanted, terms);
         let mut topics: Vec<FetchTopic> = Vec::new();
         for want in wanted {
             if self.known.len() <= want.slot {
@@ -98,28 +100,9 @@ impl Session {
                 from: want.from,
                 wanted_in: self.requests,
             });
-            let partition = FetchPartition::default()
-                .with_partition(want.number)
-                .with_current_leader_epoch(if version >= 9 { want.from.leader_epoch } else { -1 })
-                .with_fetch_offset(want.from.offset)
-                .with_last_fetched_epoch(if version >= 12 { want.from.fetched_epoch } else { -1 })
-                .with_partition_max_bytes(partition_bytes);
-            let same = |topic: &FetchTopic| match version {
-                BY_TOPIC_ID.. => topic.topic_id == want.topic_id,
-                _ => *topic.topic.0 == **want.topic,
-            };
-            match topics.last_mut().filter(|topic| same(topic)) {
-                Some(topic) => topic.partitions.push(partition),
-                None => topics.push(named(want.topic, want.topic_id, version).with_partitions(vec![partition])),
-            }
+            push(&mut topics, want, partition_bytes, version);
         }
-        let mut request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(MAX_WAIT_MS)
-            .with_min_bytes(1)
-            .with_max_bytes(terms.max_bytes)
-            .with_isolation_level(i8::from(terms.isolation == Isolation::ReadCommitted))
-            .with_topics(topics);
+        let mut request = of_topics(topics, terms, version);
         let gone = self.forget_unwanted();
         if version >= 7 {
             request = request.with_session_id(self.id).with_session_epoch(self.epoch);
@@ -127,9 +110,6 @@ impl Session {
                 let gone = gone.into_iter().map(|known| forgotten(&known, version)).collect();
                 request = request.with_forgotten_topics_data(gone);
             }
-        }
-        if version >= 11 {
-            request = request.with_rack_id(StrBytes::from_string(terms.rack.clone()));
         }
         request
     }
@@ -167,6 +147,51 @@ impl Session {
     pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
         self.known.iter().enumerate().filter_map(|(slot, known)| known.as_ref().map(|_| slot))
     }
+}
+
+/// A request outside of the session, which stays as it is: for what is wanted and nothing else.
+pub(super) fn request_outside(wanted: &[Wanted<'_>], terms: &FetchTerms, version: i16) -> FetchRequest {
+    let (mut topics, partition_bytes) = (Vec::new(), partition_bytes(wanted, terms));
+    wanted.iter().for_each(|want| push(&mut topics, want, partition_bytes, version));
+    of_topics(topics, terms, version) // its epoch is OUTSIDE by default
+}
+
+/// A request without a session.
+fn of_topics(topics: Vec<FetchTopic>, terms: &FetchTerms, version: i16) -> FetchRequest {
+    let request = FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(MAX_WAIT_MS)
+        .with_min_bytes(1)
+        .with_max_bytes(terms.max_bytes)
+        .with_isolation_level(i8::from(terms.isolation == Isolation::ReadCommitted))
+        .with_topics(topics);
+    match version {
+        ..11 => request,
+        _ => request.with_rack_id(StrBytes::from_string(terms.rack.clone())),
+    }
+}
+
+/// Adds what is wanted of a partition.
+fn push(topics: &mut Vec<FetchTopic>, want: &Wanted<'_>, partition_bytes: i32, version: i16) {
+    let partition = FetchPartition::default()
+        .with_partition(want.number)
+        .with_current_leader_epoch(if version >= 9 { want.from.leader_epoch } else { -1 })
+        .with_fetch_offset(want.from.offset)
+        .with_last_fetched_epoch(if version >= 12 { want.from.fetched_epoch } else { -1 })
+        .with_partition_max_bytes(partition_bytes);
+    let same = |topic: &FetchTopic| match version {
+        BY_TOPIC_ID.. => topic.topic_id == want.topic_id,
+        _ => *topic.topic.0 == **want.topic,
+    };
+    match topics.last_mut().filter(|topic| same(topic)) {
+        Some(topic) => topic.partitions.push(partition),
+        None => topics.push(named(want.topic, want.topic_id, version).with_partitions(vec![partition])),
+    }
+}
+
+/// The bytes of a partition in an answer, at most.
+fn partition_bytes(wanted: &[Wanted<'_>], terms: &FetchTerms) -> i32 {
+    (terms.max_bytes / i32::try_from(wanted.len().max(1)).unwrap_or(i32::MAX)).max(PARTITION_BYTES_MIN)
 }
 
 /// Less of a partition than this is not worth a place in an answer.
@@ -222,6 +247,17 @@ mod tests {
         let forgotten: Vec<_> = third.forgotten_topics_data.iter().flat_map(|t| t.partitions.clone()).collect();
         assert_eq!(forgotten, [0]);
         assert_eq!(session.slots().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_request_outside_leaves_the_session_as_it_is() {
+        let mut session = Session::default();
+        session.request(&[want(0, 5), want(1, 7)], &terms(), 16);
+        session.answered(42);
+        let outside = request_outside(&[want(1, 7)], &terms(), 16);
+        assert_eq!((outside.session_id, outside.session_epoch, asked(&outside)), (0, OUTSIDE, vec![(1, 7)]));
+        let next = session.request(&[want(0, 5), want(1, 9)], &terms(), 16);
+        assert_eq!((next.session_id, next.session_epoch, asked(&next)), (42, 1, vec![(1, 9)]));
     }
 
     #[test]

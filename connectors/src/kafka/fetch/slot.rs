@@ -40,6 +40,8 @@ pub(super) struct Slot {
     pub(super) fetched_epoch: i32,
     /// As the last answer had it; -1: none yet.
     pub(super) high_watermark: i64,
+    /// How far the last answer lets it be read, also by those who read only what is committed; -1: none yet.
+    pub(super) readable_to: i64,
     /// Whether the request under way left when everything known had been read.
     pub(super) asked_at_end: bool,
     /// Whether the request of the answer at hand did.
@@ -67,6 +69,7 @@ impl Slot {
             leader_epoch: -1,
             fetched_epoch: -1,
             high_watermark: -1,
+            readable_to: -1,
             asked_at_end: false,
             live: false,
             turn: 0,
@@ -79,6 +82,11 @@ impl Slot {
     /// Whether there is something to ask for.
     pub(super) fn wants(&self, now: Monotonic) -> bool {
         !self.finished && now >= self.retry_at && self.end_offset.is_none_or(|end| self.fetch_offset < end)
+    }
+
+    /// Whether the next request will find records: it has not been read as far as the last answer lets it be.
+    pub(super) fn is_behind(&self) -> bool {
+        self.fetch_offset < self.readable_to
     }
 
     /// Hands over the records of a batch that have not been, and lie before the end. Returns the offset of a record that its

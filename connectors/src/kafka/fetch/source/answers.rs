@@ -84,12 +84,13 @@ impl FetchSource {
         if let Err(cause) = link.accept(bytes, asked, received, answer) {
             return Ok(Err(cause));
         }
-        let unlisted: Vec<usize> = match link.session.is_incremental() {
+        let unlisted: Vec<usize> = match asked.of_session && link.session.is_incremental() {
             true => link.session.slots().collect(),
             false => Vec::new(),
         };
         match ResponseError::try_from_code(answer.error_code) {
-            None => link.session.answered(answer.session_id),
+            None if asked.of_session => link.session.answered(answer.session_id),
+            None => {}
             // Mostly its session is gone: the next request says everything.
             Some(error) if may_pass(error) => link.refused(received),
             Some(ResponseError::ClusterAuthorizationFailed) => {
@@ -109,6 +110,10 @@ impl FetchSource {
             if let Some(slot) = *slot {
                 self.scan(node, slot, partition, &bytes[partition.records.clone()], received)?;
             }
+        }
+        let full = answer.partitions.iter().zip(&found).rfind(|(partition, _)| !partition.records.is_empty());
+        if let (Some((_, &Some(slot))), Some(link)) = (full, self.links.get_mut(&node)) {
+            link.last_read = slot;
         }
         self.ask(node); // it travels while the records are decoded
         for (partition, slot) in answer.partitions.iter().zip(&found) {
@@ -159,6 +164,10 @@ impl FetchSource {
             return Err(self.error(Fault::Truncated { topic, number, log_end, read_to }));
         }
         slot.high_watermark = partition.high_watermark;
+        slot.readable_to = match partition.last_stable_offset {
+            ..0 => partition.high_watermark,
+            stable => stable.min(partition.high_watermark),
+        };
         slot.partition.heard_end(partition.high_watermark);
         if let Some(last) = batches(records).map_while(std::result::Result::ok).last() {
             slot.fetch_offset = slot.fetch_offset.max(last.next_offset);

@@ -10,10 +10,16 @@ use crate::kafka::{
     fetch::{
         answer::BY_TOPIC_ID,
         link::{Link, Progress},
-        session::{Position, Wanted},
+        session::{Position, Wanted, request_outside},
     },
     wire::Leader,
 };
+
+/// Where more partitions than this are known to have records, this many are asked for at a time: a broker looks at each that
+/// it is asked for, for some 20 µs, and most of them have no place in its answer.
+const MANY: usize = 32;
+/// How often all are asked for then, for news of the others.
+const ALL_EVERY_US: i64 = 100_000;
 
 impl FetchSource {
     /// Gives each partition to the link of its leader.
@@ -90,7 +96,7 @@ impl FetchSource {
         let Some(link) = self.links.get_mut(&node) else { return };
         let Some(version) = link.version().filter(|_| link.may_ask(now)) else { return };
         let slots = self.slots.iter_mut().enumerate();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut behind) = (Vec::new(), Vec::new());
         for (index, slot) in slots.filter(|(_, slot)| slot.node == Some(node) && slot.wants(now)) {
             slot.asked_at_end = slot.high_watermark >= 0 && slot.fetch_offset >= slot.high_watermark;
             let from = Position {
@@ -98,6 +104,9 @@ impl FetchSource {
                 leader_epoch: slot.leader_epoch,
                 fetched_epoch: slot.fetched_epoch,
             };
+            if slot.is_behind() {
+                behind.push(wanted.len());
+            }
             let (topic_id, number) = (slot.topic_id, slot.partition.number);
             wanted.push(Wanted { slot: index, topic: &slot.partition.topic, topic_id, number, from });
         }
@@ -106,10 +115,43 @@ impl FetchSource {
         }
         let ids_known = wanted.iter().all(|want| !want.topic_id.is_nil());
         let version = if ids_known { version } else { version.min(BY_TOPIC_ID - 1) };
-        let request = link.session.request(&wanted, &self.terms, version);
+        let all_can_wait = behind.len() == wanted.len() || now.0.saturating_sub(link.asked_all_at.0) < ALL_EVERY_US;
+        let request = if behind.len() > MANY && all_can_wait {
+            let next = next_in_turn(&behind, wanted.partition_point(|want| want.slot <= link.last_read));
+            let part: Vec<_> = next.map(|position| wanted[position].clone()).collect();
+            request_outside(&part, &self.terms, version)
+        } else {
+            link.session.request(&wanted, &self.terms, version)
+        };
         if let Err(cause) = link.ask(&request, version, now) {
             link.fail(cause.clone(), now);
             self.broke(node, &cause);
         }
+    }
+}
+
+/// The first `MANY` of these ascending positions from `start` on, and then from the front: each gets its turn.
+fn next_in_turn(positions: &[usize], start: usize) -> impl Iterator<Item = usize> {
+    let (front, next) = positions.split_at(positions.partition_point(|position| *position < start));
+    next.iter().chain(front).copied().take(MANY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_gets_its_turn() {
+        let behind: Vec<usize> = (0..100).map(|n| 2 * n).collect();
+        let (mut start, mut asked) = (0, vec![]);
+        for _ in 0..34 {
+            // An answer has room for three of those that were asked for.
+            let read: Vec<usize> = next_in_turn(&behind, start).take(3).collect();
+            start = read[2] + 1;
+            asked.extend(read);
+        }
+        assert_eq!(asked[..100], behind);
+        assert_eq!(asked[100..], [0, 2]);
+        assert_eq!(next_in_turn(&behind, 190).count(), MANY);
     }
 }
