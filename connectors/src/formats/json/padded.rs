@@ -31,6 +31,12 @@ impl<'a> Padded<'a> {
         &self.bytes[..self.end]
     }
 
+    /// Whether the payload is of ASCII, found by whole blocks: the zeros are.
+    #[inline]
+    pub(super) fn is_ascii(self) -> bool {
+        self.bytes[..self.end.next_multiple_of(Self::ZEROS)].is_ascii()
+    }
+
     /// The payload, and the zeros.
     #[inline(always)]
     pub(super) fn with_zeros(self) -> &'a [u8] {

@@ -30,15 +30,19 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When the payload is not UTF-8.
     pub(in crate::formats) fn new(bytes: &'a [u8], check: Check, scratch: &'a mut Vec<u8>) -> Result<Self, Fault> {
-        if !bytes.is_ascii() && simdutf8::basic::from_utf8(bytes).is_err() {
-            return Err(not_utf8(bytes));
+        if !bytes.is_ascii() {
+            check_utf8(bytes)?;
         }
         Ok(Reader { bytes, at: 0, depth: 0, check, padded: Padded::EMPTY, scratch })
     }
 
     /// [`Reader::new`] for a payload of which there is such a copy: what is plain in it is read by whole blocks.
     pub(super) fn of_padded(padded: Padded<'a>, check: Check, scratch: &'a mut Vec<u8>) -> Result<Self, Fault> {
-        Ok(Reader { padded, ..Reader::new(padded.payload(), check, scratch)? })
+        let bytes = padded.payload();
+        if !padded.is_ascii() {
+            check_utf8(bytes)?;
+        }
+        Ok(Reader { bytes, at: 0, depth: 0, check, padded, scratch })
     }
 
     /// Calls `row` at each object of the payload: the only one, the elements of the only array, or objects one after the
@@ -475,10 +479,13 @@ fn excerpt(bytes: &[u8]) -> String {
     short
 }
 
-#[cold]
-fn not_utf8(bytes: &[u8]) -> Fault {
+#[inline(never)]
+fn check_utf8(bytes: &[u8]) -> Result<(), Fault> {
+    if simdutf8::basic::from_utf8(bytes).is_ok() {
+        return Ok(());
+    }
     let at = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
-    fault(BadClass::Malformed, format!("not UTF-8 at byte {at}"))
+    Err(fault(BadClass::Malformed, format!("not UTF-8 at byte {at}")))
 }
 
 pub(in crate::formats) fn fault(class: BadClass, message: String) -> Fault {
