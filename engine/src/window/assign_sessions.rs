@@ -75,9 +75,8 @@ impl Operator for AssignSessions {
     fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
         let closed = self.sessions.close(t);
         if !closed.is_empty() {
-            let places: Vec<_> = closed.iter().flat_map(|s| &s.pieces).copied().collect();
-            let of = closed.iter().enumerate().flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len()));
-            let [start, end, time] = self.sessions.shown(&closed, of);
+            let (places, numbers) = self.sessions.pieces_of(&closed);
+            let [start, end, time] = self.sessions.shown(&closed, numbers.iter().map(|n| *n as usize));
             let mut columns = self.rows.gather(&places, 0..self.input.fields().len())?;
             columns.pop();
             columns.extend([start, end, Arc::clone(&time), time]);

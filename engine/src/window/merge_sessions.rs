@@ -36,6 +36,8 @@ pub(crate) struct MergeSessions {
     /// Keys and states.
     states: Pieces,
     state_schema: SchemaRef,
+    /// Whether pieces must come in order of their first rows.
+    in_order: bool,
     /// Whether the keys are those of the partitions: then a session is one group.
     is_one_group: bool,
     /// By nothing where a session is one group, else by number of the session, then the keys.
@@ -67,12 +69,13 @@ impl MergeSessions {
             sessions: Sessions::try_new(shape, partition)?,
             states: Pieces::new(Arc::clone(&states)),
             state_schema: states,
+            in_order: shape.max.is_some(),
             is_one_group,
             groups,
         })
     }
 
-    /// Adds a cell's pieces to the sessions, the earliest first.
+    /// Adds a cell's pieces to the sessions.
     fn add_cell(&mut self, batches: &[RecordBatch]) -> Result<()> {
         let cell = match batches {
             [one] => one.clone(),
@@ -83,7 +86,9 @@ impl MergeSessions {
         let extent = extent_columns(extents);
         let partition = &self.window.plan.partition;
         let mut rows: Vec<usize> = (0..cell.num_rows()).collect();
-        rows.sort_by_key(|row| extent(*row).first);
+        if self.in_order {
+            rows.sort_by_key(|row| extent(*row).first);
+        }
         let keys: Vec<ArrayRef> = partition.iter().map(|k| Arc::clone(&states[*k])).collect();
         let batch = self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.to_vec())?);
         let first_and_last = |row| (extent(row).first, extent(row).last);
@@ -120,8 +125,7 @@ impl MergeSessions {
     }
 
     fn results(&self, closed: &[ClosedSession]) -> Result<RecordBatch> {
-        let places: Vec<Place> = closed.iter().flat_map(|s| &s.pieces).copied().collect();
-        let numbers = (0..).zip(closed).flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len())).collect();
+        let (places, numbers) = self.sessions.pieces_of(closed);
         let (mut columns, results) = self.merged(&places, numbers, Groups::take_results)?;
         let numbers = columns.remove(0);
         let of = numbers.as_primitive::<Int64Type>().values().iter().map(|n| *n as usize);

@@ -6,7 +6,7 @@
 //!
 //! Invariant: a session whose end the watermark has passed was closed, and cannot grow again.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, hash::BuildHasher, iter, ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, TimestampMicrosecondArray},
@@ -14,8 +14,9 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
     row::{RowConverter, SortField},
 };
-use datafusion_common::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     shape::{Closed, SessionShape},
@@ -24,7 +25,7 @@ use super::{
 use crate::{EngineError, EventTime, Result};
 
 /// Rows that are kept beyond those that are still of use, before the latter are moved together.
-const SPARE_ROWS: usize = 16_384;
+const SPARE_ROWS: usize = 65_536;
 
 /// Where a piece lies: batch and row.
 pub(super) type Place = (usize, usize);
@@ -75,6 +76,55 @@ impl Pieces {
     }
 }
 
+/// Which pieces there are of sessions: each knows the one before it.
+#[derive(Debug, Default)]
+struct Chains(Vec<Link>);
+
+#[derive(Debug)]
+struct Link {
+    batch: u32,
+    row: u32,
+    before: u32,
+}
+
+/// The pieces of one session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chain {
+    newest: u32,
+    length: u32,
+}
+
+impl Chains {
+    fn push(&mut self, chain: &mut Chain, (batch, row): Place) {
+        self.0.push(Link { batch: batch as u32, row: row as u32, before: chain.newest });
+        *chain = Chain { newest: self.0.len() as u32 - 1, length: chain.length + 1 };
+    }
+
+    /// Puts `more` behind a chain.
+    fn join(&mut self, chain: &mut Chain, more: Chain) {
+        let Some(first) = self.links(more).last() else { return };
+        self.0[first].before = chain.newest;
+        *chain = Chain { newest: more.newest, length: chain.length + more.length };
+    }
+
+    /// From the newest on.
+    fn links(&self, chain: Chain) -> impl Iterator<Item = usize> + '_ {
+        let links = iter::successors(Some(chain.newest as usize), |link| Some(self.0[*link].before as usize));
+        links.take(chain.length as usize)
+    }
+
+    /// The pieces of chains, one chain after the other.
+    fn places(&self, chains: impl Iterator<Item = Chain>) -> Vec<Place> {
+        let mut places = vec![];
+        for chain in chains {
+            let start = places.len();
+            places.extend(self.links(chain).map(|l| (self.0[l].batch as usize, self.0[l].row as usize)));
+            places[start..].reverse();
+        }
+        places
+    }
+}
+
 /// A window of a session.
 #[derive(Debug)]
 struct Session {
@@ -83,7 +133,7 @@ struct Session {
     /// Where it is cut at the latest.
     cut: i64,
     /// Empty once it was closed by its cut; it stays until no row can continue the session behind.
-    pieces: Vec<Place>,
+    pieces: Chain,
 }
 
 impl Session {
@@ -93,11 +143,14 @@ impl Session {
     }
 }
 
+/// A partition's key as bytes; a short one is compared without a look elsewhere.
+type Key = SmallVec<[u8; 24]>;
+
 /// The sessions of one partition, in order of their first rows.
 #[derive(Debug)]
 struct Partition {
-    key: Arc<[u8]>,
-    sessions: Vec<Session>,
+    key: Key,
+    sessions: SmallVec<[Session; 1]>,
     /// When it is looked at next: at or before the end of each of its sessions.
     deadline: i64,
 }
@@ -107,7 +160,7 @@ struct Partition {
 pub(super) struct ClosedSession {
     first: i64,
     end: i64,
-    pub(super) pieces: Vec<Place>,
+    pieces: Chain,
 }
 
 /// See the module.
@@ -115,9 +168,12 @@ pub(super) struct Sessions {
     shape: SessionShape,
     /// Partitions by their keys as bytes; one, of no bytes, where sessions are of all rows.
     keys: Option<RowConverter>,
-    of_key: HashMap<Arc<[u8]>, usize>,
+    hasher: DefaultHashBuilder,
+    /// Numbers of partitions, by their keys: one number is so small that the table of many keys stays in the cache.
+    of_key: HashTable<u32>,
     /// By their numbers, which are given anew.
     partitions: Slab<Partition>,
+    chains: Chains,
     /// Partitions by their deadlines; those that were moved forward or are gone are still here under their old ones.
     deadlines: BTreeMap<i64, Vec<usize>>,
     /// Sessions that ended before were closed.
@@ -131,8 +187,16 @@ impl Sessions {
             false => Some(RowConverter::new(keys.into_iter().map(SortField::new).collect())?),
         };
         let closed_below = EventTime::MIN;
-        let (of_key, partitions, deadlines) = (HashMap::new(), Slab::new(), BTreeMap::new());
-        Ok(Self { shape, keys, of_key, partitions, deadlines, closed_below })
+        Ok(Self {
+            shape,
+            keys,
+            hasher: DefaultHashBuilder::default(),
+            of_key: HashTable::new(),
+            partitions: Slab::new(),
+            chains: Chains::default(),
+            deadlines: BTreeMap::new(),
+            closed_below,
+        })
     }
 
     /// Adds pieces, each with its first and last event time. Gives the rows that came after their session was closed.
@@ -160,35 +224,39 @@ impl Sessions {
         let gap = self.shape.gap;
         let touches = |s: &Session| first.saturating_sub(gap) <= s.last && s.first.saturating_sub(gap) <= last;
         let is_late = last.saturating_add(gap) < self.closed_below.0;
-        let new = |cut| Session { first, last, cut, pieces: vec![place] };
-        let number = match self.of_key.get(key) {
-            Some(number) => *number,
+        let new = |cut, chains: &mut Chains| {
+            let mut pieces = Chain::default();
+            chains.push(&mut pieces, place);
+            Session { first, last, cut, pieces }
+        };
+        let number = match self.number(key) {
+            Some(number) => number,
             None if is_late => return false,
             None => self.new_partition(key),
         };
         let Some(partition) = self.partitions.get_mut(number) else { return false };
-        let sessions = &mut partition.sessions;
+        let (sessions, chains) = (&mut partition.sessions, &mut self.chains);
         // The last one that touches is the one that goes on.
         let added = match sessions.iter().rposition(touches) {
             None if is_late => return false,
             None => {
                 let at = sessions.partition_point(|s| s.first < first);
-                sessions.insert(at, new(self.shape.first_cut(first)));
+                sessions.insert(at, new(self.shape.first_cut(first), chains));
                 at
             }
             Some(at) if last > sessions[at].cut => {
                 // It goes on behind the cut, or behind a later one.
                 let (max, cut) = (self.shape.max.unwrap_or(1), sessions[at].cut);
-                sessions.insert(at + 1, new(cut + (last - cut + max - 1).div_euclid(max) * max));
+                sessions.insert(at + 1, new(cut + (last - cut + max - 1).div_euclid(max) * max, chains));
                 at + 1
             }
             Some(at) if sessions[at].end(gap) < self.closed_below.0 => return false,
             Some(mut at) => {
                 let found = &mut sessions[at];
                 (found.first, found.last) = (found.first.min(first), found.last.max(last));
-                found.pieces.push(place);
+                chains.push(&mut found.pieces, place);
                 if self.shape.max.is_none() {
-                    at = join_touching(sessions, at, gap);
+                    at = join_touching(sessions, chains, at, gap);
                 }
                 at
             }
@@ -201,17 +269,23 @@ impl Sessions {
         true
     }
 
+    fn number(&self, key: &[u8]) -> Option<usize> {
+        let is_key = |number: &u32| *self.partitions[*number as usize].key == *key;
+        self.of_key.find(self.hasher.hash_one(key), is_key).map(|number| *number as usize)
+    }
+
     fn new_partition(&mut self, key: &[u8]) -> usize {
-        let key: Arc<[u8]> = key.into();
-        let number = self.partitions.insert(Partition { key: Arc::clone(&key), sessions: vec![], deadline: i64::MAX });
-        self.of_key.insert(key, number);
+        let partition = Partition { key: key.into(), sessions: smallvec![], deadline: i64::MAX };
+        let number = self.partitions.insert(partition);
+        let hash_of = |number: &u32| self.hasher.hash_one(&*self.partitions[*number as usize].key);
+        self.of_key.insert_unique(self.hasher.hash_one(key), number as u32, hash_of);
         number
     }
 
     /// Closes the sessions that ended before the watermark: in order of end and key.
     pub(super) fn close(&mut self, watermark: EventTime) -> Vec<ClosedSession> {
         let gap = self.shape.gap;
-        let mut closed: Vec<(i64, Arc<[u8]>, ClosedSession)> = vec![];
+        let mut closed: Vec<(Key, ClosedSession)> = vec![];
         while let Some(entry) = self.deadlines.first_entry().filter(|e| *e.key() < watermark.0) {
             let deadline = *entry.key();
             for number in entry.remove() {
@@ -219,29 +293,30 @@ impl Sessions {
                 let Some(partition) = partition else { continue };
                 for session in &mut partition.sessions {
                     let end = session.end(gap);
-                    if end < watermark.0 && !session.pieces.is_empty() {
+                    if end < watermark.0 && session.pieces.length > 0 {
                         let pieces = std::mem::take(&mut session.pieces);
-                        closed.push((
-                            end,
-                            Arc::clone(&partition.key),
-                            ClosedSession { first: session.first, end, pieces },
-                        ));
+                        closed.push((partition.key.clone(), ClosedSession { first: session.first, end, pieces }));
                     }
                 }
                 partition.sessions.retain(|s| s.last.saturating_add(gap) >= watermark.0);
-                let over = |s: &Session| if s.pieces.is_empty() { s.last.saturating_add(gap) } else { s.end(gap) };
+                let over = |s: &Session| if s.pieces.length == 0 { s.last.saturating_add(gap) } else { s.end(gap) };
                 match partition.sessions.iter().map(over).min() {
                     Some(next) => {
                         partition.deadline = next;
                         self.deadlines.entry(next).or_default().push(number);
                     }
-                    None => drop(self.of_key.remove(&self.partitions.remove(number).key)),
+                    None => {
+                        let hash = self.hasher.hash_one(&*self.partitions.remove(number).key);
+                        if let Ok(entry) = self.of_key.find_entry(hash, |other| *other as usize == number) {
+                            entry.remove();
+                        }
+                    }
                 }
             }
         }
         self.closed_below = self.closed_below.max(watermark);
-        closed.sort_by(|(end_a, key_a, a), (end_b, key_b, b)| (end_a, key_a, a.first).cmp(&(end_b, key_b, b.first)));
-        closed.into_iter().map(|(_, _, session)| session).collect()
+        closed.sort_unstable_by(|(key_a, a), (key_b, b)| (a.end, key_a, a.first).cmp(&(b.end, key_b, b.first)));
+        closed.into_iter().map(|(_, session)| session).collect()
     }
 
     /// Event time below which no session is closed any more.
@@ -265,20 +340,28 @@ impl Sessions {
         [column(&|s| s.first), column(&|s| s.end), column(&|s| s.end - before_end)]
     }
 
+    /// The pieces of windows that were just closed, window by window, and the position of the window of each.
+    pub(super) fn pieces_of(&self, closed: &[ClosedSession]) -> (Vec<Place>, Vec<i64>) {
+        self.pieces(closed.iter().map(|s| s.pieces))
+    }
+
     /// All pieces, session by session, and the number of the session of each.
     pub(super) fn all_pieces(&self) -> (Vec<Place>, Vec<i64>) {
-        let sessions = self.partitions.iter().flat_map(|(_, p)| &p.sessions);
-        let places = sessions.clone().flat_map(|s| &s.pieces).copied().collect();
-        let numbers = (0..).zip(sessions).flat_map(|(n, s)| std::iter::repeat_n(n, s.pieces.len()));
-        (places, numbers.collect())
+        self.pieces(self.partitions.iter().flat_map(|(_, p)| &p.sessions).map(|s| s.pieces))
+    }
+
+    fn pieces(&self, chains: impl Iterator<Item = Chain> + Clone) -> (Vec<Place>, Vec<i64>) {
+        let numbers = (0..).zip(chains.clone()).flat_map(|(n, chain)| iter::repeat_n(n, chain.length as usize));
+        (self.chains.places(chains), numbers.collect())
     }
 
     /// Puts one batch in the place of all pieces; `numbers` are the sessions of its rows, as [`Self::all_pieces`] counts.
     pub(super) fn replace_pieces(&mut self, pieces: &mut Pieces, batch: RecordBatch, numbers: &[i64]) {
         let mut sessions: Vec<&mut Session> = self.partitions.iter_mut().flat_map(|(_, p)| &mut p.sessions).collect();
-        sessions.iter_mut().for_each(|s| s.pieces.clear());
+        sessions.iter_mut().for_each(|s| s.pieces = Chain::default());
+        self.chains = Chains::default();
         for (row, &number) in numbers.iter().enumerate() {
-            sessions[number as usize].pieces.push((0, row));
+            self.chains.push(&mut sessions[number as usize].pieces, (0, row));
         }
         pieces.replace(batch);
     }
@@ -288,7 +371,7 @@ impl Sessions {
         let (mut keys, mut values) = (vec![], [vec![], vec![], vec![]]);
         let rows = self.partitions.iter().flat_map(|(_, p)| p.sessions.iter().map(move |s| (&p.key, s)));
         for (key, session) in rows {
-            keys.push(Some(key.as_ref()));
+            keys.push(Some(key.as_slice()));
             for (column, value) in values.iter_mut().zip([session.first, session.last, session.cut]) {
                 column.push(value);
             }
@@ -309,17 +392,18 @@ impl Sessions {
         let keys = state.column(0).as_binary::<i32>();
         let values = [1, 2, 3].map(|c| state.column(c).as_primitive::<Int64Type>().values());
         let count = state.num_rows() - 1;
-        let mut places: Vec<Vec<Place>> = vec![vec![]; count];
+        let mut of_sessions = vec![Chain::default(); count];
         for (row, &number) in pieces.iter().enumerate() {
-            let of_session = usize::try_from(number).ok().and_then(|n| places.get_mut(n));
-            of_session.ok_or_else(|| foreign(format!("a piece of session {number} of {count}")))?.push((0, row));
+            let of_session = usize::try_from(number).ok().and_then(|n| of_sessions.get_mut(n));
+            let of_session = of_session.ok_or_else(|| foreign(format!("a piece of session {number} of {count}")))?;
+            self.chains.push(of_session, (0, row));
         }
         self.closed_below = EventTime(values[0][count]);
-        for (row, pieces) in places.into_iter().enumerate() {
+        for (row, pieces) in of_sessions.into_iter().enumerate() {
             let session = Session { first: values[0][row], last: values[1][row], cut: values[2][row], pieces };
             let deadline = session.end(self.shape.gap);
             let key = keys.value(row);
-            let number = self.of_key.get(key).copied().unwrap_or_else(|| self.new_partition(key));
+            let number = self.number(key).unwrap_or_else(|| self.new_partition(key));
             let partition = &mut self.partitions[number];
             partition.sessions.push(session);
             if deadline < partition.deadline {
@@ -332,23 +416,23 @@ impl Sessions {
 }
 
 /// Joins the session at `at`, which has grown, with those around it that it touches now; gives where it is then.
-fn join_touching(sessions: &mut Vec<Session>, mut at: usize, gap: i64) -> usize {
+fn join_touching(sessions: &mut SmallVec<[Session; 1]>, chains: &mut Chains, mut at: usize, gap: i64) -> usize {
     let touch = |a: &Session, b: &Session| b.first.saturating_sub(gap) <= a.last;
     while at > 0 && touch(&sessions[at - 1], &sessions[at]) {
         at -= 1;
-        join_next(sessions, at);
+        join_next(sessions, chains, at);
     }
     while at + 1 < sessions.len() && touch(&sessions[at], &sessions[at + 1]) {
-        join_next(sessions, at);
+        join_next(sessions, chains, at);
     }
     at
 }
 
-fn join_next(sessions: &mut Vec<Session>, at: usize) {
+fn join_next(sessions: &mut SmallVec<[Session; 1]>, chains: &mut Chains, at: usize) {
     let next = sessions.remove(at + 1);
     let session = &mut sessions[at];
     (session.first, session.last) = (session.first.min(next.first), session.last.max(next.last));
-    session.pieces.extend(next.pieces);
+    chains.join(&mut session.pieces, next.pieces);
 }
 
 fn snapshot_schema() -> SchemaRef {
