@@ -1,5 +1,5 @@
-//! Group keys and accumulators of one slice or window: DataFusion's `GroupValues` and `GroupsAccumulator`s, driven
-//! directly (no plan, no channel).
+//! Keys and accumulators of the groups of one slice or window: [`Keys`] and DataFusion's `GroupsAccumulator`s, driven directly
+//! (no plan, no channel).
 
 use std::sync::Arc;
 
@@ -13,11 +13,8 @@ use datafusion_physical_expr::{
     GroupsAccumulatorAdapter,
     aggregate::{AggregateFunctionExpr, LoweredAggregate},
 };
-use datafusion_physical_plan::aggregates::{
-    group_values::{GroupValues, new_group_values},
-    order::GroupOrdering,
-};
 
+use super::keys::Keys;
 use crate::Result;
 
 /// What is computed for each group, and the layout of its state columns.
@@ -169,8 +166,7 @@ pub(super) fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> Result<Box<
 /// The groups of one slice or window.
 pub(super) struct Groups {
     plan: Arc<GroupsPlan>,
-    /// `None` without keys: then there is one group.
-    keys: Option<Box<dyn GroupValues>>,
+    keys: Keys,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     chains: Chains,
     /// Scratch: the group of each row at hand.
@@ -178,34 +174,17 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn try_new(plan: Arc<GroupsPlan>) -> Result<Self> {
-        let keys = match plan.key_count() {
-            0 => None,
-            _ => Some(new_group_values(Arc::clone(&plan.key_schema), &GroupOrdering::None)?),
-        };
+    /// There is room for the keys of so many groups; more may come.
+    pub(super) fn try_new(plan: Arc<GroupsPlan>, room: usize) -> Result<Self> {
+        let keys = Keys::try_new(&plan.key_schema, room)?;
         let accumulators =
             plan.aggregates.iter().map(|lowered| accumulator(&lowered.aggregate)).collect::<Result<_>>()?;
         Ok(Self { plan, keys, accumulators, chains: Chains::default(), ids: vec![] })
     }
 
-    /// Assigns a group to each of `rows` rows; returns how many groups there are.
-    fn assign(&mut self, keys: &[ArrayRef], rows: usize) -> Result<usize> {
-        self.ids.clear();
-        match &mut self.keys {
-            Some(values) => {
-                values.intern(keys, &mut self.ids)?;
-                Ok(values.len())
-            }
-            None => {
-                self.ids.resize(rows, 0);
-                Ok(1)
-            }
-        }
-    }
-
     /// Adds rows.
     pub(super) fn update(&mut self, piece: &Piece) -> Result<()> {
-        let mut groups = self.assign(&piece.keys, piece.times.len())?;
+        let mut groups = self.keys.assign(&piece.keys, piece.times.len(), &mut self.ids)?;
         if let Some(gap) = self.plan.gap {
             let times = piece.times.as_primitive::<TimestampMicrosecondType>().values();
             let extent = |row| Extent { first: times[row], last: times[row], rows: 1 };
@@ -220,7 +199,7 @@ impl Groups {
 
     /// Adds the groups of a state batch.
     pub(super) fn merge(&mut self, state: &[ArrayRef], rows: usize) -> Result<()> {
-        let mut groups = self.assign(&state[..self.plan.key_count()], rows)?;
+        let mut groups = self.keys.assign(&state[..self.plan.key_count()], rows, &mut self.ids)?;
         if let Some(gap) = self.plan.gap {
             let extent = extent_columns(&state[self.plan.state_fields.len() - 3..]);
             groups = self.chains.assign(&mut self.ids, groups, extent, gap);
@@ -233,7 +212,7 @@ impl Groups {
 
     /// Adds states to groups that have numbers in the place of keys: each to the one that `of` says, of `groups`.
     pub(super) fn merge_numbered(&mut self, state: &[ArrayRef], of: &[usize], groups: usize) -> Result<()> {
-        debug_assert!(self.keys.is_none(), "groups are found by their keys");
+        debug_assert!(matches!(self.keys, Keys::None), "groups are found by their keys");
         for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
             accumulator.merge_batch(&state[range.clone()], of, groups)?;
         }
@@ -242,7 +221,7 @@ impl Groups {
 
     /// Takes keys and states out: (keys, states). The groups are empty afterwards.
     pub(super) fn take_state(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
-        let (mut keys, mut columns) = (self.take_keys()?, vec![]);
+        let (mut keys, mut columns) = (self.keys.take()?, vec![]);
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);
         }
@@ -260,15 +239,8 @@ impl Groups {
 
     /// Takes keys and results out: (keys, aggregates). The groups are empty afterwards.
     pub(super) fn take_results(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
-        let keys = self.take_keys()?;
+        let keys = self.keys.take()?;
         let results = self.accumulators.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect::<Result<_, _>>()?;
         Ok((keys, results))
-    }
-
-    fn take_keys(&mut self) -> Result<Vec<ArrayRef>> {
-        Ok(match &mut self.keys {
-            Some(values) => values.emit(EmitTo::All)?,
-            None => vec![],
-        })
     }
 }

@@ -39,8 +39,10 @@ impl MergeWindows {
     }
 
     fn result(&self, window: Window) -> Result<RecordBatch> {
-        let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
-        for state in self.states.range(window.start..window.end).flat_map(|(_, batches)| batches) {
+        let states = self.states.range(window.start..window.end).flat_map(|(_, batches)| batches);
+        let room = states.clone().map(RecordBatch::num_rows).max().unwrap_or(0);
+        let mut groups = Groups::try_new(Arc::clone(&self.window.groups), room)?;
+        for state in states {
             groups.merge(state.columns(), state.num_rows())?;
         }
         let (mut columns, results) = groups.take_results()?;
@@ -65,7 +67,7 @@ impl Operator for MergeWindows {
         let batches = self.states.entry(start).or_default();
         batches.push(state);
         if batches.len() > MAX_BATCHES {
-            let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
+            let mut groups = Groups::try_new(Arc::clone(&self.window.groups), batches[0].num_rows())?;
             for state in batches.drain(..) {
                 groups.merge(state.columns(), state.num_rows())?;
             }

@@ -101,7 +101,7 @@ impl MergeSessions {
     /// Merges pieces by session and key: (numbers of sessions and keys, what `take` makes of the groups). `numbers` are those of the pieces'
     /// sessions, and ascend.
     fn merged(&self, places: &[Place], numbers: Vec<i64>, take: Take) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
-        let mut groups = Groups::try_new(Arc::clone(&self.groups))?;
+        let mut groups = Groups::try_new(Arc::clone(&self.groups), 0)?;
         let (keys, width) = (self.window.plan.keys.len(), self.state_schema.fields().len());
         if !self.is_one_group {
             let mut state: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(numbers))];

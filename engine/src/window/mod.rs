@@ -9,6 +9,7 @@
 mod assign;
 mod assign_sessions;
 mod groups;
+mod keys;
 mod merge;
 mod merge_sessions;
 mod partial;

@@ -97,12 +97,14 @@ impl WindowAggregate {
 pub(crate) struct PartialAggregate {
     window: Arc<WindowAggregate>,
     open: BTreeMap<i64, (Slice, Groups)>,
+    /// How many the last slice had: the next will have as many.
+    groups: usize,
     watermark: EventTime,
 }
 
 impl PartialAggregate {
     pub(crate) fn new(window: Arc<WindowAggregate>) -> Self {
-        Self { window, open: BTreeMap::new(), watermark: EventTime::MIN }
+        Self { window, open: BTreeMap::new(), groups: 0, watermark: EventTime::MIN }
     }
 
     fn update(&mut self, slice: Slice, piece: &Piece) -> Result<()> {
@@ -117,7 +119,7 @@ impl PartialAggregate {
         let groups = match self.open.entry(slice.start) {
             std::collections::btree_map::Entry::Occupied(e) => &mut e.into_mut().1,
             std::collections::btree_map::Entry::Vacant(e) => {
-                &mut e.insert((slice, Groups::try_new(Arc::clone(&self.window.groups))?)).1
+                &mut e.insert((slice, Groups::try_new(Arc::clone(&self.window.groups), self.groups)?)).1
             }
         };
         groups.update(piece)
@@ -182,7 +184,9 @@ impl Operator for PartialAggregate {
                 break;
             }
             let (slice, mut groups) = entry.remove();
-            out.batch(self.window.state_batch(slice.start, &mut groups)?)?;
+            let state = self.window.state_batch(slice.start, &mut groups)?;
+            self.groups = state.num_rows();
+            out.batch(state)?;
         }
         out.watermark(t)
     }
@@ -208,7 +212,7 @@ impl Operator for PartialAggregate {
     fn restore(&mut self, state: Vec<RecordBatch>) -> Result<()> {
         for batch in state {
             let slice = self.window.slicing.slice_of(self.window.slice_start(&batch)?);
-            let mut groups = Groups::try_new(Arc::clone(&self.window.groups))?;
+            let mut groups = Groups::try_new(Arc::clone(&self.window.groups), batch.num_rows())?;
             groups.merge(batch.columns(), batch.num_rows())?;
             self.open.insert(slice.start, (slice, groups));
         }

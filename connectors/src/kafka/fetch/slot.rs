@@ -1,6 +1,6 @@
 //! A partition that is read, and how its records are handed over.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use tidemill_engine::{
     Monotonic, Result,
@@ -15,7 +15,7 @@ use crate::kafka::{
 };
 
 /// Records that are handed over at once: enough that a call does not show, few enough to stay in the first-level cache.
-const RUN: usize = 512;
+const RUN: usize = 256;
 /// How often the end of an idle partition is reported; more often says nothing new.
 const END_EVERY_US: i64 = 50_000;
 
@@ -94,7 +94,7 @@ impl Slot {
     pub(super) fn hand_over(
         &mut self,
         records: Records<'_>,
-        kind: TimestampKind,
+        timestamp_kind: TimestampKind,
         received: Monotonic,
         live_from: &mut Option<i32>,
         buffers: &mut RunBuffers,
@@ -103,61 +103,39 @@ impl Slot {
         let (from, to) = (self.next_offset, self.end_offset.unwrap_or(i64::MAX));
         let mut walk = records.filter(|record| record.as_ref().map_or(true, |r| (from..to).contains(&r.offset)));
         loop {
-            let mut run = emptied(std::mem::take(&mut buffers.walked));
-            for record in walk.by_ref().take(RUN) {
-                match record {
-                    Ok(record) => run.push(record),
+            let mut headers = emptied(mem::take(&mut buffers.headers));
+            let mut records: Vec<Record<'_>> = emptied(mem::take(&mut buffers.records));
+            buffers.header_ends.clear();
+            for walked in walk.by_ref().take(RUN) {
+                let walked = match walked {
+                    Ok(walked) => walked,
                     Err(bad) => return Ok(Err(bad)),
+                };
+                let unread_headers = (!buffers.with_headers).then(|| walked.unread_headers());
+                if buffers.with_headers {
+                    if let Err(bad) = walked.headers(&mut headers) {
+                        return Ok(Err(bad));
+                    }
+                    buffers.header_ends.push(headers.len());
                 }
+                let WalkedRecord { offset, timestamp_ms, key, value, .. } = walked;
+                records.push(Record { offset, timestamp_ms, timestamp_kind, key, value, headers: &[], unread_headers });
             }
-            let Some(last) = run.last() else {
-                buffers.walked = emptied(run);
+            let Some(last) = records.last() else {
+                (buffers.records, buffers.headers) = (emptied(records), emptied(headers));
                 return Ok(Ok(()));
             };
-            let next_offset = last.offset + 1;
-            if let Err(bad) = self.visit_run(&run, kind, received, live_from.take(), buffers, visit)? {
-                return Ok(Err(bad));
+            let (next_offset, count, live_from) = (last.offset + 1, records.len(), live_from.take());
+            let mut start = 0;
+            for (record, &end) in records.iter_mut().zip(&buffers.header_ends) {
+                record.headers = &headers[start..end];
+                start = end;
             }
+            visit(SourceEvent::Records { partition: self.partition.id, records: &records, received, live_from })?;
             self.next_offset = next_offset;
-            self.partition.handed_over(run.len());
-            buffers.walked = emptied(run);
+            self.partition.handed_over(count);
+            (buffers.records, buffers.headers) = (emptied(records), emptied(headers));
         }
-    }
-
-    fn visit_run(
-        &self,
-        run: &[WalkedRecord<'_>],
-        timestamp_kind: TimestampKind,
-        received: Monotonic,
-        live_from: Option<i32>,
-        buffers: &mut RunBuffers,
-        visit: &mut Visit<'_>,
-    ) -> Result<Result<(), BadBatch>> {
-        let mut headers = emptied(std::mem::take(&mut buffers.headers));
-        let ends = &mut buffers.header_ends;
-        ends.clear();
-        if buffers.with_headers {
-            for record in run {
-                if let Err(bad) = record.headers(&mut headers) {
-                    return Ok(Err(bad));
-                }
-                ends.push(headers.len());
-            }
-        }
-        let headers_of = |index: usize| match ends.get(index) {
-            Some(&end) => &headers[index.checked_sub(1).map_or(0, |before| ends[before])..end],
-            None => &[],
-        };
-        let mut records: Vec<Record<'_>> = emptied(std::mem::take(&mut buffers.records));
-        records.extend(run.iter().enumerate().map(|(index, walked)| {
-            let WalkedRecord { offset, timestamp_ms, key, value, .. } = *walked;
-            let unread_headers = (!buffers.with_headers).then(|| walked.unread_headers());
-            Record { offset, timestamp_ms, timestamp_kind, key, value, headers: headers_of(index), unread_headers }
-        }));
-        visit(SourceEvent::Records { partition: self.partition.id, records: &records, received, live_from })?;
-        buffers.records = emptied(records);
-        buffers.headers = emptied(headers);
-        Ok(Ok(()))
     }
 
     /// Whether none of a batch's records was handed over, and all of them are wanted.
@@ -201,7 +179,6 @@ impl Slot {
 /// Vectors kept from run to run for their allocations; always empty in between.
 #[derive(Debug, Default)]
 pub(super) struct RunBuffers {
-    walked: Vec<WalkedRecord<'static>>,
     records: Vec<Record<'static>>,
     headers: Vec<Header<'static>>,
     /// Where each record's headers end.
