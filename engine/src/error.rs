@@ -79,6 +79,19 @@ pub enum EngineError {
         /// Name of the output in the spec.
         output: String,
     },
+    /// What operators keep has reached its bound: no watermark has let it go.
+    #[error(
+        "{step} keeps so much that the state of the job is {} MiB, of {} MiB that it may take: raise `memory`, or let it keep less, \
+         by shorter windows or fewer keys", mib(.held_bytes), mib(.limit_bytes)
+    )]
+    OutOfMemory {
+        /// The step that took more, in words.
+        step: String,
+        /// What is kept, or would be.
+        held_bytes: u64,
+        /// What may be kept.
+        limit_bytes: u64,
+    },
     /// A snapshot does not belong to this operator.
     #[error("state does not fit operator `{operator}`: {message}")]
     State {
@@ -87,6 +100,11 @@ pub enum EngineError {
         /// What was found and what was expected.
         message: String,
     },
+}
+
+/// Rounded up.
+fn mib(bytes: &u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 impl EngineError {
@@ -98,7 +116,9 @@ impl EngineError {
             Self::DataFusion(_) | Self::Arrow(_) => ErrorKind::Bug,
             Self::Source { kind, .. } | Self::Sink { kind, .. } => *kind,
             Self::Interrupted { .. } => ErrorKind::Unavailable,
-            Self::TakenOver { .. } | Self::ReaderGone { .. } | Self::State { .. } => ErrorKind::User,
+            Self::TakenOver { .. } | Self::ReaderGone { .. } | Self::State { .. } | Self::OutOfMemory { .. } => {
+                ErrorKind::User
+            }
         }
     }
 }

@@ -15,6 +15,13 @@ pub trait Emit {
     fn watermark(&mut self, t: EventTime) -> Result<()>;
     /// A row that goes no further: user code failed on it.
     fn failed(&mut self, row: FailedRow) -> Result<()>;
+    /// The operator takes so many bytes beside what it keeps, until this call is over.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::OutOfMemory`] when they are not there.
+    fn takes(&mut self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Rows that are made where they are taken: a worker goes on to read meanwhile.
@@ -47,6 +54,11 @@ pub trait Operator: Send {
     /// has state.
     fn seal(&mut self) -> Vec<Sealed> {
         vec![]
+    }
+
+    /// The bytes that it keeps between signals, by an estimate that costs little: it is asked after each.
+    fn held_bytes(&self) -> usize {
+        0
     }
 
     /// Whether each row that it emits is made of one row that it takes, at once: rows of records that were read before are then

@@ -14,6 +14,7 @@ mod formats;
 mod house;
 mod jobs;
 mod kafka_source;
+mod memory;
 mod reference;
 mod replay;
 mod schedule;

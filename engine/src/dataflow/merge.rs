@@ -20,6 +20,7 @@ use arrow::{
 };
 
 use super::{
+    budget::{StateBudget, bytes_of_rows},
     plan::{Dataflow, NodeId, OperatorPlan},
     stage::{Exchange, Failed, Stage},
 };
@@ -45,6 +46,19 @@ pub enum FromWorker {
     Epoch(EpochId, Vec<Position>),
     /// Nothing follows from this worker but epochs; its positions.
     End(Vec<Position>),
+}
+
+impl FromWorker {
+    /// The bytes of its rows, as far as they are written.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Exchange(Exchange { signal: Signal::Batch(rows), .. }) | Self::Letters(rows) => {
+                bytes_of_rows(rows) as u64
+            }
+            Self::Exchange(_) | Self::Sealed(..) | Self::Epoch(..) | Self::End(_) => 0,
+        }
+    }
 }
 
 /// An output of the dataflow while it runs.
@@ -163,6 +177,14 @@ impl Merge {
     /// `text` writes them.
     pub fn keep_failed(&mut self, inputs: Vec<BadRecords>, text: RowText) {
         (self.failing.inputs, self.failing.text) = (inputs, text);
+    }
+
+    /// What it keeps is part of this budget ([`Stage::bound_state`]).
+    ///
+    /// # Errors
+    /// As [`Stage::bound_state`].
+    pub fn bound_state(&mut self, budget: &Arc<StateBudget>) -> Result<()> {
+        self.stage.bound_state(budget)
     }
 
     /// Leaves out rows that are not below these event times; by output node in the dataflow's order.
@@ -373,6 +395,9 @@ impl Statement {
     }
 }
 
+/// Rows that a sink gets at once, at most: it holds them encoded, and a window may have any number.
+const WRITE_ROWS: usize = 8_192;
+
 /// Writes rows whose event times are wanted, without these; returns how many.
 fn write(output: &mut Output, statement: &Statement, batch: &RecordBatch) -> Result<u64> {
     let time = batch.num_columns() - 1;
@@ -383,9 +408,9 @@ fn write(output: &mut Output, statement: &Statement, batch: &RecordBatch) -> Res
         shown = filter_record_batch(&shown, &keep)?;
     }
     let rows = shown.num_rows() as u64;
-    if rows > 0 {
-        output.rows.fetch_add(rows, Ordering::Relaxed);
-        output.sink.write(&shown)?;
+    output.rows.fetch_add(rows, Ordering::Relaxed);
+    for first in (0..shown.num_rows()).step_by(WRITE_ROWS) {
+        output.sink.write(&shown.slice(first, WRITE_ROWS.min(shown.num_rows() - first)))?;
     }
     Ok(rows)
 }

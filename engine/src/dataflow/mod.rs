@@ -1,6 +1,8 @@
 //! A dataflow: what `queries` hands over ([`plan`]), the two halves that run it ([`stage`]), and
-//! their drivers ([`worker`], [`merge`]). Operators to which the order of rows matters get them through [`order`].
+//! their drivers ([`worker`], [`merge`]). Operators to which the order of rows matters get them through [`order`]; what all of them keep
+//! is bounded by one [`budget`].
 
+pub mod budget;
 pub mod describe;
 pub mod difference;
 pub mod merge;

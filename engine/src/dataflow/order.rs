@@ -18,7 +18,10 @@ use arrow::{
     row::{RowConverter, Rows, SortField},
 };
 
-use super::plan::{Dataflow, NodeId, OperatorPlan};
+use super::{
+    budget::bytes_of_rows,
+    plan::{Dataflow, NodeId, OperatorPlan},
+};
 use crate::{
     EngineError, EventTime, ORDER, Result,
     operator::{Emit, Operator},
@@ -92,6 +95,11 @@ pub(crate) trait Sequential: Send {
     /// Every row below `t` has been given. Returns the event time below which this operator emits no more rows.
     fn advance(&mut self, t: EventTime, out: &mut dyn Emit) -> Result<EventTime>;
 
+    /// As [`Operator::held_bytes`].
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// As [`Operator::snapshot`].
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>>;
 
@@ -109,6 +117,8 @@ struct Port {
     waiting: Vec<Waiting>,
     /// Rows taken so far, to number rows whose order is given.
     taken: i128,
+    /// Of all that wait.
+    bytes: usize,
 }
 
 /// Rows in order of event time, and how far they were handed on.
@@ -116,6 +126,7 @@ struct Waiting {
     batch: RecordBatch,
     keys: Keys,
     next: usize,
+    bytes: usize,
 }
 
 enum Keys {
@@ -158,7 +169,7 @@ impl<S: Sequential> InOrder<S> {
             let order = RowOrder::of(dataflow, input);
             let fields = || schema.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect();
             let content = (order == RowOrder::Content).then(|| RowConverter::new(fields())).transpose()?;
-            Ok(Port { order, schema, content, watermark: EventTime::MIN, waiting: vec![], taken: 0 })
+            Ok(Port { order, schema, content, watermark: EventTime::MIN, waiting: vec![], taken: 0, bytes: 0 })
         });
         Ok(Self { operator, name, ports: ports.collect::<Result<_>>()?, given: EventTime::MIN, late })
     }
@@ -236,7 +247,10 @@ impl Port {
             None => Keys::Column,
         };
         self.taken += rows as i128;
-        self.waiting.push(Waiting { batch, keys, next: 0 });
+        let of_keys = if let Keys::Content(rows) = &keys { rows.size() } else { 0 };
+        let bytes = bytes_of_rows(&batch) + of_keys;
+        self.bytes += bytes;
+        self.waiting.push(Waiting { batch, keys, next: 0, bytes });
         Ok(())
     }
 }
@@ -282,10 +296,15 @@ impl<S: Sequential> Operator for InOrder<S> {
         self.give(&places, out)?;
         for port in &mut self.ports {
             port.waiting.retain(|waiting| waiting.next < waiting.batch.num_rows());
+            port.bytes = port.waiting.iter().map(|waiting| waiting.bytes).sum();
         }
         self.given = below;
         let promise = self.operator.advance(below, out)?;
         out.watermark(promise)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.ports.iter().map(|port| port.bytes).sum::<usize>() + self.operator.held_bytes()
     }
 
     /// First a batch of a row for each waiting batch that follows, with its port (and one with the port -1 for how far

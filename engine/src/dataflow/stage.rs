@@ -12,6 +12,8 @@ use std::{
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 
 use super::{
+    budget::{Account, StateBudget},
+    describe::StepDescription,
     difference::Difference,
     order::InOrder,
     plan::{AggregatePlan, Dataflow, InputPlan, NodeId, OperatorPlan, TimePolicy},
@@ -80,8 +82,18 @@ enum Target {
 
 struct Slot {
     node: NodeId,
+    /// What it does, for a person.
+    step: String,
     operator: Box<dyn Operator>,
     targets: Vec<Target>,
+}
+
+impl Slot {
+    fn new(step: &StepDescription, operator: Box<dyn Operator>) -> Self {
+        let StepDescription { id, kind, what, keys, .. } = step;
+        let by = if keys.is_empty() { String::new() } else { format!(" by {}", keys.join(", ")) };
+        Self { node: *id, step: format!("step {id} ({kind}: {what}{by})"), operator, targets: vec![] }
+    }
 }
 
 /// A row that went no further than a node, because user code failed on it.
@@ -101,6 +113,8 @@ pub struct Stage {
     /// Where signals enter: at a worker's input nodes (port 0), or at the merge half's ports.
     entries: HashMap<(NodeId, usize), Vec<Target>>,
     failed: Vec<Failed>,
+    /// Where what it keeps is bounded.
+    account: Option<Account>,
 }
 
 /// Takes what leaves a half: (node, port, signal). For the merge half the node is an output's.
@@ -125,7 +139,8 @@ impl Stage {
 
     fn build(dataflow: &Dataflow, half: Half, late: &Arc<AtomicU64>) -> Result<Self> {
         let halves = halves(dataflow);
-        let mut stage = Stage { slots: vec![], entries: HashMap::new(), failed: vec![] };
+        let steps = dataflow.describe();
+        let mut stage = Stage { slots: vec![], entries: HashMap::new(), failed: vec![], account: None };
         // Slots that produce a node's rows in this half, and slots that consume its inputs.
         let mut producer: HashMap<NodeId, usize> = HashMap::new();
         let mut links: Vec<(NodeId, Target)> = vec![];
@@ -137,11 +152,8 @@ impl Stage {
                     let input = &dataflow.nodes[node.inputs[0]].schema;
                     let window = Arc::new(WindowAggregate::try_new(plan.clone(), input, Arc::clone(late))?);
                     let partial = (input_half(0) == half).then(|| {
-                        stage.slots.push(Slot {
-                            node: id,
-                            operator: Box::new(PartialAggregate::new(Arc::clone(&window))),
-                            targets: vec![],
-                        });
+                        let operator = Box::new(PartialAggregate::new(Arc::clone(&window)));
+                        stage.slots.push(Slot::new(&steps[id], operator));
                         stage.slots.len() - 1
                     });
                     if let Some(slot) = partial {
@@ -149,7 +161,7 @@ impl Stage {
                     }
                     if half == Half::Merge {
                         let operator = merge(window, plan.windows, Arc::clone(&node.schema))?;
-                        stage.slots.push(Slot { node: id, operator, targets: vec![] });
+                        stage.slots.push(Slot::new(&steps[id], operator));
                         let merge = stage.slots.len() - 1;
                         producer.insert(id, merge);
                         match partial {
@@ -166,7 +178,7 @@ impl Stage {
                     _ => {}
                 },
                 _ if halves[id] == half => {
-                    stage.slots.push(Slot { node: id, operator: operator(dataflow, id, late)?, targets: vec![] });
+                    stage.slots.push(Slot::new(&steps[id], operator(dataflow, id, late)?));
                     let slot = stage.slots.len() - 1;
                     producer.insert(id, slot);
                     for (port, &input) in node.inputs.iter().enumerate() {
@@ -197,6 +209,25 @@ impl Stage {
         Ok(stage)
     }
 
+    /// What it keeps from now on is part of this budget; a signal that takes it beyond fails with
+    /// [`crate::EngineError::OutOfMemory`].
+    ///
+    /// # Errors
+    /// When what it was restored with is too much already.
+    pub fn bound_state(&mut self, budget: &Arc<StateBudget>) -> Result<()> {
+        self.account = Some(Account::new(Arc::clone(budget)));
+        self.settle()
+    }
+
+    /// Tells the account what is kept.
+    fn settle(&mut self) -> Result<()> {
+        let Self { slots, account: Some(account), .. } = self else { return Ok(()) };
+        let held = |slot: &Slot| slot.operator.held_bytes() as u64;
+        account.keep(slots.iter().map(held).sum(), || {
+            slots.iter().max_by_key(|slot| held(slot)).map_or_else(String::new, |slot| slot.step.clone())
+        })
+    }
+
     fn entry(&mut self, at: (NodeId, usize), target: Target) {
         self.entries.entry(at).or_default().push(target);
     }
@@ -216,10 +247,11 @@ impl Stage {
     /// As [`Self::push`].
     pub fn take(&mut self, entering: Exchange, leave: &mut Leave<'_>) -> Result<()> {
         let Exchange { node, port, signal, covering } = entering;
-        let Self { slots, entries, failed } = self;
+        let Self { slots, entries, failed, account } = self;
         let Some(targets) = entries.get(&(node, port)) else { return Ok(()) };
         let signals = targets.iter().map(|&target| (target, signal.clone(), covering)).collect();
-        Rest { slots, first: 0, failed, leave }.drive(signals)
+        Rest { slots, first: 0, failed, leave, account: account.as_ref() }.drive(signals)?;
+        self.settle()
     }
 
     /// The rows that have failed since it was asked last.
@@ -263,6 +295,7 @@ struct Rest<'r, 'l> {
     first: usize,
     failed: &'r mut Vec<Failed>,
     leave: &'r mut Leave<'l>,
+    account: Option<&'r Account>,
 }
 
 impl<'l> Rest<'_, 'l> {
@@ -277,10 +310,11 @@ impl<'l> Rest<'_, 'l> {
                 }
             };
             let (before, behind) = self.slots.split_at_mut(slot + 1 - self.first);
-            let Slot { node, operator, targets } = &mut before[slot - self.first];
+            let Slot { node, step, operator, targets } = &mut before[slot - self.first];
             let covering = if operator.passes_rows_on() { covering } else { 0 };
-            let rest = Rest { slots: behind, first: slot + 1, failed: self.failed, leave: self.leave };
-            let mut forward = Forward { node: *node, targets, covering, emitted: VecDeque::new(), rest };
+            let (account, first) = (self.account, slot + 1);
+            let rest = Rest { slots: behind, first, failed: self.failed, leave: self.leave, account };
+            let mut forward = Forward { node: *node, step, targets, covering, emitted: VecDeque::new(), rest };
             match signal {
                 Signal::Batch(batch) => operator.on_batch(port, batch, &mut forward)?,
                 Signal::Watermark(t) => operator.on_watermark(port, t, &mut forward)?,
@@ -295,6 +329,7 @@ impl<'l> Rest<'_, 'l> {
 /// Takes what an operator emits, once for each target, and drives it through before the operator emits rows again.
 struct Forward<'f, 'l> {
     node: NodeId,
+    step: &'f str,
     targets: &'f [Target],
     covering: u8,
     emitted: VecDeque<(Target, Signal, u8)>,
@@ -316,6 +351,10 @@ impl Emit for Forward<'_, '_> {
     fn failed(&mut self, row: FailedRow) -> Result<()> {
         self.rest.failed.push(Failed { row, node: self.node, covering: self.covering });
         Ok(())
+    }
+
+    fn takes(&mut self, bytes: usize) -> Result<()> {
+        self.rest.account.map_or(Ok(()), |account| account.spare(bytes as u64, || self.step.to_owned()))
     }
 }
 

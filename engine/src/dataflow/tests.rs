@@ -21,6 +21,7 @@ use datafusion_physical_expr::{
 };
 
 use super::{
+    budget::StateBudget,
     difference::twice,
     plan::{
         AggregatePlan, AnalyticCall, AnalyticFunction, AnomalyPlan, Dataflow, InputColumns, InputPlan, JoinPlan,
@@ -267,10 +268,14 @@ fn steps() -> Vec<(RecordBatch, EventTime)> {
         .collect()
 }
 
-/// Rows by output, as text, of signals for input nodes.
+/// Rows by output, as text, of signals for input nodes, which end all. What was kept is gone then.
 fn run_through(dataflow: &Dataflow, signals: impl Iterator<Item = (usize, Signal)>) -> Vec<Vec<String>> {
     let mut worker = Stage::worker(dataflow, &Arc::default()).unwrap();
     let mut merge = Stage::merge(dataflow, &Arc::default()).unwrap();
+    let state = Arc::new(StateBudget::unlimited());
+    worker.bound_state(&state).unwrap();
+    merge.bound_state(&state).unwrap();
+    let mut most = 0;
     let mut rows: Vec<Vec<String>> = vec![vec![]; dataflow.outputs.len()];
     for (node, signal) in signals {
         let merged = worker.push(node, 0, signal, &mut |exchange| {
@@ -285,7 +290,10 @@ fn run_through(dataflow: &Dataflow, signals: impl Iterator<Item = (usize, Signal
             })
         });
         merged.unwrap();
+        most = most.max(state.held_bytes());
     }
+    assert!(most > 10_000, "{most} bytes");
+    assert_eq!(state.held_bytes(), 0);
     rows.iter_mut().for_each(|rows| rows.sort_unstable());
     rows
 }
@@ -323,6 +331,36 @@ fn what_more_records_change_is_written_and_what_is_outdated_is_counted() {
     let counts = outdated.iter().map(|(_, outdated)| outdated.rows.load(Relaxed) / 2); // it ran twice
     assert_eq!(counts.collect::<Vec<_>>(), expected_counts);
     assert!(expected_counts.iter().any(|&count| count > 0));
+}
+
+#[test]
+fn state_beyond_its_budget_ends_the_run_and_names_the_step() {
+    let windows = Windows::Aligned(WindowShape { size: 1_000_000, hop: 1_000_000, offset: 0, closed: Closed::Start });
+    let mut dataflow = dataflow();
+    dataflow.nodes.truncate(2);
+    dataflow.nodes.push(windowed(1, &["k"], windows, &[call(count_udaf(), "n", false)]));
+    let mut worker = Stage::worker(&dataflow, &Arc::default()).unwrap();
+    let state = Arc::new(StateBudget::new(50_000));
+    worker.bound_state(&state).unwrap();
+    let mut of_keys = |keys: std::ops::Range<i64>| {
+        let rows = keys.end - keys.start;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(keys.map(|key| format!("key {key}")))),
+            Arc::new(Float64Array::from_value(1.0, rows as usize)),
+            Arc::new(Int64Array::from_value(1, rows as usize)),
+            Arc::new(TimestampMicrosecondArray::from_value(0, rows as usize).with_timezone("UTC")),
+        ];
+        let batch = RecordBatch::try_new(input_schema(), columns).unwrap();
+        worker.push(0, 0, Signal::Batch(batch), &mut |_| Ok(()))
+    };
+    for _ in 0..100 {
+        of_keys(0..100).unwrap();
+    }
+    let error = of_keys(0..10_000).unwrap_err().to_string();
+    assert!(error.starts_with("step 2 (aggregate: tumbling window of 1 s [start, end): count(n) by k"), "{error}");
+    assert!(state.held_bytes() > 50_000);
+    drop(worker);
+    assert_eq!(state.held_bytes(), 0);
 }
 
 /// Runs all steps; before each step in `interrupted` both halves give up their state to new ones.

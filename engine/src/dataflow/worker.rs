@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    budget::StateBudget,
     merge::FromWorker,
     plan::Dataflow,
     stage::{Exchange, Stage, reach_back},
@@ -41,6 +42,14 @@ impl Worker {
     pub fn try_new(dataflow: &Dataflow, intakes: Vec<Intake>, late: &Arc<AtomicU64>) -> Result<Self> {
         let (stage, reach_back) = (Stage::worker(dataflow, late)?, reach_back(dataflow));
         Ok(Self { intakes, stage, reach_back, joined: false, done: false })
+    }
+
+    /// What it keeps is part of this budget ([`Stage::bound_state`]).
+    ///
+    /// # Errors
+    /// As [`Stage::bound_state`].
+    pub fn bound_state(&mut self, budget: &Arc<StateBudget>) -> Result<()> {
+        self.stage.bound_state(budget)
     }
 
     /// Polls each input once and drives what came through. Waits at most `wait`, shared by the inputs.

@@ -329,6 +329,10 @@ impl Sequential for StreamJoin {
         Ok(promise)
     }
 
+    fn held_bytes(&self) -> usize {
+        self.sides.iter().map(Side::held_bytes).sum()
+    }
+
     /// First a batch with a row for each that follows: whose it is (0: left, 1: right, 2: waiting for output); before them
     /// how far rows were taken. Left rows have one more column: whether they had a match.
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {

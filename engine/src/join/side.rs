@@ -10,10 +10,13 @@ use arrow::{
     compute::{concat_batches, interleave},
 };
 
-use crate::{EventTime, Result};
+use crate::{EventTime, Result, dataflow::budget::bytes_of_rows};
 
 /// Rows of a batch above which it is put together with others no more.
 const HELD_ROWS: usize = 4_096;
+
+/// What a row takes beside its columns: its key, its deadline, and whether and when it was matched.
+const ROW_BYTES: usize = 32;
 
 /// Rows that are held together.
 #[derive(Debug)]
@@ -28,16 +31,19 @@ pub(super) struct Held {
     unmatched: Vec<i64>,
     /// Of each row the number of its key ([`super::keys`]); `None` when it can match nothing.
     keys: Vec<Option<u32>>,
+    bytes: usize,
 }
 
 impl Held {
     pub(super) fn new(batch: RecordBatch, keys: Vec<Option<u32>>, matched: Vec<bool>, unmatched: Vec<i64>) -> Self {
-        Self { first: 0, live: batch.num_rows(), batch, matched, unmatched, keys }
+        let bytes = bytes_of_rows(&batch) + batch.num_rows() * ROW_BYTES;
+        Self { first: 0, live: batch.num_rows(), batch, matched, unmatched, keys, bytes }
     }
 
     fn append(&mut self, mut later: Held) -> Result<()> {
         self.batch = concat_batches(&self.batch.schema(), [&self.batch, &later.batch])?;
         self.live += later.live;
+        self.bytes += later.bytes;
         self.matched.append(&mut later.matched);
         self.unmatched.append(&mut later.unmatched);
         self.keys.append(&mut later.keys);
@@ -50,6 +56,8 @@ impl Held {
 pub(super) struct Side {
     held: VecDeque<Held>,
     next: u64,
+    /// Of the rows that are held.
+    bytes: usize,
     /// Rows by deadline, which many share: it lies at the end of a unit of DATEDIFF.
     deadlines: BTreeMap<i64, Vec<u64>>,
 }
@@ -64,6 +72,7 @@ impl Side {
         }
         held.first = first;
         self.next += rows as u64;
+        self.bytes += held.bytes;
         self.held.push_back(held);
         // As in a binary counter: each row is copied a few times at most.
         while let Some(last) = self.held.pop_back() {
@@ -101,9 +110,14 @@ impl Side {
 
     /// Lets go of rows that have expired.
     pub(super) fn let_go(&mut self) {
-        while self.held.front().is_some_and(|held| held.live == 0) {
-            self.held.pop_front();
+        while let Some(gone) = self.held.pop_front_if(|held| held.live == 0) {
+            self.bytes -= gone.bytes;
         }
+    }
+
+    /// Of the rows that are held.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = &Held> {

@@ -72,6 +72,10 @@ impl Operator for AssignSessions {
         Ok(())
     }
 
+    fn held_bytes(&self) -> usize {
+        self.sessions.held_bytes() + self.rows.held_bytes()
+    }
+
     fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
         let closed = self.sessions.close(t);
         if !closed.is_empty() {
@@ -82,7 +86,7 @@ impl Operator for AssignSessions {
             columns.extend([start, end, Arc::clone(&time), time]);
             out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
         }
-        if self.rows.are_loose() {
+        if !self.sessions.let_go(&mut self.rows) && self.rows.are_loose() {
             self.compact()?;
         }
         out.watermark(self.sessions.result_watermark())

@@ -86,6 +86,11 @@ impl Chains {
         }
         self.extents.len()
     }
+
+    fn held_bytes(&self) -> usize {
+        let Self { extents, keys, current } = self;
+        extents.capacity() * size_of::<Extent>() + (keys.capacity() + current.capacity()) * size_of::<u32>()
+    }
 }
 
 /// Of a key without rows.
@@ -171,6 +176,11 @@ pub(super) struct Groups {
     chains: Chains,
     /// Scratch: the group of each row at hand.
     ids: Vec<usize>,
+    /// Rows taken.
+    rows: usize,
+    /// The bytes that these took when they were looked at last, and at how many rows they are next.
+    held_bytes: usize,
+    look_at_rows: usize,
 }
 
 impl Groups {
@@ -179,7 +189,8 @@ impl Groups {
         let keys = Keys::try_new(&plan.key_schema, room)?;
         let accumulators =
             plan.aggregates.iter().map(|lowered| accumulator(&lowered.aggregate)).collect::<Result<_>>()?;
-        Ok(Self { plan, keys, accumulators, chains: Chains::default(), ids: vec![] })
+        let (chains, ids) = (Chains::default(), vec![]);
+        Ok(Self { plan, keys, accumulators, chains, ids, rows: 0, held_bytes: 0, look_at_rows: 0 })
     }
 
     /// Adds rows.
@@ -194,7 +205,25 @@ impl Groups {
             let filter: Option<&BooleanArray> = arguments.filter.as_ref().map(|f| f.as_boolean());
             accumulator.update_batch(&arguments.values, &self.ids, filter, groups)?;
         }
+        self.grown(piece.times.len());
         Ok(())
+    }
+
+    /// What the groups take, not counted what the last rows have added, at most half as many as those before.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Accumulators look at each of their groups to say what they take: so they are asked at ever greater distances.
+    fn grown(&mut self, rows: usize) {
+        self.rows += rows;
+        if self.rows < self.look_at_rows {
+            return;
+        }
+        self.look_at_rows = self.rows + self.rows / 2 + 1;
+        let states: usize = self.accumulators.iter().map(|accumulator| accumulator.size()).sum();
+        let ids = self.ids.capacity() * size_of::<usize>();
+        self.held_bytes = self.keys.held_bytes() + states + self.chains.held_bytes() + ids;
     }
 
     /// Adds the groups of a state batch.
@@ -207,6 +236,7 @@ impl Groups {
         for (accumulator, range) in self.accumulators.iter_mut().zip(&self.plan.state_ranges) {
             accumulator.merge_batch(&state[range.clone()], &self.ids, groups)?;
         }
+        self.grown(rows);
         Ok(())
     }
 
@@ -221,6 +251,7 @@ impl Groups {
 
     /// Takes keys and states out: (keys, states). The groups are empty afterwards.
     pub(super) fn take_state(&mut self) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
+        (self.rows, self.held_bytes, self.look_at_rows) = (0, 0, 0);
         let (mut keys, mut columns) = (self.keys.take()?, vec![]);
         for accumulator in &mut self.accumulators {
             columns.extend(accumulator.state(EmitTo::All)?);

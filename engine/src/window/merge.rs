@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     EventTime, Result,
+    dataflow::budget::bytes_of_rows,
     operator::{Emit, Operator},
 };
 
@@ -27,6 +28,8 @@ pub(crate) struct MergeWindows {
     schema: SchemaRef,
     /// State batches by slice start; a slice stays until its last window has closed.
     states: BTreeMap<i64, Vec<RecordBatch>>,
+    /// Of these.
+    held_bytes: usize,
     /// End (half-open) of the last window that was closed: windows close in order, each once.
     closed_to: i64,
     watermark: EventTime,
@@ -35,15 +38,18 @@ pub(crate) struct MergeWindows {
 impl MergeWindows {
     /// `slices` are the window's.
     pub(crate) fn new(window: Arc<WindowAggregate>, slices: Slices, schema: SchemaRef) -> Self {
-        Self { window, slices, schema, states: BTreeMap::new(), closed_to: i64::MIN, watermark: EventTime::MIN }
+        let (closed_to, watermark) = (i64::MIN, EventTime::MIN);
+        Self { window, slices, schema, states: BTreeMap::new(), held_bytes: 0, closed_to, watermark }
     }
 
-    fn result(&self, window: Window) -> Result<RecordBatch> {
+    /// Its keys are here a second time while it is made.
+    fn result(&self, window: Window, out: &mut dyn Emit) -> Result<RecordBatch> {
         let states = self.states.range(window.start..window.end).flat_map(|(_, batches)| batches);
         let room = states.clone().map(RecordBatch::num_rows).max().unwrap_or(0);
         let mut groups = Groups::try_new(Arc::clone(&self.window.groups), room)?;
         for state in states {
             groups.merge(state.columns(), state.num_rows())?;
+            out.takes(groups.held_bytes())?;
         }
         let (mut columns, results) = groups.take_results()?;
         let rows = columns.first().or(results.first()).map_or(1, |c| c.len());
@@ -65,13 +71,17 @@ impl Operator for MergeWindows {
     fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
         let start = self.window.slice_start(&state)?;
         let batches = self.states.entry(start).or_default();
+        self.held_bytes += bytes_of_rows(&state);
         batches.push(state);
         if batches.len() > MAX_BATCHES {
             let mut groups = Groups::try_new(Arc::clone(&self.window.groups), batches[0].num_rows())?;
             for state in batches.drain(..) {
                 groups.merge(state.columns(), state.num_rows())?;
+                self.held_bytes -= bytes_of_rows(&state);
             }
-            batches.push(self.window.state_batch(start, &mut groups)?);
+            let merged = self.window.state_batch(start, &mut groups)?;
+            self.held_bytes += bytes_of_rows(&merged);
+            batches.push(merged);
         }
         Ok(())
     }
@@ -82,16 +92,22 @@ impl Operator for MergeWindows {
         while let Some((&first, _)) = self.states.first_key_value() {
             match slices.first_open_window(slices.slice_of(first), self.closed_to) {
                 None => {
-                    self.states.pop_first();
+                    let gone = self.states.pop_first();
+                    self.held_bytes -= gone.iter().flat_map(|(_, batches)| batches).map(bytes_of_rows).sum::<usize>();
                 }
                 Some(window) if window.end <= t.0 => {
-                    out.batch(self.result(window)?)?;
+                    let result = self.result(window, out)?;
+                    out.batch(result)?;
                     self.closed_to = window.end;
                 }
                 Some(_) => break,
             }
         }
         out.watermark(slices.result_watermark(t))
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
@@ -107,6 +123,7 @@ impl Operator for MergeWindows {
             (self.closed_to, self.watermark) = (value(0), EventTime(value(1)));
         }
         for batch in batches {
+            self.held_bytes += bytes_of_rows(&batch);
             self.states.entry(self.window.slice_start(&batch)?).or_default().push(batch);
         }
         Ok(())

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     EngineError, EventTime, Result,
+    dataflow::budget::bytes_of_rows,
     operator::{Emit, Operator},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct MergeSessions {
     all_cells: Cells,
     /// State batches by the start of their cell, until every worker has passed it.
     cells: BTreeMap<i64, Vec<RecordBatch>>,
+    /// Of these.
+    cell_bytes: usize,
     sessions: Sessions,
     /// Keys and states.
     states: Pieces,
@@ -66,6 +69,7 @@ impl MergeSessions {
             schema,
             all_cells: Cells::new(shape),
             cells: BTreeMap::new(),
+            cell_bytes: 0,
             sessions: Sessions::try_new(shape, partition)?,
             states: Pieces::new(Arc::clone(&states)),
             state_schema: states,
@@ -154,21 +158,27 @@ fn session_field() -> Field {
 
 impl Operator for MergeSessions {
     fn on_batch(&mut self, _port: usize, state: RecordBatch, _out: &mut dyn Emit) -> Result<()> {
+        self.cell_bytes += bytes_of_rows(&state);
         self.cells.entry(self.window.slice_start(&state)?).or_default().push(state);
         Ok(())
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.cell_bytes + self.sessions.held_bytes() + self.states.held_bytes()
     }
 
     fn on_watermark(&mut self, _port: usize, t: EventTime, out: &mut dyn Emit) -> Result<()> {
         let complete_to = self.all_cells.complete_to(t);
         while let Some(entry) = self.cells.first_entry().filter(|e| *e.key() < complete_to.0) {
             let batches = entry.remove();
+            self.cell_bytes -= batches.iter().map(bytes_of_rows).sum::<usize>();
             self.add_cell(&batches)?;
         }
         let closed = self.sessions.close(complete_to);
         if !closed.is_empty() {
             out.batch(self.results(&closed)?)?;
         }
-        if self.states.are_loose() {
+        if !self.sessions.let_go(&mut self.states) && self.states.are_loose() {
             self.compact()?;
         }
         out.watermark(self.sessions.result_watermark())
@@ -201,6 +211,7 @@ impl Operator for MergeSessions {
         self.sessions.restore(&sessions, numbers.values())?;
         self.states.push(RecordBatch::try_new(Arc::clone(&self.state_schema), states.columns()[1..].to_vec())?);
         for batch in batches {
+            self.cell_bytes += bytes_of_rows(&batch);
             self.cells.entry(self.window.slice_start(&batch)?).or_default().push(batch);
         }
         Ok(())

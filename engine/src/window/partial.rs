@@ -99,12 +99,14 @@ pub(crate) struct PartialAggregate {
     open: BTreeMap<i64, (Slice, Groups)>,
     /// How many the last slice had: the next will have as many.
     groups: usize,
+    /// Of all open slices.
+    held_bytes: usize,
     watermark: EventTime,
 }
 
 impl PartialAggregate {
     pub(crate) fn new(window: Arc<WindowAggregate>) -> Self {
-        Self { window, open: BTreeMap::new(), groups: 0, watermark: EventTime::MIN }
+        Self { window, open: BTreeMap::new(), groups: 0, held_bytes: 0, watermark: EventTime::MIN }
     }
 
     fn update(&mut self, slice: Slice, piece: &Piece) -> Result<()> {
@@ -122,7 +124,10 @@ impl PartialAggregate {
                 &mut e.insert((slice, Groups::try_new(Arc::clone(&self.window.groups), self.groups)?)).1
             }
         };
-        groups.update(piece)
+        let before = groups.held_bytes();
+        groups.update(piece)?;
+        self.held_bytes = self.held_bytes + groups.held_bytes() - before;
+        Ok(())
     }
 }
 
@@ -184,6 +189,7 @@ impl Operator for PartialAggregate {
                 break;
             }
             let (slice, mut groups) = entry.remove();
+            self.held_bytes -= groups.held_bytes();
             let state = self.window.state_batch(slice.start, &mut groups)?;
             self.groups = state.num_rows();
             out.batch(state)?;
@@ -196,7 +202,12 @@ impl Operator for PartialAggregate {
             let window = Arc::clone(&self.window);
             Box::new(move || window.state_batch(slice.start, &mut groups))
         };
+        self.held_bytes = 0;
         std::mem::take(&mut self.open).into_values().map(sealed).collect()
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held_bytes
     }
 
     fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
@@ -206,6 +217,7 @@ impl Operator for PartialAggregate {
             groups.merge(batch.columns(), batch.num_rows())?; // `take_state` emptied them
             state.push(batch);
         }
+        self.held_bytes = self.open.values().map(|(_, groups)| groups.held_bytes()).sum();
         Ok(state)
     }
 
@@ -214,6 +226,7 @@ impl Operator for PartialAggregate {
             let slice = self.window.slicing.slice_of(self.window.slice_start(&batch)?);
             let mut groups = Groups::try_new(Arc::clone(&self.window.groups), batch.num_rows())?;
             groups.merge(batch.columns(), batch.num_rows())?;
+            self.held_bytes += groups.held_bytes();
             self.open.insert(slice.start, (slice, groups));
         }
         Ok(())

@@ -22,7 +22,7 @@ use super::{
     shape::{Closed, SessionShape},
     slices::WINDOW_TIME_BEFORE_END_US,
 };
-use crate::{EngineError, EventTime, Result};
+use crate::{EngineError, EventTime, Result, dataflow::budget::bytes_of_rows};
 
 /// Rows that are kept beyond those that are still of use, before the latter are moved together.
 const SPARE_ROWS: usize = 65_536;
@@ -35,20 +35,27 @@ pub(super) struct Pieces {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
     rows: usize,
+    bytes: usize,
     /// Rows after they were moved together for the last time.
     compact_rows: usize,
 }
 
 impl Pieces {
     pub(super) fn new(schema: SchemaRef) -> Self {
-        Self { schema, batches: vec![], rows: 0, compact_rows: 0 }
+        Self { schema, batches: vec![], rows: 0, bytes: 0, compact_rows: 0 }
     }
 
     /// Keeps a batch; its rows have the places (returned number, row).
     pub(super) fn push(&mut self, batch: RecordBatch) -> usize {
         self.rows += batch.num_rows();
+        self.bytes += bytes_of_rows(&batch);
         self.batches.push(batch);
         self.batches.len() - 1
+    }
+
+    /// What they take.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether so many rows are kept that it is worth moving together those that are of use.
@@ -71,6 +78,7 @@ impl Pieces {
     /// Puts one batch in the place of all.
     fn replace(&mut self, batch: RecordBatch) {
         self.rows = batch.num_rows();
+        self.bytes = bytes_of_rows(&batch);
         self.compact_rows = self.rows;
         self.batches = vec![batch];
     }
@@ -197,6 +205,22 @@ impl Sessions {
             deadlines: BTreeMap::new(),
             closed_below,
         })
+    }
+
+    /// What they take without the rows of their pieces, about: few partitions have a long key, or more than one session.
+    pub(super) fn held_bytes(&self) -> usize {
+        const FOUND_BY: usize = size_of::<u32>() + size_of::<usize>(); // its key, and its deadline
+        self.partitions.len() * (size_of::<Partition>() + FOUND_BY) + self.chains.0.len() * size_of::<Link>()
+    }
+
+    /// Lets go of the pieces if none is of use, and says whether that is so.
+    pub(super) fn let_go(&mut self, pieces: &mut Pieces) -> bool {
+        let none_is_open = self.partitions.is_empty();
+        if none_is_open {
+            *pieces = Pieces::new(Arc::clone(&pieces.schema));
+            self.chains = Chains::default();
+        }
+        none_is_open
     }
 
     /// Adds pieces, each with its first and last event time. Gives the rows that came after their session was closed.

@@ -25,6 +25,7 @@ use rolling::{Rolling, Row, rolling};
 use crate::{
     EngineError, EventTime, Result,
     dataflow::{
+        budget::bytes_of_rows,
         order::{Sequential, times},
         plan::AggregatePlan,
     },
@@ -50,6 +51,8 @@ pub(crate) struct Sliding {
     inside: usize,
     /// Keys and arguments of the rows, evaluated; the number of the first.
     batches: VecDeque<RecordBatch>,
+    /// Of these.
+    batch_bytes: usize,
     first_batch: u64,
     /// Sequence number of the next row.
     next_row: u64,
@@ -60,6 +63,9 @@ pub(crate) struct Sliding {
     /// Keys, `window_start`, `window_end`, aggregates, event time.
     schema: SchemaRef,
 }
+
+/// What a key takes, about: its bytes twice, its slot, and its aggregates.
+const KEY_BYTES: usize = 256;
 
 /// A row that waits, or is inside its windows.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +122,7 @@ impl Sliding {
             rows: VecDeque::new(),
             inside: 0,
             batches: VecDeque::new(),
+            batch_bytes: 0,
             first_batch: 0,
             next_row: 0,
             held_schema: Arc::new(Schema::new(fields)),
@@ -149,6 +156,7 @@ impl Sliding {
             self.rows.push_back(Held { time, batch, row, slot, number: self.next_row });
             self.next_row += 1;
         }
+        self.batch_bytes += bytes_of_rows(&held);
         self.batches.push_back(held);
         Ok(())
     }
@@ -236,7 +244,8 @@ impl Sliding {
             out.batch(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
         }
         let first = self.rows.front().map_or(self.first_batch + self.batches.len() as u64, |row| row.batch);
-        self.batches.drain(..(first - self.first_batch) as usize);
+        let gone = self.batches.drain(..(first - self.first_batch) as usize);
+        self.batch_bytes -= gone.map(|batch| bytes_of_rows(&batch)).sum::<usize>();
         self.first_batch = first;
         Ok(())
     }
@@ -256,6 +265,10 @@ impl Sequential for Sliding {
     fn advance(&mut self, t: EventTime, out: &mut dyn Emit) -> Result<EventTime> {
         self.sweep(t, out)?;
         Ok(t)
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.batch_bytes + self.rows.len() * size_of::<Held>() + self.slots.len() * KEY_BYTES
     }
 
     /// How many rows are inside their windows, then all rows.

@@ -31,6 +31,7 @@ use tidemill_queries::{DeclaredTable, InputTable, Script};
 
 use super::{
     RunOptions,
+    budget::Budget,
     decoding::{self, FormatSchemas},
     error::RunError,
     late_action, pinned,
@@ -49,11 +50,6 @@ pub(crate) const SAMPLE_RECORDS: usize = 1_000;
 pub(crate) const SAMPLE_WITHIN: Duration = Duration::from_secs(5);
 /// How often an empty topic is looked at again.
 const EMPTY_RETRY: Duration = Duration::from_millis(500);
-/// One part in this many of the job's memory is for records that were fetched ahead, over all inputs and
-/// workers: decode buffers, state and sinks share the rest.
-const QUEUE_SHARE: u64 = 8;
-/// KiB fetched ahead for a worker at most: more does not make it faster.
-pub(crate) const QUEUE_KIB_MAX: u64 = 32 * 1024;
 
 /// An input with which contact was made.
 pub(super) struct ConnectedInput {
@@ -123,8 +119,7 @@ impl ConnectedInput {
             (_, Some(records)) => Transport::Kept(records),
             (InputTransport::File(file), None) => Transport::File { files: list_files(&spec.name, &file.path)? },
             (InputTransport::Kafka(kafka), None) => {
-                let shares = QUEUE_SHARE * (job.inputs.len() * super::workers(job, options)) as u64;
-                let queue_kib = (job.memory.bytes() / 1024 / shares).min(QUEUE_KIB_MAX);
+                let queue_kib = Budget::of(job).fetch_kib(job.inputs.len() * super::workers(job, options));
                 let settings = kafka_settings(spec, kafka, queue_kib, secrets, options)?;
                 let input = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
                 let start = match &kafka.start {

@@ -5,10 +5,12 @@
 //! ```
 //! The calling thread supervises: it starts epochs, reports, and ends the run. The merge thread commits them ([`commit`]).
 
+pub(crate) mod budget;
 mod commit;
 pub(crate) mod decoding;
 mod doctor;
 mod error;
+mod exchange;
 mod explain;
 pub(crate) mod inputs;
 pub(crate) mod outputs;
@@ -59,6 +61,7 @@ use crate::{
     schedule,
     spec::{Compatibility, Job, LatePolicy, OutputTransport},
 };
+use budget::Budget;
 use commit::{CommittedInput, Committer, Progress, RestartBy, SnapshotNeed};
 pub use doctor::{Finding, doctor};
 pub use error::RunError;
@@ -427,7 +430,7 @@ fn run_once(
         merge.restore(store.state(manifest)?)?;
     }
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
-    let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), abort, &watch)?;
+    let pipeline = Pipeline::start(&dataflow, intakes, merge, (begin.epoch, commit), (Budget::of(job), abort), &watch)?;
     attempt.runs(&secrets, options);
     let rotation = Rotation::new(job, &secrets, options);
     supervise(job, options, references, (pipeline, &need, rotation), each)

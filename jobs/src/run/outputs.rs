@@ -36,6 +36,7 @@ use tidemill_engine::{
 
 use super::{
     Letters, RunOptions,
+    budget::Budget,
     commit::OutputCluster,
     error::RunError,
     registry,
@@ -45,11 +46,6 @@ use crate::spec::{
     self, AvroOutput, Delivery, FileOutput, InputFormat, Job, KafkaOutput, OnOutputError, OutputFormat,
     OutputTransport, ProtobufOutput, Registry,
 };
-
-/// One part in this many of the job's memory holds rows on their way to a Kafka output.
-const SINK_SHARE: u64 = 16;
-/// One part in this many holds rows that wait to be laid out in files.
-const LAYOUT_SHARE: u64 = 8;
 
 /// The Kafka outputs of a job, the dead letters among them, after first contact.
 #[derive(Default)]
@@ -283,8 +279,7 @@ fn laid_out(
     };
     let is_laid_out =
         |output: &&spec::Output| matches!(&output.transport, OutputTransport::File(file) if !file.layout.is_plain());
-    let sharing = job.outputs.iter().filter(is_laid_out).count() as u64;
-    let waiting_max = usize::try_from(job.memory.bytes() / LAYOUT_SHARE / sharing.max(1)).unwrap_or(usize::MAX);
+    let waiting_max = Budget::of(job).layout_bytes(job.outputs.iter().filter(is_laid_out).count());
     let (run, clock, output) = (run.to_owned(), Arc::clone(&options.clock), output.clone());
     let (name, rolling) = (output.name.clone(), rolling(file));
     let open: OpenFolder = Box::new(move |folder| {
@@ -316,8 +311,10 @@ fn open_file(
     }
 }
 
+/// Of a producer: each output has one, or shares one with those of its cluster.
 fn queue_kib(job: &Job) -> usize {
-    usize::try_from(job.memory.bytes() / SINK_SHARE / 1024).unwrap_or(usize::MAX)
+    let is_kafka = |output: &&spec::Output| matches!(output.transport, OutputTransport::Kafka(_));
+    Budget::of(job).sink_kib(job.destinations().filter(is_kafka).count())
 }
 
 fn settings(

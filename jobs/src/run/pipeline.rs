@@ -20,7 +20,7 @@ use arrow::array::RecordBatch;
 use tidemill_engine::{
     Clock, EngineError, ErrorKind, EventTime,
     dataflow::{
-        merge::{CompletedEpoch, FromWorker, Merge},
+        merge::{CompletedEpoch, Merge},
         plan::Dataflow,
         worker::{Step, Worker},
     },
@@ -29,12 +29,14 @@ use tidemill_engine::{
 };
 
 use super::{
+    budget::Budget,
     error::RunError,
+    exchange::{FromOneWorker, MergeLeft, ToMerge, exchange},
     status::{EpochCounters, Stats},
 };
 
-/// Messages of a worker that may wait for the merge thread: batches of up to 2 MiB of payload, so 64 MiB at most; enough that
-/// a worker does not wait while a window closes or an epoch is committed.
+/// Messages of a worker that may wait for the merge thread, and no more than their share of the memory ([`Budget::exchange_bytes`]);
+/// enough that a worker does not wait while a window closes or an epoch is committed.
 const EXCHANGE_CAPACITY: usize = 32;
 /// Workers ring when they have sent something; one ring is as good as many.
 const BELL_CAPACITY: usize = 1;
@@ -97,32 +99,35 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the threads. `intakes` by worker, then by input; `abort` ends them when it is set. Epochs are counted on from
-    /// `last_epoch`.
+    /// Starts the threads. `intakes` by worker, then by input; what they keep is bounded by `budget`; `abort` ends them when it is
+    /// set. Epochs are counted on from `last_epoch`.
     pub(super) fn start(
         dataflow: &Dataflow,
         intakes: Vec<Vec<Intake>>,
         mut merge: Merge,
         (last_epoch, commit): (u64, Commit),
-        abort: Arc<AtomicBool>,
+        (budget, abort): (Budget, Arc<AtomicBool>),
         watch: &Watch<'_>,
     ) -> Result<Self, RunError> {
         merge.count_from(EpochId(last_epoch));
+        let (state, exchange_bytes) = (Arc::new(budget.state()), budget.exchange_bytes(intakes.len()));
+        merge.bound_state(&state)?;
         let (bell, rings) = sync_channel(BELL_CAPACITY);
         let (event, events) = sync_channel(EVENT_CAPACITY);
         let closed_below = Arc::new(AtomicI64::new(EventTime::MIN.0));
         let (mut commands, mut threads, mut from_workers) = (vec![], vec![], vec![]);
         let sealing = Arc::new(AtomicBool::new(false));
         for (index, intakes) in intakes.into_iter().enumerate() {
-            let worker = Worker::try_new(dataflow, intakes, &watch.stats.late)?;
+            let mut worker = Worker::try_new(dataflow, intakes, &watch.stats.late)?;
+            worker.bound_state(&state)?;
             let (command, inbox) = sync_channel(COMMAND_CAPACITY);
             commands.push(command);
-            let (exchange, from_worker) = sync_channel(EXCHANGE_CAPACITY);
+            let (to_merge, from_worker) = exchange(EXCHANGE_CAPACITY, exchange_bytes, Arc::clone(&abort));
             from_workers.push(Some(from_worker));
             let thread = WorkerThread {
                 worker,
                 inbox,
-                exchange,
+                to_merge,
                 bell: bell.clone(),
                 sealing: Arc::clone(&sealing),
                 closed_below: Arc::clone(&closed_below),
@@ -250,7 +255,7 @@ fn spawn(
 struct WorkerThread {
     worker: Worker,
     inbox: Receiver<Command>,
-    exchange: SyncSender<FromWorker>,
+    to_merge: ToMerge,
     bell: SyncSender<()>,
     sealing: Arc<AtomicBool>,
     closed_below: Arc<AtomicI64>,
@@ -270,10 +275,10 @@ impl WorkerThread {
     }
 
     fn work(&mut self, merge_left: &Cell<bool>) -> Result<(), EngineError> {
-        let Self { worker, inbox, exchange, bell, sealing, closed_below, abort, clock, counters } = self;
+        let Self { worker, inbox, to_merge, bell, sealing, closed_below, abort, clock, counters } = self;
         let mut send = |message| {
             let of_snapshot = sealing.load(Ordering::Acquire).then(|| clock.monotonic());
-            exchange.send(message).map_err(|_| {
+            to_merge.send(message).map_err(|MergeLeft| {
                 merge_left.set(true);
                 let message = "the merge thread has left".to_owned();
                 EngineError::Source { input: String::new(), kind: ErrorKind::Bug, message }
@@ -314,7 +319,7 @@ struct MergeThread {
     commit: Commit,
     sealing: Arc<AtomicBool>,
     /// Of each worker; `None` once it has ended and left.
-    from_workers: Vec<Option<Receiver<FromWorker>>>,
+    from_workers: Vec<Option<FromOneWorker>>,
     rings: Receiver<()>,
     event: SyncSender<Event>,
     closed_below: Arc<AtomicI64>,

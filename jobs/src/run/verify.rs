@@ -29,6 +29,7 @@ use tidemill_engine::{
 
 use super::{
     RunOptions, Watch,
+    budget::Budget,
     error::RunError,
     inputs::{self, ConnectedInput, Transport},
     outputs, pipeline, plan,
@@ -144,8 +145,8 @@ pub fn verify(job: &Job, period: Period, options: &RunOptions) -> Result<Vec<Ver
     merge.keep_failed(bad_records, inputs::row_text);
     let watch = Watch { clock: Arc::clone(&options.clock), stats: &options.stats };
     let flush = pipeline::flush_only();
-    let pipeline =
-        pipeline::Pipeline::start(&dataflow, intakes, merge, (0, flush), Arc::<AtomicBool>::default(), &watch)?;
+    let bounds = (Budget::of(job), Arc::<AtomicBool>::default());
+    let pipeline = pipeline::Pipeline::start(&dataflow, intakes, merge, (0, flush), bounds, &watch)?;
     let rotation = Rotation::new(job, &secrets, options);
     supervise(job, options, references, (pipeline, &Arc::default(), rotation), &mut |_| {})?;
 

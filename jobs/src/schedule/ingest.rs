@@ -13,8 +13,7 @@ use super::{
 };
 use crate::{
     run::{
-        self, RunError, RunOptions, Stamps, Stats, Stretches, Summary,
-        inputs::{QUEUE_KIB_MAX, kafka_settings},
+        self, RunError, RunOptions, Stamps, Stats, Stretches, Summary, budget::FETCH_KIB_MAX, inputs::kafka_settings,
         security::Secrets,
     },
     spec::{Duration, InputTransport, Job, OutputTransport},
@@ -47,7 +46,7 @@ impl<'a> Ingest<'a> {
         let mut topics = vec![];
         for input in job.inputs.iter().filter(|input| input.reference.is_none()) {
             let InputTransport::Kafka(kafka) = &input.transport else { continue };
-            let settings = kafka_settings(input, kafka, QUEUE_KIB_MAX, &secrets, options)?;
+            let settings = kafka_settings(input, kafka, FETCH_KIB_MAX, &secrets, options)?;
             let contact = KafkaInput::connect(settings, Arc::clone(&options.clock), options.wait)?;
             topics.push((input.name.clone(), contact));
         }

@@ -59,7 +59,8 @@ pub(super) struct RawJob {
     /// Worker threads. Default: one for each core.
     #[schemars(range(min = 1))]
     pub(super) workers: Option<i64>,
-    /// The budget for queues, decode buffers and state; at the limit partitions are paused.
+    /// The budget for queues, batches and state. What is on its way is bounded by pauses: at the limit partitions are not read; what
+    /// windows and joins keep may take half of it: a job that has to keep more ends and says which step.
     #[serde(default = "memory")]
     pub(super) memory: ByteSize,
     /// When `tidemill schedule` runs the job: each time over the records that came in since the time before.

@@ -33,8 +33,9 @@ use crate::{
     infer,
     run::{
         RunOptions, Stats,
+        budget::FETCH_KIB_MAX,
         decoding::{self, FormatSchemas},
-        inputs::{QUEUE_KIB_MAX, SAMPLE_RECORDS, SAMPLE_WITHIN, kafka_settings},
+        inputs::{SAMPLE_RECORDS, SAMPLE_WITHIN, kafka_settings},
         security::Secrets,
     },
     spec::{self, Context, InputTransport, Job},
@@ -332,7 +333,7 @@ impl Session {
     }
 
     fn queue_kib(&self) -> u64 {
-        (self.memory / QUEUE_SHARE / 1024 / self.workers as u64).min(QUEUE_KIB_MAX)
+        (self.memory / QUEUE_SHARE / 1024 / self.workers as u64).min(FETCH_KIB_MAX)
     }
 }
 
