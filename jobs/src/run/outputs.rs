@@ -35,7 +35,8 @@ use tidemill_engine::{
 };
 
 use super::{
-    Letters, RunOptions,
+    RunOptions,
+    attempt::Letters,
     budget::Budget,
     commit::OutputCluster,
     error::RunError,

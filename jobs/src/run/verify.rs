@@ -28,16 +28,19 @@ use tidemill_engine::{
 };
 
 use super::{
-    RunOptions, Watch,
+    RunOptions,
+    attempt::supervise,
     budget::Budget,
     error::RunError,
     inputs::{self, ConnectedInput, Transport},
-    outputs, pipeline, plan,
+    outputs,
+    pipeline::{self, Watch},
+    plan,
     reference::References,
     resume::{self, Begin},
     rotation::Rotation,
     security::Secrets,
-    supervise, workers,
+    workers,
     written::each_record_of,
 };
 use crate::{
