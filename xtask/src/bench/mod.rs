@@ -4,7 +4,7 @@
 //! and in [`ROUNDS`] rounds, so that a slow spell of the machine meets all of them. Medians are compared, as CPU time per
 //! event: ratios travel between machines, absolutes do not. Every run is a process of its own in release. [`fetch`] does the
 //! same for the ways to read, [`limit`] for the least that a job can cost, [`sql`] for questions, [`scale`] and [`latency`]
-//! for curves, [`peers`] for Flink SQL.
+//! for curves, [`peers`] for Flink SQL, with Nexmark's queries in [`peers::nexmark`].
 //! [`instructions`] counts what inner loops execute, which needs neither Kafka nor a quiet machine.
 
 mod document;
@@ -104,6 +104,8 @@ pub enum Job {
     Scale,
     /// The same queries in Flink SQL, in turns, and the same rows; writes `docs/benchmarks.md`. Only where it is asked for.
     Peers,
+    /// Queries of Nexmark on events of its generator, as `peers` does with ours; writes `docs/benchmarks.md`. Only where it is asked for.
+    Nexmark,
 }
 
 impl Job {
@@ -140,6 +142,7 @@ impl Job {
             Self::Latency => "latency",
             Self::Scale => "scale",
             Self::Peers => "peers",
+            Self::Nexmark => "nexmark",
         }
     }
 
@@ -226,6 +229,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.jobs.contains(&Job::Peers) {
         measures.extend(peers::run(options)?);
     }
+    if options.jobs.contains(&Job::Nexmark) {
+        measures.extend(peers::nexmark::run(options)?);
+    }
     if options.jobs.contains(&Job::Snapshot) {
         measures.extend(snapshot::run(options)?);
     }
@@ -245,6 +251,7 @@ pub fn run(options: &Options) -> Result<bool> {
                         | Job::Latency
                         | Job::Scale
                         | Job::Peers
+                        | Job::Nexmark
                 )
             };
             named.iter().copied().filter(|job| !alone(job)).collect()

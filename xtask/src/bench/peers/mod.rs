@@ -3,10 +3,11 @@
 //! Both run the same text ([`query`]), once to files whose rows must be the same ([`rows`]), then to nowhere, in turns. Flink is
 //! taken at its best: warm, with only the columns declared that it needs, by the better of its strategies; its CPU time is that
 //! of the TaskManager alone. What comes out is printed and becomes `docs/benchmarks.md` ([`document`]). Where Flink cannot be had,
-//! nothing is compared, and the error says why.
+//! nothing is compared, and the error says why. [`nexmark`] does the same with the queries and the events of that benchmark.
 
 mod document;
 mod flink;
+pub(super) mod nexmark;
 mod query;
 mod rows;
 
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use self::flink::Flink;
-use self::query::{AVRO, FIRST_ROW, Format, LEFT, MANY_USERS, PACKED, QUERIES, Query};
+use self::query::{AVRO, Counts, FIRST_ROW, Format, LEFT, MANY_USERS, PACKED, QUERIES, Query};
 use super::events::{self, Spread};
 use super::process::Usage;
 use super::report::Measure;
@@ -67,6 +68,8 @@ impl Figure {
 #[derive(Debug)]
 struct Comparison {
     query: &'static Query,
+    /// Events that it reads.
+    events: u64,
     /// Rows of the untimed run, the same on both sides.
     rows: u64,
     tidemill: Usage,
@@ -109,13 +112,11 @@ pub(super) fn run(options: &Options) -> Result<Vec<Measure>> {
 
     let first_row =
         FirstRow { tidemill: first_row_after(&programs, &kafka, dir.path())?, flink: flinks_first_row_after(&kafka)? };
-    let bench = Bench { options, programs: &programs, kafka: &kafka, flink: Flink::start()?, dir: dir.path() };
-    let rows = QUERIES.iter().map(|query| bench.rows_of_both(query)).collect::<Result<Vec<_>>>()?;
-    let medians = in_turns(&bench.warm_runs()?)?;
-
-    let comparisons: Vec<_> = QUERIES.iter().zip(rows).map(|(query, rows)| compare(query, rows, &medians)).collect();
+    let counts = [TOPIC, LEFT, OTHERS, PACKED, MANY_USERS, AVRO].map(|topic| (topic, options.events)).into();
+    let bench = Bench { counts, programs: &programs, kafka: &kafka, flink: Flink::start()?, dir: dir.path() };
+    let comparisons = bench.compare(QUERIES)?;
     let measures = measures(&comparisons, first_row);
-    let text = document::write(&comparisons, &measures, first_row, options, loading)?;
+    let text = document::of_peers(&comparisons, &measures, first_row, options, loading)?;
     println!("{text}");
     Ok(measures)
 }
@@ -134,7 +135,7 @@ fn flinks_first_row_after(kafka: &Broker) -> Result<Duration> {
 
 /// Both sides, and what they read.
 struct Bench<'a> {
-    options: &'a Options,
+    counts: Counts,
     programs: &'a Programs,
     kafka: &'a Broker,
     flink: Flink,
@@ -143,6 +144,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// What both sides take for each of these queries.
+    fn compare(&self, queries: &'static [Query]) -> Result<Vec<Comparison>> {
+        let rows = queries.iter().map(|query| self.rows_of_both(query)).collect::<Result<Vec<_>>>()?;
+        let medians = in_turns(&self.warm_runs(queries)?)?;
+        let of = |(query, rows): (&'static Query, u64)| compare(query, query.events(&self.counts), rows, &medians);
+        Ok(queries.iter().zip(rows).map(of).collect())
+    }
+
     /// Runs a query on both sides, not timed; how many rows it has, which must be the same.
     fn rows_of_both(&self, query: &Query) -> Result<u64> {
         eprintln!("rows of {} ...", query.name);
@@ -157,9 +166,9 @@ impl Bench<'_> {
     }
 
     /// All that is timed. What a JVM runs for the first time is slow, so Flink has run each once before.
-    fn warm_runs(&self) -> Result<Vec<Run<'_>>> {
+    fn warm_runs(&self, queries: &'static [Query]) -> Result<Vec<Run<'_>>> {
         let mut runs = vec![];
-        for query in QUERIES {
+        for query in queries {
             let sides =
                 if query.format == Format::Json { &[(TIDEMILL, "full"), (LAX, "lax")][..] } else { &[(TIDEMILL, "")] };
             for (side, check) in sides {
@@ -178,7 +187,7 @@ impl Bench<'_> {
     fn tidemill(&self, query: &Query, output: &str, check: &str) -> Result<Usage> {
         let spec = self.dir.join("job.yaml");
         fs::write(&spec, query.spec(self.kafka, output, check))?;
-        self.programs.bounded(&spec, query.tasks, query.events(self.options.events))
+        self.programs.bounded(&spec, query.tasks, query.events(&self.counts))
     }
 }
 
@@ -194,12 +203,12 @@ fn name(query: &Query, side: &str) -> String {
     format!("{}: {side}", query.name)
 }
 
-fn compare(query: &'static Query, rows: u64, medians: &BTreeMap<String, Usage>) -> Comparison {
+fn compare(query: &'static Query, events: u64, rows: u64, medians: &BTreeMap<String, Usage>) -> Comparison {
     let find = |side: &str| medians.get(&name(query, side)).copied();
     let of = |side: &str| find(side).expect("it was run");
     let strategies = query.strategies.iter().map(|strategy| (of(&side_of_flink(strategy)), *strategy));
     let (flink, strategy) = strategies.min_by_key(|(usage, _)| usage.cpu).expect("each query has a strategy");
-    Comparison { query, rows, tidemill: of(TIDEMILL), lax: find(LAX), flink, strategy }
+    Comparison { query, events, rows, tidemill: of(TIDEMILL), lax: find(LAX), flink, strategy }
 }
 
 /// What tidemill takes of what Flink takes.
@@ -233,7 +242,7 @@ mod tests {
             .map(|query| {
                 let strategies = query.strategies.iter().zip([80, 40]).map(|(side, cpu)| (side_of_flink(side), cpu));
                 let sides = [(TIDEMILL.to_owned(), 2), (LAX.to_owned(), 1)].into_iter().chain(strategies);
-                compare(query, 1, &sides.map(|(side, cpu)| (name(query, &side), usage(cpu))).collect())
+                compare(query, 9, 1, &sides.map(|(side, cpu)| (name(query, &side), usage(cpu))).collect())
             })
             .collect();
         let seconds = Duration::from_secs;

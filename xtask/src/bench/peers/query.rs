@@ -1,5 +1,6 @@
 //! What both sides run: the same text, but for the quotes around names.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -24,10 +25,14 @@ const PHASES: &[&str] = &["ONE_PHASE", "TWO_PHASE"];
 /// Where it makes no difference.
 const NO_PHASES: &[&str] = &["AUTO"];
 
-const USER_AND_AMOUNT: &[(&str, &str)] = &[("user", "string"), ("amount", "double")];
+/// Names and types of the members that are declared, and so decoded: those that a query needs, if the format lets them be left
+/// out.
+type Columns = &'static [(&'static str, &'static str)];
+
+const USER_AND_AMOUNT: Columns = &[("user", "string"), ("amount", "double")];
 
 /// The members of an event in Avro, as Flink declares them: all, since it makes the writer's schema of them.
-const OF_AVRO: &[(&str, &str)] = &[
+const OF_AVRO: Columns = &[
     ("id", "bigint not null"),
     ("user", "string not null"),
     ("page", "string not null"),
@@ -44,6 +49,19 @@ pub(super) enum Format {
     Avro,
 }
 
+/// How many events there are, by topic.
+pub(super) type Counts = BTreeMap<&'static str, u64>;
+
+/// A table of a query.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) name: &'static str,
+    pub(super) topic: &'static str,
+    pub(super) columns: Columns,
+}
+
+const EVENTS: Input = Input { name: "events", topic: TOPIC, columns: USER_AND_AMOUNT };
+
 /// A query, and how it is run.
 #[derive(Debug)]
 pub(super) struct Query {
@@ -51,27 +69,23 @@ pub(super) struct Query {
     /// Names that are keywords stand in brackets.
     pub(super) sql: &'static str,
     pub(super) format: Format,
-    /// The members of an event that are declared, and so decoded: those that it needs, if the format lets them be left out.
-    columns: &'static [(&'static str, &'static str)],
-    /// Its inputs, and their topics.
-    inputs: &'static [(&'static str, &'static str)],
+    pub(super) inputs: &'static [Input],
     /// Workers of tidemill, and Flink's parallelism.
     pub(super) tasks: u32,
     /// Of which the cheapest counts.
     pub(super) strategies: &'static [&'static str],
 }
 
-const STATELESS: Query = Query {
+pub(super) const STATELESS: Query = Query {
     name: "stateless",
     sql: "SELECT [user], amount FROM events WHERE amount > 75",
     format: Format::Json,
-    columns: USER_AND_AMOUNT,
-    inputs: &[("events", TOPIC)],
+    inputs: &[EVENTS],
     tasks: 1,
     strategies: NO_PHASES,
 };
 
-const TUMBLING: Query = Query {
+pub(super) const TUMBLING: Query = Query {
     name: "tumbling, 10,000 keys",
     sql: "SELECT [user], window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
           FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '1' SECOND)) \
@@ -80,23 +94,25 @@ const TUMBLING: Query = Query {
     ..STATELESS
 };
 
+const IN_AVRO: &[Input] = &[Input { topic: AVRO, columns: OF_AVRO, ..EVENTS }];
+
 /// All of them.
 pub(super) const QUERIES: &[Query] = &[
     STATELESS,
-    Query { name: "stateless, lz4", inputs: &[("events", PACKED)], ..STATELESS },
-    Query { name: "stateless, Avro", inputs: &[("events", AVRO)], format: Format::Avro, columns: OF_AVRO, ..STATELESS },
+    Query { name: "stateless, lz4", inputs: &[Input { topic: PACKED, ..EVENTS }], ..STATELESS },
+    Query { name: "stateless, Avro", inputs: IN_AVRO, format: Format::Avro, ..STATELESS },
     Query {
         name: "tumbling, 10 keys",
         sql: "SELECT country, window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
               FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(_timestamp), INTERVAL '1' SECOND)) \
               GROUP BY country, window_start, window_end",
-        columns: &[("country", "string"), ("amount", "double")],
+        inputs: &[Input { columns: &[("country", "string"), ("amount", "double")], ..EVENTS }],
         ..TUMBLING
     },
     TUMBLING,
-    Query { name: "tumbling, lz4", inputs: &[("events", PACKED)], ..TUMBLING },
-    Query { name: "tumbling, Avro", inputs: &[("events", AVRO)], format: Format::Avro, columns: OF_AVRO, ..TUMBLING },
-    Query { name: "tumbling, 1,000,000 keys", inputs: &[("events", MANY_USERS)], ..TUMBLING },
+    Query { name: "tumbling, lz4", inputs: &[Input { topic: PACKED, ..EVENTS }], ..TUMBLING },
+    Query { name: "tumbling, Avro", inputs: IN_AVRO, format: Format::Avro, ..TUMBLING },
+    Query { name: "tumbling, 1,000,000 keys", inputs: &[Input { topic: MANY_USERS, ..EVENTS }], ..TUMBLING },
     Query {
         name: "hopping",
         sql: "SELECT [user], window_start, COUNT(*) AS events, SUM(amount) AS total, MIN(amount) AS least, MAX(amount) AS most \
@@ -116,7 +132,7 @@ pub(super) const QUERIES: &[Query] = &[
         name: "join",
         sql: "SELECT e.[user], e.amount, o.amount AS other FROM events e JOIN others o \
               ON e.[user] = o.[user] AND o._timestamp BETWEEN e._timestamp AND e._timestamp + INTERVAL '0.01' SECOND",
-        inputs: &[("events", LEFT), ("others", OTHERS)],
+        inputs: &[Input { topic: LEFT, ..EVENTS }, Input { name: "others", topic: OTHERS, ..EVENTS }],
         ..STATELESS
     },
     Query { name: "stateless, 2 tasks", tasks: 2, ..STATELESS },
@@ -127,23 +143,23 @@ pub(super) const QUERIES: &[Query] = &[
 pub(super) const FIRST_ROW: Query = Query { sql: "SELECT [user], amount FROM events", ..STATELESS };
 
 impl Query {
-    /// How many events it reads where each topic holds so many.
-    pub(super) fn events(&self, of_a_topic: u64) -> u64 {
-        of_a_topic * self.inputs.len() as u64
+    /// How many events it reads.
+    pub(super) fn events(&self, counts: &Counts) -> u64 {
+        self.inputs.iter().map(|input| counts[input.topic]).sum()
     }
 
     /// The spec of tidemill's job, whose output is `output`. `check` is how much of a record in JSON must be well-formed.
     pub(super) fn spec(&self, kafka: &Broker, output: &str, check: &str) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
-        let format = match self.format {
-            Format::Json => format!("format: {{json: {{check: {check}}}}}\n    schema: {{{}}}", columns.join(", ")),
-            Format::Avro => format!("format: {{avro: {{schema_file: {}}}}}", root().join(AVRO_SCHEMA).display()),
-        };
         let mut spec = "name: bench-peers\ninputs:\n".to_owned();
-        for (input, topic) in self.inputs {
+        for Input { name, topic, columns } in self.inputs {
+            let columns: Vec<_> = columns.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+            let format = match self.format {
+                Format::Json => format!("format: {{json: {{check: {check}}}}}\n    schema: {{{}}}", columns.join(", ")),
+                Format::Avro => format!("format: {{avro: {{schema_file: {}}}}}", root().join(AVRO_SCHEMA).display()),
+            };
             let _ = write!(
                 spec,
-                "  {input}:\n    kafka: {{brokers: [\"{}\"], topic: {topic}, start: earliest}}\n    {format}\n",
+                "  {name}:\n    kafka: {{brokers: [\"{}\"], topic: {topic}, start: earliest}}\n    {format}\n",
                 kafka.bootstrap(),
             );
         }
@@ -153,11 +169,11 @@ impl Query {
     /// Flink's job, whose rows go to a table with these options. Its watermark stays 2 ms behind: at 1 ms it may close a session between
     /// two records of one millisecond, the later of which still belongs to it.
     pub(super) fn flink(&self, kafka: &Broker, strategy: &str, sink: &str) -> flink::Job {
-        let columns: Vec<_> =
-            self.columns.iter().map(|(name, kind)| format!("`{name}` {}", kind.to_uppercase())).collect();
-        let table = |(input, topic): &(&str, &str)| {
+        let table = |Input { name, topic, columns }: &Input| {
+            let columns: Vec<_> =
+                columns.iter().map(|(name, kind)| format!("`{name}` {}", kind.to_uppercase())).collect();
             format!(
-                "CREATE TABLE {input} ({}, _timestamp TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, \
+                "CREATE TABLE {name} ({}, _timestamp TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, \
                  WATERMARK FOR _timestamp AS _timestamp - INTERVAL '0.002' SECOND) WITH ('connector' = 'kafka', \
                  'topic' = '{topic}', 'properties.bootstrap.servers' = '{}', 'scan.startup.mode' = 'earliest-offset', \
                  'scan.bounded.mode' = 'latest-offset', 'format' = '{}')",
