@@ -27,12 +27,6 @@ impl StateBudget {
         Self { limit_bytes, held_bytes: AtomicU64::new(0) }
     }
 
-    /// No bound.
-    #[must_use]
-    pub fn unlimited() -> Self {
-        Self::new(u64::MAX)
-    }
-
     /// What all halves together keep.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

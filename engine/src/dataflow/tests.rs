@@ -272,7 +272,7 @@ fn steps() -> Vec<(RecordBatch, EventTime)> {
 fn run_through(dataflow: &Dataflow, signals: impl Iterator<Item = (usize, Signal)>) -> Vec<Vec<String>> {
     let mut worker = Stage::worker(dataflow, &Arc::default()).unwrap();
     let mut merge = Stage::merge(dataflow, &Arc::default()).unwrap();
-    let state = Arc::new(StateBudget::unlimited());
+    let state = Arc::new(StateBudget::new(u64::MAX));
     worker.bound_state(&state).unwrap();
     merge.bound_state(&state).unwrap();
     let mut most = 0;

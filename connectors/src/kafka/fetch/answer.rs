@@ -53,7 +53,7 @@ pub struct FetchedPartition {
     /// The offset after the last record that all replicas have.
     pub high_watermark: i64,
     /// The offset of the first record of a transaction that is open, or the high watermark; -1: not said.
-    pub last_stable_offset: i64,
+    last_stable_offset: i64,
     /// A follower to read from instead; -1: none.
     pub preferred_replica: i32,
     /// Where the log of the broker parted from what we have read: (epoch, end offset).
@@ -64,6 +64,16 @@ pub struct FetchedPartition {
     aborted: Range<usize>,
     /// Where its record batches stand in the answer.
     pub records: Range<usize>,
+}
+
+impl FetchedPartition {
+    /// How far it can be read now, also by those who read only what is committed.
+    pub fn readable_to(&self) -> i64 {
+        match self.last_stable_offset {
+            ..0 => self.high_watermark,
+            stable => stable.min(self.high_watermark),
+        }
+    }
 }
 
 impl FetchAnswer {
@@ -195,6 +205,8 @@ mod tests {
         let [partition] = &answer.partitions[..] else { panic!("one partition") };
         assert_eq!((partition.topic_id, partition.number, partition.error_code), (Uuid::from_bytes([0xab; 16]), 5, 6));
         assert_eq!((partition.high_watermark, partition.preferred_replica), (40, -1));
+        let unsaid = FetchedPartition { last_stable_offset: -1, ..partition.clone() };
+        assert_eq!((partition.readable_to(), unsaid.readable_to()), (38, 40));
         assert_eq!((partition.diverging, partition.leader), (Some((4, 21)), Some((2, 8))));
         assert_eq!(answer.aborted(partition).collect::<Vec<_>>(), [(77, 12)]);
         assert_eq!(&bytes[partition.records.clone()], b"abc");

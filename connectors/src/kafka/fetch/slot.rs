@@ -40,7 +40,7 @@ pub(super) struct Slot {
     pub(super) fetched_epoch: i32,
     /// As the last answer had it; -1: none yet.
     pub(super) high_watermark: i64,
-    /// How far the last answer lets it be read, also by those who read only what is committed; -1: none yet.
+    /// What the last answer says of it ([`FetchedPartition::readable_to`](super::answer::FetchedPartition)); -1: none yet.
     pub(super) readable_to: i64,
     /// Whether the request under way left when everything known had been read.
     pub(super) asked_at_end: bool,

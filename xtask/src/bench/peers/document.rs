@@ -24,8 +24,8 @@ pub(super) fn of_peers(
     loading: Duration,
 ) -> Result<String> {
     let text = format!(
-        "As `cargo xtask bench peers --events {events}` found it on {date}. Both sides read the same topics of one Kafka in the same run, in
-turns, on cores that they share with the broker: medians of {ROUNDS} rounds.
+        "Both sides read the same topics of one Kafka in the same run, in turns, on cores that they share with the broker: medians of
+{ROUNDS} rounds.
 
 {machine}- {events} events of about 200 bytes of JSON a topic, {PARTITIONS} partitions, 10,000 users, 10 countries, stamped by the broker while they were loaded
   in {loading:.0} s; the two topics of the join were loaded side by side. The topic of 1,000,000 keys has as many users, that in Avro events
@@ -53,7 +53,6 @@ The same text on both sides, but for the quotes around `user`.
 
 {texts}",
         events = options.events,
-        date = chrono::Utc::now().date_naive(),
         machine = machine_and_flink()?,
         loading = loading.as_secs_f64(),
         queries = queries(comparisons),
@@ -62,10 +61,7 @@ The same text on both sides, but for the quotes around `user`.
         limits = limits(measures),
         texts = texts(comparisons),
     );
-    if !options.debug {
-        document::put("Beside Flink SQL", &text)?;
-    }
-    Ok(text)
+    put("Beside Flink SQL", "peers", options, &text)
 }
 
 /// The section of [`super::nexmark`], as [`of_peers`].
@@ -74,8 +70,7 @@ The same text on both sides, but for the quotes around `user`.
 /// As [`of_peers`].
 pub(super) fn of_nexmark(comparisons: &[Comparison], options: &Options, loading: Duration) -> Result<String> {
     let text = format!(
-        "As `cargo xtask bench nexmark --events {events}` found it on {date}, measured as `bench peers` does: in turns, rows compared, Flink
-at its best, medians of {ROUNDS} rounds.
+        "Measured as `bench peers` does: in turns, rows compared, Flink at its best, medians of {ROUNDS} rounds.
 
 {machine}- {events} events of the generator of the `nexmark` crate with its defaults, a person and three auctions to 46 bids, each kind a topic of
   JSON of {PARTITIONS} partitions, loaded side by side in {loading:.0} s. Event time is the broker's stamp, also where Nexmark has the clock
@@ -91,14 +86,20 @@ The same text on both sides, but for the quotes around names.
 
 {texts}",
         events = options.events,
-        date = chrono::Utc::now().date_naive(),
         machine = machine_and_flink()?,
         loading = loading.as_secs_f64(),
         queries = queries(comparisons),
         texts = texts(comparisons),
     );
+    put("Nexmark", "nexmark", options, &text)
+}
+
+/// Says which command found it and when, and writes it to its place unless debug builds were measured.
+fn put(title: &str, command: &str, options: &Options, text: &str) -> Result<String> {
+    let (events, date) = (options.events, chrono::Utc::now().date_naive());
+    let text = format!("As `cargo xtask bench {command} --events {events}` found it on {date}. {text}");
     if !options.debug {
-        document::put("Nexmark", &text)?;
+        document::put(title, &text)?;
     }
     Ok(text)
 }

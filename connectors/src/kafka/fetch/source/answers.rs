@@ -164,10 +164,7 @@ impl FetchSource {
             return Err(self.error(Fault::Truncated { topic, number, log_end, read_to }));
         }
         slot.high_watermark = partition.high_watermark;
-        slot.readable_to = match partition.last_stable_offset {
-            ..0 => partition.high_watermark,
-            stable => stable.min(partition.high_watermark),
-        };
+        slot.readable_to = partition.readable_to();
         slot.partition.heard_end(partition.high_watermark);
         if let Some(last) = batches(records).map_while(std::result::Result::ok).last() {
             slot.fetch_offset = slot.fetch_offset.max(last.next_offset);
